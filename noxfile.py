@@ -1,0 +1,106 @@
+"""Every check of the project: `nox` runs all but the benchmark, `nox -l` lists them, `nox -s tests-3.12` runs one."""
+
+import os
+import shutil
+import tarfile
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import nox
+from packaging.requirements import Requirement
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = ["3.11", "3.12", "3.13"]
+OLDEST_PYTHON = PYTHONS[0]
+
+nox.needs_version = ">=2025.2.9"
+nox.options.download_python = "never"
+nox.options.error_on_missing_interpreters = bool(os.environ.get("CI"))  # on a desk a missing one is skipped, and said so
+
+
+def group(name: str) -> tuple[str, ...]:
+    """What a dependency group of pyproject.toml asks for."""
+    return nox.project.dependency_groups(PYPROJECT, name)
+
+
+def run_suite(session: nox.Session, *what: str) -> None:
+    """Run pytest against the psession installed in the session, after making sure that it is that one."""
+    where = session.run("python", "-c", "import psession; print(psession.__file__)", silent=True)
+    if not where or "site-packages" not in where:
+        session.error(f"the tests would run against {where}, not against what is installed")
+    session.run("python", "-m", "pytest", *what, *session.posargs)
+
+
+@nox.session(reuse_venv=True)
+def lint(session: nox.Session) -> None:
+    """Ruff's rules and its format."""
+    session.install(*group("lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session(reuse_venv=True)
+def types(session: nox.Session) -> None:
+    """Mypy and pyright, both strict."""
+    session.install("-e", ".[all]", *group("types"))
+    session.run("mypy")
+    session.run("pyright", "--pythonpath", str(Path(session.bin) / "python"))
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """The suite, on each Python."""
+    session.install(".[all]", *group("test"))
+    run_suite(session)
+
+
+@nox.session(python=OLDEST_PYTHON)
+def tests_oldest(session: nox.Session) -> None:
+    """The suite with the oldest dependencies that pyproject.toml admits."""
+    constraints = Path(session.create_tmp()) / "oldest.txt"
+    constraints.write_text("\n".join(oldest(PYPROJECT)) + "\n")
+    session.install("-c", str(constraints), ".[all]", *group("test"))
+    run_suite(session)
+
+
+def oldest(pyproject: dict[str, Any]) -> list[str]:
+    """Every `>=` of the package's own dependencies and extras, as `==`."""
+    project = pyproject["project"]
+    pins = []
+    for requirement in map(Requirement, chain(project["dependencies"], *project["optional-dependencies"].values())):
+        floors = [spec.version for spec in requirement.specifier if spec.operator == ">="]
+        if requirement.name != project["name"]:
+            pins.append(f"{requirement.name}=={floors[0]}")
+    return pins
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """The suite as it stands in the sdist, without src, against the wheel that was built from that sdist."""
+    built = Path(session.create_tmp()) / "built"
+    shutil.rmtree(built, ignore_errors=True)
+    session.install("build")
+    session.run("python", "-m", "build", "--outdir", str(built), silent=True)
+    (sdist,), (wheel_file,) = built.glob("*.tar.gz"), built.glob("*.whl")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(built, filter="data")
+    root = built / sdist.name.removesuffix(".tar.gz")
+    shutil.rmtree(root / "src")
+    session.install(f"{wheel_file}[all]", *group("test"))
+    session.chdir(root)
+    run_suite(session)
+
+
+@nox.session
+def examples(session: nox.Session) -> None:
+    """The examples, over real sockets, with no more installed than a user of them has."""
+    session.install(".[all]", "pytest", "pytest-trio")
+    run_suite(session, "tests/test_examples.py")
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """The benchmark, on the newest dependencies; its table is the result."""
+    session.install(".[all]")
+    session.run("python", "benchmarks/core.py", *session.posargs)

@@ -1,0 +1,45 @@
+"""Request/reply sessions for Trio: thousands of dialogues over one channel, each `send` with its own reply."""
+
+from psession._manager import SessionManager
+from psession._options import PortOptions
+from psession._port import Port
+from psession._session import Session
+from psession._statistics import Statistics
+from psession.envelope import Envelope
+from psession.errors import (
+    MalformedMessageError,
+    MessageError,
+    MessageTooLargeError,
+    PortClosedError,
+    PortExistsError,
+    PortNotFoundError,
+    SessionAbortError,
+    SessionCancelError,
+    SessionError,
+    SessionInvalidError,
+    SessionOverflowError,
+    SessionOverrunError,
+    SessionTimeoutError,
+)
+
+__all__ = [
+    "Envelope",
+    "MalformedMessageError",
+    "MessageError",
+    "MessageTooLargeError",
+    "Port",
+    "PortClosedError",
+    "PortExistsError",
+    "PortNotFoundError",
+    "PortOptions",
+    "Session",
+    "SessionAbortError",
+    "SessionCancelError",
+    "SessionError",
+    "SessionInvalidError",
+    "SessionManager",
+    "SessionOverflowError",
+    "SessionOverrunError",
+    "SessionTimeoutError",
+    "Statistics",
+]

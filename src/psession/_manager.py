@@ -1,0 +1,239 @@
+"""The table of ports, and the options that they share."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
+
+import trio
+
+from psession import errors
+from psession._life import live
+from psession._listen import Listener
+from psession._options import Options
+from psession._outbox import is_sender
+from psession._port import Port
+from psession._statistics import Statistics
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from contextlib import AbstractAsyncContextManager
+    from types import TracebackType
+    from typing import Unpack
+
+    from typing import Self
+
+    from psession._options import PortOptions
+    from psession._outbox import Sender
+    from psession._session import Session
+
+DEFAULT = "default"
+"""The name of the port that ``async with SessionManager(sender)`` holds open."""
+
+
+class SessionManager:
+    """Ports by name, and the options that each port starts from.
+
+    Used as ``async with SessionManager(sender, ...) as manager`` it holds the port ``"default"`` open.
+
+    Args:
+        sender: What sends the messages of ports that bring no channel or sender of their own: a callable, sync or
+            async, that gets each message.
+        options: See `PortOptions`: durations are seconds, ``None`` is the default. A port, a session and a call may
+            override them; the nearest wins.
+
+    Raises:
+        TypeError, ValueError: An option that does not exist, or a value that it cannot have.
+    """
+
+    def __init__(self, sender: Sender | None = None, **options: Unpack[PortOptions]) -> None:
+        if sender is not None and not is_sender(sender):
+            raise TypeError(f"sender must be a callable that takes a message, not {sender!r}; channels go to port()")
+        self._sender = sender
+        self._options = Options().override(options)
+        self._ports: dict[str, Port] = {}
+        self._past = Statistics()
+        self._default: AbstractAsyncContextManager[Port] | None = None
+
+    def __repr__(self) -> str:
+        return f"<psession.SessionManager, {len(self._ports)} ports>"
+
+    @property
+    def ports(self) -> Mapping[str, Port]:
+        """The open ports by name: a live, read-only view."""
+        return MappingProxyType(self._ports)
+
+    def port(
+        self,
+        name: str,
+        channel: trio.abc.Channel[Any] | Sender | None = None,
+        **options: Unpack[PortOptions],
+    ) -> AbstractAsyncContextManager[Port]:
+        """``async with manager.port(name, channel) as port``: one peer, for as long as the block lasts.
+
+        Args:
+            name: The peer's name, unique among the open ports.
+            channel: A `trio.abc.Channel` of messages, which the port then reads, writes and closes; or a sender, a
+                callable that sends one message, for code with a receive loop of its own (see `dispatch`). ``None``:
+                the manager's sender.
+            options: On top of the manager's, for this port alone.
+
+        Leaving the block ends every session at once: who waits in a ``send``, in whatever task, gets
+        `SessionAbortError`; handlers are cancelled; what was accepted is flushed and the channel closed, shielded and
+        within ``grace`` seconds. What the body raises comes out as it is, never in an `ExceptionGroup` of the port's
+        making unless a handler failed as well (``strict``).
+
+        Raises:
+            PortExistsError: A port of that name is open (on entering).
+            TypeError, ValueError: An option or channel that will not do.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"a port's name must be a str, not {name!r}")
+        target = channel if channel is not None else self._sender
+        return self._open(name, _checked_target(name, target), self._options.override(options))
+
+    @asynccontextmanager
+    async def _open(
+        self, name: str, target: trio.abc.Channel[Any] | Sender, options: Options
+    ) -> AsyncIterator[Port]:
+        if name in self._ports:
+            raise errors.PortExistsError("a port of that name is open already; choose another name", port=name)
+        port = self._ports[name] = Port(name, options)
+        try:
+            async with live(port, target):
+                yield port
+        finally:
+            del self._ports[name]
+            self._past.add(port.statistics().without_gauges())
+
+    async def __aenter__(self) -> Self:
+        if self._default is not None:
+            raise RuntimeError("this SessionManager is entered already")
+        if self._sender is None:
+            raise TypeError("async with SessionManager(...) needs a sender; without one, open ports with port()")
+        default = self.port(DEFAULT)
+        await default.__aenter__()
+        self._default = default
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        # No await before the port's own exit: its nursery must see the exception first.
+        assert self._default is not None
+        default, self._default = self._default, None
+        return await default.__aexit__(kind, error, trace)
+
+    # -- one's own receive loop --------------------------------------------------------------------------------------
+
+    def is_session(self, message: Any) -> bool:
+        """Whether `message` has a session's number where the manager's options say it stands."""
+        return self._options.wire.read(message) is not None
+
+    def get_session(self, message: Any, port: str = DEFAULT) -> Session | None:
+        """The open session of `port` that `message` belongs to; ``None`` when the port or the session is not open.
+
+        The port is the caller's to name: a field of the message could be forged.
+        """
+        found = self._ports.get(port)
+        return None if found is None else found.get_session(message)
+
+    def create_session(self, port: str = DEFAULT, **options: Any) -> Session:
+        """A new session of `port`; arguments and errors as in `Port.create`.
+
+        Raises:
+            PortNotFoundError: No port of that name is open.
+        """
+        return self._find(port).create(**options)
+
+    def dispatch(self, message: Any, port: str = DEFAULT) -> bool:
+        """Give `message` to the session of `port` it belongs to, as `Port.dispatch`. ``False``: it is no session's.
+
+        A session's message for a port that is not open is counted and dropped: a peer may speak after its port was left.
+        """
+        found = self._ports.get(port)
+        if found is not None:
+            return found.dispatch(message)
+        self._past.unknown_port += self.is_session(message)
+        return self.is_session(message)
+
+    async def listen(
+        self,
+        channel: trio.abc.Channel[Any],
+        *,
+        port_of: Callable[[Any], str | None],
+        on_unknown: Callable[[str, Any], Awaitable[object] | object] | None = None,
+    ) -> None:
+        """Read a channel that several ports share, until it ends, and give each message to its port.
+
+        The ports send through senders of their own; `psession.channels.share` makes a channel safe for many writers.
+        No port holds up another: delivery never waits.
+
+        Args:
+            channel: What to read. It stays the caller's to close.
+            port_of: The port's name for a message; ``None`` for a message that is nobody's.
+            on_unknown: Called with the name and the message when no port of that name is open. It may open one (say
+                ``await nursery.start(serve_peer, name)``); what came for that name meanwhile is delivered when it
+                returns. Without it such messages are counted and dropped.
+
+        Cancelling loses no message that the channel has not given out.
+
+        Raises:
+            trio.BrokenResourceError: The channel broke.
+            Exception: What `on_unknown` raised.
+        """
+        await Listener(self._ports, self._past, port_of, on_unknown).run(channel)
+
+    # -- everything at once ------------------------------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """`Port.cancel` on every port."""
+        for port in list(self._ports.values()):
+            port.cancel()
+
+    def abort(self, error: BaseException | None = None) -> None:
+        """`Port.abort` on every port."""
+        for port in list(self._ports.values()):
+            port.abort(error)
+
+    def timeout(self) -> None:
+        """`Port.timeout` on every port."""
+        for port in list(self._ports.values()):
+            port.timeout()
+
+    def clear(self, behavior: Literal["abort", "cancel", "timeout"] = "abort") -> None:
+        """`Port.clear` on every port."""
+        for port in list(self._ports.values()):
+            port.clear(behavior)
+
+    def statistics(self) -> Statistics:
+        """The sum over the open ports and those that are gone."""
+        total = Statistics()
+        total.add(self._past)
+        for port in self._ports.values():
+            total.add(port.statistics())
+        return total
+
+    def _find(self, name: str) -> Port:
+        port = self._ports.get(name)
+        if port is None:
+            names = ", ".join(map(repr, self._ports)) or "none"
+            raise errors.PortNotFoundError(f"no port of that name is open (open: {names})", port=name)
+        return port
+
+
+def _checked_target(name: str, target: object) -> Any:
+    """A channel or a sender; else an error that says what to wrap it in."""
+    if isinstance(target, trio.abc.Channel) or is_sender(target):
+        return target
+    if target is None:
+        raise TypeError(f"port {name!r} needs a channel or a sender: it has none, and its manager has no sender")
+    hint = "implement trio.abc.Channel"
+    if isinstance(target, trio.abc.Stream):
+        hint = "wrap it: psession.channels.lines(stream) or length_prefixed(stream)"
+    elif hasattr(target, "get_message"):
+        hint = "wrap it: psession.channels.trio_websocket(connection)"
+    elif hasattr(target, "extra_attributes"):
+        hint = "wrap it: psession.channels.anyio_stream(stream)"
+    raise TypeError(f"port {name!r} needs a trio.abc.Channel or a callable, not {target!r}; {hint}")

@@ -1,0 +1,210 @@
+"""The options of a port: names, defaults, checks, and which one wins. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from psession._retry import Patience
+from psession.envelope import Envelope
+
+if TYPE_CHECKING:
+    from psession._port import Port
+    from psession._session import Session
+
+Overflow = Literal["recycle", "refuse", "wait"]
+Unanswered = Literal["fresh", "keep", "end"]
+SessionHandler = Callable[["Session"], Awaitable[None]]
+MessageHandler = Callable[[Any], object]
+OverflowChooser = Callable[["Port"], int]
+
+PEER_ROOM = 65536
+"""The first number that the guide's peers never use: they count 1 to 65535."""
+
+
+class PortOptions(TypedDict, total=False):
+    """The keyword arguments of `SessionManager` and `SessionManager.port`; `Options` says what each means."""
+
+    session_timeout: float | None
+    session_max_life: float | None
+    session_id_name: str | None
+    max_session_count: int | None
+    on_session_overflow: Overflow | OverflowChooser | None
+    retry_count: float | None
+    retry_interval: float | None
+    retry_on: tuple[type[Exception], ...] | None
+    session_ids: range | None
+    session_id_rest: float | None
+    on_unanswered: Unanswered | None
+    on_session: SessionHandler | None
+    on_message: MessageHandler | None
+    max_incoming_sessions: int | None
+    inbox_limit: int | None
+    envelope: Envelope | None
+    max_queued_bytes: int | None
+    grace: float | None
+    strict: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a port does. Durations are seconds on Trio's clock, ``math.inf`` is no limit, 0 is 0.
+
+    Attributes:
+        session_timeout: How long one attempt waits for its reply.
+        session_max_life: How long a session may be idle: no message either way, no turn waiting.
+        session_id_name: The field of a message that holds the session's number.
+        max_session_count: How many sessions this side may have open.
+        on_session_overflow: What happens when no number is free. ``"recycle"``: the session opened first is ended;
+            ``"refuse"``: `SessionOverflowError`; ``"wait"``: ``port.session()`` and ``port.request()`` wait for one; or
+            a callable that gets the port and returns the number of the session to end.
+        retry_count: Attempts after the first.
+        retry_interval: The pause between two attempts; a reply that comes in it counts.
+        retry_on: Exceptions of the sender that are retried as silence is.
+        session_ids: The numbers this side hands out; any other in a message was opened by the peer. By default 1 to
+            ``max_session_count``; for a port with `on_session` as many from 65536 up, out of the way of a peer that
+            uses the default.
+        session_id_rest: How long a number rests after a turn that was not answered, for its late reply to pass. 60 is
+            the guide's default timeout: what no peer was ever given more than.
+        on_unanswered: What the next ``send`` of a session does after a turn whose reply may still come: take a
+            ``"fresh"`` number, ``"keep"`` the old one (for a peer that keeps state by number, and answers in time or
+            not at all), or ``"end"`` the session.
+        on_session: Called with each session that the peer opens, as a task of the port's.
+        on_message: Called with each message that is no session's; an async one has its messages one at a time.
+        max_incoming_sessions: How many sessions of the peer may be open. At about 4 kB each, 4096 cost 16 MiB. One more
+            ends the one that has been idle longest; when all are at work it is not taken.
+        inbox_limit: How many messages a session holds that nobody has received yet; one more ends it. 1024 small
+            messages are about what one read of 64 KiB brings.
+        envelope: Where the number stands, if `session_id_name` does not say it all.
+        max_queued_bytes: How many bytes may wait for the writer before ``post`` waits. 256 KiB fill a loopback socket.
+        grace: How long leaving may take to flush what was accepted and to close the channel.
+        strict: A handler that raises brings the port down; for tests.
+    """
+
+    session_timeout: float = 60.0
+    session_max_life: float = 600.0
+    session_id_name: str = "sid"
+    max_session_count: int = 65535
+    on_session_overflow: Overflow | OverflowChooser = "recycle"
+    retry_count: float = 0
+    retry_interval: float = 1.0
+    retry_on: tuple[type[Exception], ...] = ()
+    session_ids: range | None = None
+    session_id_rest: float = 60.0
+    on_unanswered: Unanswered = "fresh"
+    on_session: SessionHandler | None = None
+    on_message: MessageHandler | None = None
+    max_incoming_sessions: int = 4096
+    inbox_limit: int = 1024
+    envelope: Envelope | None = None
+    max_queued_bytes: int = 256 * 1024
+    grace: float = 1.0
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("session_timeout", "session_max_life", "retry_interval", "session_id_rest", "grace"):
+            seconds(name, getattr(self, name))
+        retries("retry_count", self.retry_count)
+        for name in ("max_session_count", "max_incoming_sessions", "inbox_limit", "max_queued_bytes"):
+            count(name, getattr(self, name))
+        Envelope(self.session_id_name)
+        _one_of("on_session_overflow", self.on_session_overflow, Overflow)
+        _one_of("on_unanswered", self.on_unanswered, Unanswered)
+        exceptions("retry_on", self.retry_on)
+        for name in ("on_session", "on_message"):
+            if (value := getattr(self, name)) is not None and not callable(value):
+                raise TypeError(f"{name} must be callable, not {value!r}")
+        if self.session_ids is not None:
+            _check_range(self.session_ids)
+        if self.envelope is not None:
+            if not isinstance(self.envelope, Envelope):
+                raise TypeError(f"envelope must be an Envelope, not {self.envelope!r}")
+            if self.session_id_name not in ("sid", self.envelope.session_id_name):
+                raise ValueError(
+                    f"session_id_name {self.session_id_name!r} contradicts {self.envelope!r}: give one of the two"
+                )
+
+    def override(self, changes: PortOptions) -> Options:
+        """These options with others on top; ``None`` leaves one as it is.
+
+        Raises:
+            TypeError: An option that does not exist, or a value of the wrong type.
+            ValueError: A value out of range.
+        """
+        unknown = changes.keys() - PortOptions.__annotations__.keys()
+        if unknown:
+            known = ", ".join(sorted(PortOptions.__annotations__))
+            raise TypeError(f"no such option: {', '.join(sorted(unknown))}; there are {known}")
+        given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
+        return dataclasses.replace(self, **given) if given else self
+
+    @property
+    def patience(self) -> Patience:
+        """What a turn may cost where the call does not say otherwise."""
+        return Patience(self.session_timeout, self.retry_count, self.retry_interval, self.retry_on)
+
+    @property
+    def own_ids(self) -> range:
+        """The numbers that this side hands out."""
+        if self.session_ids is not None:
+            return self.session_ids
+        first = PEER_ROOM if self.on_session is not None else 1
+        return range(first, first + self.max_session_count)
+
+    @property
+    def wire(self) -> Envelope:
+        """The envelope in force."""
+        return self.envelope or Envelope.classic(self.session_id_name)
+
+
+def seconds(name: str, value: object) -> None:
+    """Refuse what is no duration: bool, NaN, negative, not a number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+    if math.isnan(value) or value < 0:
+        raise ValueError(f"{name} must be 0 or more seconds (math.inf for no limit), not {value!r}")
+
+
+def retries(name: str, value: object) -> None:
+    """Refuse what is no number of retries: bool, negative, a fraction."""
+    if value == math.inf:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number (or math.inf for no limit), not {value!r}")
+    if value < 0:
+        raise ValueError(f"{name} must be 0 or more, not {value!r}")
+
+
+def count(name: str, value: object) -> None:
+    """Refuse what is no size: bool, below 1, a fraction."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be 1 or more, not {value!r}")
+
+
+def exceptions(name: str, value: object) -> None:
+    """Refuse what is no tuple of exception classes."""
+    if not isinstance(value, tuple) or not all(isinstance(one, type) and issubclass(one, Exception) for one in value):
+        raise TypeError(f"{name} must be a tuple of Exception classes, not {value!r}")
+
+
+def _one_of(name: str, value: object, choices: Any) -> None:
+    allowed = choices.__args__
+    if name == "on_session_overflow" and callable(value):
+        return
+    if value not in allowed:
+        extra = " or a callable" if name == "on_session_overflow" else ""
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}{extra}, not {value!r}")
+
+
+def _check_range(ids: object) -> None:
+    if not isinstance(ids, range):
+        raise TypeError(f"session_ids must be a range, such as range(1, 65536), not {ids!r}")
+    if not ids:
+        raise ValueError(f"session_ids must not be empty, as {ids!r} is")
+    if min(ids[0], ids[-1]) < 1:
+        raise ValueError(f"session_ids must be 1 or more, which {ids!r} is not")

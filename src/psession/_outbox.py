@@ -1,0 +1,299 @@
+"""What waits to be written, and the one task that writes it.
+
+A channel is written by this task alone, which nobody's timeout or cancellation reaches, so a frame is never cut. Inline
+writes happen only where a write is one synchronous call. See docs/design.md, "The path of a message".
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from psession.channels._base import FrameChannel
+
+if TYPE_CHECKING:
+    from psession._session import Turn
+    from psession._statistics import Statistics
+
+MAX_JOINED_BYTES = 64 * 1024
+"""How much one write joins: past this a system call costs its copying, not its entry."""
+
+UNSIZED_BYTES = 256
+"""What a message counts whose encoded size nobody knows (a memory channel, a sender): a small JSON request's size."""
+
+
+class Ticket:
+    """One frame in the queue. It can be withdrawn until the writer has taken it."""
+
+    __slots__ = ("done", "error", "frame", "size", "taken", "turn")
+
+    def __init__(self, frame: Any, turn: Turn | None) -> None:
+        self.frame = frame
+        self.turn = turn
+        self.size = len(frame) if type(frame) is bytes else UNSIZED_BYTES
+        self.taken = False
+        self.done: trio.Event | None = None
+        self.error: BaseException | None = None
+
+
+class Outbox:
+    """The queue and its writer; what a frame is and how it is written is for the two kinds below to say.
+
+    ``queued_bytes`` is bounded for messages that nobody waits on (`post` waits for room). A message that a turn sends is
+    queued at once: its caller waits anyway, so there is at most one for each waiting turn.
+    """
+
+    _joined_bytes = 0
+    """How much the writer takes at once: by default one frame, so that the others can still be withdrawn."""
+
+    def __init__(self, limit_bytes: int, counters: Statistics, start: Callable[[], None]) -> None:
+        self.queued_bytes = 0
+        self.finished = trio.Event()
+        self.writing = False
+        self.scope = trio.CancelScope(shield=True)
+        self._queue: OrderedDict[Ticket, None] = OrderedDict()
+        self._limit_bytes = limit_bytes
+        self._counters = counters
+        self._start: Callable[[], None] | None = start
+        self._asleep = trio.lowlevel.ParkingLot()
+        self._for_room = trio.lowlevel.ParkingLot()
+        self.closed = False
+
+    def encode(self, message: Any) -> Any:
+        """What `put` takes; raises the `MessageError` that belongs to the caller."""
+        raise NotImplementedError
+
+    def put(self, frame: Any, turn: Turn | None) -> Ticket | None:
+        """Accept a frame for sending: ``None`` when it is on its way already, else its ticket."""
+        raise NotImplementedError
+
+    async def _write(self, batch: list[Ticket]) -> None:
+        raise NotImplementedError
+
+    async def post(self, frame: Any) -> bool:
+        """Accept a frame that no turn waits on, as soon as there is room; ``False`` when closed before that.
+
+        A checkpoint in any case. Cancelled before there was room: never sent; after that: sent whole.
+        """
+        await self._room()
+        if self.closed:
+            return False
+        self.put(frame, None)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return True
+
+    async def _room(self) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while self.queued_bytes >= self._limit_bytes and not self.closed:
+            await self._for_room.park()
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Take an untaken frame back: it is never sent."""
+        if not ticket.taken and ticket in self._queue:
+            del self._queue[ticket]
+            self._unqueue_bytes(ticket.size)
+
+    def close(self) -> None:
+        """Accept nothing more; the writer ends when the queue is written."""
+        self.closed = True
+        self._asleep.unpark_all()
+        self._for_room.unpark_all()
+        if self._start is not None:
+            self.finished.set()
+
+    def discard(self) -> None:
+        """Drop what is queued: the channel is gone."""
+        for ticket in self._queue:
+            if ticket.done is not None:
+                ticket.done.set()
+        self._queue.clear()
+        self._unqueue_bytes(self.queued_bytes)
+
+    def wire_bytes(self) -> tuple[int, int]:
+        """Bytes sent and received, where somebody counts them."""
+        return 0, 0
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self) -> None:
+        """The writer task. Returns when closed and empty; raises what the channel raises."""
+        try:
+            with self.scope:
+                while self._queue or not self.closed:
+                    if not self._queue:
+                        await self._asleep.park()
+                        continue
+                    self.writing = True
+                    await self._write(self._take())
+                    self.writing = False
+        finally:
+            self.writing = False
+            self.finished.set()
+
+    def _enqueue(self, ticket: Ticket) -> Ticket:
+        self._queue[ticket] = None
+        self.queued_bytes += ticket.size
+        if self._start is not None:
+            self._start()
+            self._start = None
+        elif not self.writing:
+            self._asleep.unpark()
+        return ticket
+
+    def _take(self) -> list[Ticket]:
+        queue = self._queue
+        batch: list[Ticket]
+        if self.queued_bytes <= self._joined_bytes:
+            batch = list(queue)
+            queue.clear()
+            size = self.queued_bytes
+        else:
+            batch, size = [], 0
+            while queue and size <= self._joined_bytes:
+                batch.append(queue.popitem(last=False)[0])
+                size += batch[-1].size
+        for ticket in batch:
+            self._mark_taken(ticket)
+        self._unqueue_bytes(size)
+        return batch
+
+    def _mark_taken(self, ticket: Ticket) -> None:
+        if not ticket.taken:
+            ticket.taken = True
+            self._counters.sent += 1
+            if ticket.turn is not None:
+                ticket.turn.sent += 1
+
+    def _unqueue_bytes(self, size: int) -> None:
+        self.queued_bytes -= size
+        if self._for_room:
+            self._for_room.unpark_all()
+
+
+class ChannelOutbox(Outbox):
+    """Writes to a channel, many frames at a time where it can."""
+
+    def __init__(
+        self,
+        channel: trio.abc.Channel[Any],
+        alone: Callable[[], bool],
+        limit_bytes: int,
+        counters: Statistics,
+        start: Callable[[], None],
+    ) -> None:
+        super().__init__(limit_bytes, counters, start)
+        self._channel = channel
+        self._alone = alone
+        self._frames = channel if isinstance(channel, FrameChannel) else None
+        if self._frames is not None:
+            self._joined_bytes = MAX_JOINED_BYTES
+
+    def encode(self, message: Any) -> Any:
+        return message if self._frames is None else self._frames.encode(message)
+
+    def put(self, frame: Any, turn: Turn | None) -> Ticket | None:
+        if self._frames is not None and not self.writing and not self._queue and self._alone():
+            left = self._frames.send_frame_now(frame)
+            if left is not None:
+                self._counters.sent += 1
+                if turn is not None:
+                    turn.sent += 1
+                if left:
+                    self._finish_later(left)
+                return None
+        return self._enqueue(Ticket(frame, turn))
+
+    def wire_bytes(self) -> tuple[int, int]:
+        return (0, 0) if self._frames is None else (self._frames.bytes_sent, self._frames.bytes_received)
+
+    def _finish_later(self, left: Any) -> None:
+        # The first part is on the wire: the rest must follow before anything else, and cannot be withdrawn.
+        rest = Ticket(left, None)
+        rest.taken = True
+        self._enqueue(rest)
+
+    async def _write(self, batch: list[Ticket]) -> None:
+        if self._frames is not None:
+            await self._frames.send_frames([ticket.frame for ticket in batch])
+            return
+        for ticket in batch:
+            await self._channel.send(ticket.frame)
+
+
+class SenderOutbox(Outbox):
+    """Calls a plain callable with each message: a synchronous one at once, an async one from the writer task.
+
+    What the callable raises belongs to the caller of that message alone.
+    """
+
+    def __init__(
+        self, sender: Callable[[Any], object], limit_bytes: int, counters: Statistics, start: Callable[[], None]
+    ) -> None:
+        super().__init__(limit_bytes, counters, start)
+        self._sender = sender
+        call = getattr(sender, "__call__", sender)  # noqa: B004 - an object whose __call__ is async counts as async
+        self._is_async = inspect.iscoroutinefunction(inspect.unwrap(getattr(sender, "func", sender))) or (
+            inspect.iscoroutinefunction(call)
+        )
+
+    def encode(self, message: Any) -> Any:
+        return message
+
+    def put(self, frame: Any, turn: Turn | None) -> Ticket | None:
+        if self._is_async:
+            return self._enqueue(Ticket(frame, turn))
+        self._counters.sent += 1
+        if turn is not None:
+            turn.sent += 1
+        result = self._sender(frame)
+        if result is None or not inspect.isawaitable(result):
+            return None
+        ticket = Ticket(result, turn)
+        ticket.taken = True
+        return self._enqueue(ticket)
+
+    async def post(self, frame: Any) -> bool:
+        await self._room()
+        if self.closed:
+            return False
+        ticket = self.put(frame, None)
+        if ticket is None:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return True
+        ticket.done = trio.Event()
+        try:
+            await ticket.done.wait()
+        finally:
+            self.withdraw(ticket)
+        if ticket.error is not None:
+            raise ticket.error
+        return ticket.taken
+
+    async def _write(self, batch: list[Ticket]) -> None:
+        for ticket in batch:
+            try:
+                await (ticket.frame if not self._is_async else self._sender(ticket.frame))  # type: ignore[misc]
+            except Exception as error:
+                ticket.error = error
+                if ticket.turn is not None:
+                    ticket.turn.sender_failed(error)
+            finally:
+                if ticket.done is not None:
+                    ticket.done.set()
+
+    def discard(self) -> None:
+        for ticket in self._queue:
+            if ticket.taken and inspect.iscoroutine(ticket.frame):
+                ticket.frame.close()
+        super().discard()
+
+
+def is_sender(thing: object) -> bool:
+    """Whether `thing` is a plain callable rather than a channel."""
+    return callable(thing) and not hasattr(thing, "receive")
+
+
+Sender = Callable[[Any], Awaitable[object] | object]

@@ -1,0 +1,79 @@
+"""What the port asks of a channel beyond ``trio.abc.Channel``, so that one system call can carry many messages."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from psession.errors import MessageError
+
+Message = Any
+"""What an application sends: a mapping, unless its envelope says otherwise."""
+
+Frame = Any
+"""One message made ready to be sent. Only the channel that made it looks inside: ``bytes`` with their edges on a byte
+stream, text or bytes on a WebSocket, the message itself where nothing is encoded (in memory)."""
+
+DEFAULT_MAX_MESSAGE_BYTES = 1024 * 1024
+"""1 MiB, as in trio-websocket and websockets: large for a request, small for a memory that holds a few of them."""
+
+
+class FrameChannel(trio.abc.Channel[Message]):
+    """A channel that can encode ahead of sending and take and give many messages at once.
+
+    A port uses the methods below where a channel has them, and plain ``send`` and ``receive`` where it does not.
+    Any other object may implement ``trio.abc.Channel`` alone.
+    """
+
+    hops: int = 1
+    """Scheduler passes from the socket to ``receive_batch``: how often a late look must yield before it gives up."""
+
+    bytes_sent: int = 0
+    bytes_received: int = 0
+
+    @abstractmethod
+    def encode(self, message: Message) -> Frame:
+        """One message as a frame.
+
+        Raises:
+            MalformedMessageError: It has no encoding (NaN, an unknown type).
+            MessageTooLargeError: The frame's payload is larger than ``max_message_bytes``.
+        """
+
+    @abstractmethod
+    async def send_frames(self, frames: Sequence[Frame]) -> None:
+        """Write whole frames, joined into as few writes as the transport allows. One task at a time.
+
+        Cancelling may cut a frame: only a caller who closes the channel next may cancel.
+
+        Raises:
+            trio.BrokenResourceError: The transport failed; the channel is of no further use.
+            trio.ClosedResourceError: This side closed the channel.
+        """
+
+    def send_frame_now(self, frame: Frame) -> Frame | None:
+        """Write a frame without waiting, as far as the transport takes it.
+
+        Returns:
+            What is left to be written (``b""``: nothing), or ``None`` when the transport cannot be written
+            without waiting; then nothing of the frame was.
+        """
+        return None
+
+    @abstractmethod
+    async def receive_batch(self) -> list[Message | MessageError]:
+        """The next messages, at least one. A bad message whose edges are known stands in its place as its error.
+
+        Cancelling loses nothing: what had arrived comes with the next call.
+
+        Raises:
+            trio.EndOfChannel: The peer closed cleanly, and all it sent was received.
+            trio.BrokenResourceError: The transport failed or the edges of messages are lost (then ``__cause__`` is
+                the ``MessageError``).
+            trio.ClosedResourceError: This side closed the channel.
+        """
