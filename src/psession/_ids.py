@@ -1,4 +1,4 @@
-"""Hands out session numbers so that a late reply never meets the next owner of its number. Pure: time is an argument."""
+"""Hands out session numbers so that no late reply meets the next owner of its number. Pure: time is an argument."""
 
 from __future__ import annotations
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from psession import errors
+from psession._ending import port_closed, port_left
 from psession._outbox import ChannelOutbox, SenderOutbox
-from psession._session import Ending
 from psession.channels._base import FrameChannel
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from psession._outbox import Outbox, Sender
     from psession._port import Port
     from psession._session import Session
+
+log = logging.getLogger("psession")
 
 UNKNOWN_HOPS = 3
 """Scheduler passes granted to a late reply on a channel that does not say how many tasks it passes through."""
@@ -56,13 +59,16 @@ def raise_clean(body: list[BaseException], failures: list[BaseException]) -> Non
     if len(real) > 1:
         raise BaseExceptionGroup("the body of a port and a task of it failed", real)
     if not failures:
+        body.clear()
         return
     error = real[0] if real else (body or failures)[0]
     try:
         raise error
     finally:
-        # The frames of this function keep the error, which keeps the frames: without this each failure is a cycle.
-        del error, real, body, failures
+        # The error keeps its frames, which keep these lists: without this each failure is a cycle.
+        del error
+        for errors_of in (real, body, failures):
+            errors_of.clear()
 
 
 class _Life:
@@ -122,8 +128,7 @@ class _Life:
                 else:
                     await self._read_messages(channel)
             except trio.EndOfChannel:
-                why = "the peer closed the channel"
-                self.port._end(_port_closed(why, clean=True))
+                self.port._end(port_closed("the peer closed the channel"))
             except _Failed as failure:
                 raise failure.error from None
             except Exception as error:
@@ -215,7 +220,7 @@ class _Life:
 
     def _lost(self, error: Exception) -> None:
         """The channel failed under the port."""
-        self.port._end(_port_closed(f"the channel broke: {error}", error))
+        self.port._end(port_closed(f"the channel broke: {error}", error))
         self.port._outbox.discard()
         self._stop()
 
@@ -228,8 +233,7 @@ class _Life:
     async def leave(self) -> None:
         """The block is left: everything ends, within ``grace`` seconds."""
         port = self.port
-        why = "the block of the port was left"
-        port._end(Ending(errors.SessionAbortError, why, after=errors.PortClosedError, counter="aborted"))
+        port._end(port_left("the block of the port was left"))
         self.nursery.cancel_scope.cancel()
         await self._shut()
 
@@ -242,12 +246,19 @@ class _Life:
         with trio.CancelScope(deadline=trio.current_time() + self.port._options.grace, shield=True):
             await outbox.finished.wait()
             if self.channel is not None:
-                await self.channel.aclose()
+                await self._close_channel(self.channel)
             return
         outbox.scope.cancel()
         outbox.discard()
         if self.channel is not None:
             await trio.aclose_forcefully(self.channel)
+
+    async def _close_channel(self, channel: trio.abc.Channel[Any]) -> None:
+        try:
+            await channel.aclose()
+        except Exception:
+            # The port is over either way, and its waiters have their errors: this one belongs to nobody.
+            log.debug("port %r: closing the channel failed", self.port.name, exc_info=True)
 
 
 class _Failed(Exception):
@@ -255,9 +266,3 @@ class _Failed(Exception):
 
     def __init__(self, error: Exception) -> None:
         self.error = error
-
-
-def _port_closed(why: str, cause: Exception | None = None, *, clean: bool = False) -> Ending:
-    return Ending(
-        errors.PortClosedError, why, cause, clean=clean, after=errors.PortClosedError, counter="aborted"
-    )

@@ -43,12 +43,21 @@ class Listener:
         self._on_unknown = on_unknown
         self._held: dict[str, list[Any]] = {}
 
+    def port_opened(self, port: Port) -> None:
+        """Deliver what came for a port while it was being opened."""
+        held = self._held.get(port.name)
+        if held:
+            for message in held:
+                _give(port, message)
+            held.clear()
+
     async def run(self, channel: trio.abc.Channel[Any]) -> None:
-        """Read until the channel ends."""
+        """Read until the channel ends; what `on_unknown` still does then is cancelled."""
         failures: tuple[BaseException, ...] = ()
         try:
             async with trio.open_nursery(strict_exception_groups=True) as nursery:
                 await self._read(channel, nursery)
+                nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             failures = group.exceptions
         raise_clean([], list(failures))
@@ -56,7 +65,9 @@ class Listener:
     async def _read(self, channel: trio.abc.Channel[Any], nursery: trio.Nursery) -> None:
         while True:
             try:
-                batch = await channel.receive_batch() if isinstance(channel, FrameChannel) else [await channel.receive()]
+                batch = (
+                    await channel.receive_batch() if isinstance(channel, FrameChannel) else [await channel.receive()]
+                )
             except trio.EndOfChannel:
                 return
             except errors.MessageError as error:
@@ -93,20 +104,14 @@ class Listener:
             self._counters.overrun += 1
 
     async def _ask(self, name: str, message: Any) -> None:
-        """Let the application open a port for `name`, then deliver what came for it."""
+        """Let the application open a port for `name`; what came for it is delivered as soon as it is open."""
         assert self._on_unknown is not None
         try:
             result = self._on_unknown(name, message)
             if inspect.isawaitable(result):
                 await result
         finally:
-            held = self._held.pop(name)
-        port = self._ports.get(name)
-        if port is None:
-            self._counters.unknown_port += len(held)
-            return
-        for one in held:
-            _give(port, one)
+            self._counters.unknown_port += len(self._held.pop(name))
 
     def _malformed(self, text: str, *values: object) -> None:
         self._counters.malformed += 1

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
-    from typing import Unpack
-
-    from typing import Self
+    from typing import Self, Unpack
 
     from psession._options import PortOptions
     from psession._outbox import Sender
@@ -54,6 +52,7 @@ class SessionManager:
         self._options = Options().override(options)
         self._ports: dict[str, Port] = {}
         self._past = Statistics()
+        self._listeners: list[Listener] = []
         self._default: AbstractAsyncContextManager[Port] | None = None
 
     def __repr__(self) -> str:
@@ -94,14 +93,14 @@ class SessionManager:
         return self._open(name, _checked_target(name, target), self._options.override(options))
 
     @asynccontextmanager
-    async def _open(
-        self, name: str, target: trio.abc.Channel[Any] | Sender, options: Options
-    ) -> AsyncIterator[Port]:
+    async def _open(self, name: str, target: trio.abc.Channel[Any] | Sender, options: Options) -> AsyncIterator[Port]:
         if name in self._ports:
             raise errors.PortExistsError("a port of that name is open already; choose another name", port=name)
         port = self._ports[name] = Port(name, options)
         try:
             async with live(port, target):
+                for listener in self._listeners:
+                    listener.port_opened(port)
                 yield port
         finally:
             del self._ports[name]
@@ -173,17 +172,22 @@ class SessionManager:
         Args:
             channel: What to read. It stays the caller's to close.
             port_of: The port's name for a message; ``None`` for a message that is nobody's.
-            on_unknown: Called with the name and the message when no port of that name is open. It may open one (say
-                ``await nursery.start(serve_peer, name)``); what came for that name meanwhile is delivered when it
-                returns. Without it such messages are counted and dropped.
+            on_unknown: Called with the name and the message when no port of that name is open, as a task of its own. It
+                may open one, inside itself or elsewhere: what came for that name is delivered once it is open, and
+                dropped when the call returns without. Without it such messages are counted and dropped.
 
-        Cancelling loses no message that the channel has not given out.
+        What `on_unknown` still does when the channel ends is cancelled. Cancelling loses no message that the channel has not given out.
 
         Raises:
             trio.BrokenResourceError: The channel broke.
             Exception: What `on_unknown` raised.
         """
-        await Listener(self._ports, self._past, port_of, on_unknown).run(channel)
+        listener = Listener(self._ports, self._past, port_of, on_unknown)
+        self._listeners.append(listener)
+        try:
+            await listener.run(channel)
+        finally:
+            self._listeners.remove(listener)
 
     # -- everything at once ------------------------------------------------------------------------------------------
 

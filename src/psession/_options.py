@@ -160,6 +160,36 @@ class Options:
         return self.envelope or Envelope.classic(self.session_id_name)
 
 
+def checked(
+    patience: Patience,
+    timeout: float | None,
+    retry_count: float | None,
+    retry_interval: float | None,
+    retry_on: tuple[type[Exception], ...] | None,
+) -> Patience:
+    """`patience` with what a call says on top.
+
+    Raises:
+        TypeError, ValueError: A value that is no duration, no number of retries, no tuple of exceptions.
+    """
+    if timeout is not None:
+        seconds("timeout", timeout)
+    if retry_count is not None:
+        retries("retry_count", retry_count)
+    if retry_interval is not None:
+        seconds("retry_interval", retry_interval)
+    if retry_on is not None:
+        exceptions("retry_on", retry_on)
+    return patience.replace(timeout=timeout, retry_count=retry_count, retry_interval=retry_interval, retry_on=retry_on)
+
+
+def checked_life(value: float | None) -> float | None:
+    """``session_max_life`` of one session."""
+    if value is not None:
+        seconds("session_max_life", value)
+    return value
+
+
 def seconds(name: str, value: object) -> None:
     """Refuse what is no duration: bool, NaN, negative, not a number."""
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -16,8 +16,8 @@ import trio
 from psession.channels._base import FrameChannel
 
 if TYPE_CHECKING:
-    from psession._session import Turn
     from psession._statistics import Statistics
+    from psession._turn import Turn
 
 MAX_JOINED_BYTES = 64 * 1024
 """How much one write joins: past this a system call costs its copying, not its entry."""

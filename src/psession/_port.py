@@ -5,32 +5,28 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal
 
 import trio
 
 from psession import errors
+from psession._ending import CLEARED, MADE_ROOM, expired, port_left
 from psession._idle import IdleQueue
-from psession._ids import SidPool
-from psession._session import Ending, Session, checked
+from psession._options import checked, checked_life
 from psession._statistics import Statistics
+from psession._table import SessionTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
+    from psession._ending import Ending
     from psession._options import Options
     from psession._outbox import Outbox
     from psession._retry import Patience
+    from psession._session import Session
 
 log = logging.getLogger("psession")
-
-ENDINGS = {
-    "cancel": Ending(errors.SessionCancelError, "cancelled by clear()"),
-    "abort": Ending(errors.SessionAbortError, "aborted by clear()", counter="aborted"),
-    "timeout": Ending(errors.SessionTimeoutError, "timed out by clear()", counter="timed_out"),
-}
 
 
 class Port:
@@ -43,13 +39,11 @@ class Port:
 
     def __init__(self, name: str, options: Options) -> None:
         self.name = name
-        self.sessions: dict[int, Session] = {}
         self._options = options
         self._patience = options.patience
         self._envelope = options.wire
-        self._pool = SidPool(options.own_ids)
-        self._by_age: OrderedDict[Session, None] = OrderedDict()
-        self._freed = trio.lowlevel.ParkingLot()
+        self._table = SessionTable(self)
+        self.sessions = self._table.sessions
         self._idle: IdleQueue[Session] = IdleQueue()
         self._idle_incoming: IdleQueue[Session] = IdleQueue()
         self._counters = Statistics()
@@ -96,7 +90,7 @@ class Port:
             PortClosedError: The port is closed.
         """
         patience = checked(self._patience, timeout, retry_count, retry_interval, retry_on)
-        return _Opening(self, patience, session_max_life)
+        return _Opening(self, patience, checked_life(session_max_life))
 
     def create(
         self,
@@ -112,7 +106,9 @@ class Port:
         Under ``on_session_overflow="wait"`` it cannot wait and raises `SessionOverflowError`.
         """
         patience = checked(self._patience, timeout, retry_count, retry_interval, retry_on)
-        session = self._create(patience, session_max_life)
+        self._check_open()
+        session = self._table.open(patience, checked_life(session_max_life))
+        self._counters.opened += 1
         self._idle_enter(session)
         return session
 
@@ -127,13 +123,15 @@ class Port:
     ) -> Any:
         """One message and its reply, in a session of its own. Arguments, result and errors as in `Session.send`."""
         patience = self._patience
-        if not (timeout is retry_count is retry_interval is retry_on is None):
+        if timeout is not None or retry_count is not None or retry_interval is not None or retry_on is not None:
             patience = checked(patience, timeout, retry_count, retry_interval, retry_on)
+        self._check_open()
         if self._options.on_session_overflow == "wait":
-            session = await self._create_within(patience)
+            session = await self._open_within(patience)
         else:
-            session = self._create(patience, None)
+            session = self._table.open(patience, None)
         session._once = True
+        self._counters.opened += 1
         try:
             return await session.send(message)
         finally:
@@ -169,7 +167,7 @@ class Port:
         session = self.sessions.get(sid)
         if session is not None:
             session._deliver(message)
-        elif sid in self._pool:
+        elif sid in self._table.pool:
             self._stray(sid)
         elif self._options.on_session is None or self._ending is not None:
             self._counters.unknown_sid += 1
@@ -196,15 +194,14 @@ class Port:
 
     def clear(self, behavior: Literal["abort", "cancel", "timeout"] = "abort") -> None:
         """End every session; a send that waits gets the error that `behavior` names. Numbers are not handed out anew."""
-        if behavior not in ENDINGS:
-            raise ValueError(f"behavior must be one of {', '.join(map(repr, ENDINGS))}, not {behavior!r}")
+        if behavior not in CLEARED:
+            raise ValueError(f"behavior must be one of {', '.join(map(repr, CLEARED))}, not {behavior!r}")
         for session in list(self.sessions.values()):
-            session._end(ENDINGS[behavior])
+            session._end(CLEARED[behavior])
 
     def close(self) -> None:
         """Close the port before its block is left: every send that waits gets `SessionAbortError`. Idempotent."""
-        why = "the port was closed by close()"
-        self._end(Ending(errors.SessionAbortError, why, after=errors.PortClosedError, counter="aborted"))
+        self._end(port_left("the port was closed by close()"))
         self._stop()
 
     async def wait_closed(self) -> None:
@@ -218,145 +215,35 @@ class Port:
 
     def statistics(self) -> Statistics:
         """A snapshot of the counters."""
-        now = Statistics(open=len(self.sessions), incoming=len(self.sessions) - len(self._by_age))
-        now.resting = self._pool.resting
+        now = Statistics(open=len(self.sessions), incoming=self._table.incoming)
+        now.resting = self._table.pool.resting
         now.queued_bytes = self._outbox.queued_bytes
         now.bytes_sent, now.bytes_received = self._outbox.wire_bytes()
         now.add(self._counters)
         return now
 
-    # -- numbers -----------------------------------------------------------------------------------------------------
-
-    def _create(self, patience: Patience, max_life: float | None) -> Session:
-        self._check_open()
-        sid, unsafe_until = self._take_sid()
-        life = self._options.session_max_life if max_life is None else max_life
-        session = self.sessions[sid] = Session(self, sid, patience, life)
-        session._unsafe_until = unsafe_until
-        self._by_age[session] = None
-        self._counters.opened += 1
-        return session
-
-    async def _create_within(self, patience: Patience) -> Session:
-        """Under ``"wait"``: a session, or a timeout when none came free within one attempt's patience."""
-        with trio.move_on_after(patience.timeout):
-            return await self._create_waiting(patience, None)
-        self._counters.timed_out += 1
-        raise errors.SessionTimeoutError(
-            "not sent: no session number came free in time", port=self.name, waited=patience.timeout
-        )
-
-    async def _create_waiting(self, patience: Patience, max_life: float | None) -> Session:
-        await trio.lowlevel.checkpoint_if_cancelled()
-        while True:
-            try:
-                return self._create(patience, max_life)
-            except errors.SessionOverflowError:
-                if self._options.on_session_overflow != "wait":
-                    raise
-            next_safe = self._pool.next_safe()
-            with trio.move_on_at(float("inf") if next_safe is None else next_safe):
-                await self._freed.park()
-
-    def _take_sid(self) -> tuple[int, float]:
-        """A number, and until when its new owner must not send (0.0: it may)."""
-        if len(self._by_age) < self._options.max_session_count:
-            sid = self._pool.take(trio.current_time())
-            if sid is not None:
-                return sid, 0.0
-        self._make_room()
-        sid = self._pool.take(trio.current_time())
-        if sid is not None:
-            return sid, 0.0
-        borrowed = self._pool.borrow()
-        assert borrowed is not None, "a number that is neither free nor resting is in use, and one was just ended"
-        return borrowed
-
-    def _make_room(self) -> None:
-        """Overflow: end a session as the policy says. With no session open, all numbers rest: nothing to end."""
-        policy = self._options.on_session_overflow
-        if policy in ("refuse", "wait"):
-            self._raise_overflow("end sessions, or widen session_ids and max_session_count")
-        victim: Session | None
-        if callable(policy):
-            chosen = policy(self)
-            victim = self.sessions.get(chosen) if type(chosen) is int else None
-            if victim is None or victim.incoming:
-                self._raise_overflow(
-                    f"on_session_overflow returned {chosen!r}, which is not the number of an open session of this side"
-                )
-        else:
-            victim = next(iter(self._by_age), None)
-        if victim is not None:
-            self._counters.recycled += 1
-            victim._end(Ending(errors.SessionCancelError, "the session was recycled: all numbers were in use or rested"))
-
-    def _raise_overflow(self, advice: str) -> NoReturn:
-        used, resting = len(self._by_age), self._pool.resting
-        raise errors.SessionOverflowError(
-            f"no session number is free, {used} are in use and {resting} rest: {advice}", port=self.name
-        )
-
-    def _renew(self, session: Session) -> float | None:
-        """Give `session` a number that no late reply can reach.
-
-        Returns:
-            ``None`` when it has one, else when to ask again.
-        """
-        now = trio.current_time()
-        if not session._owed and session._unsafe_until <= now:
-            session._unsafe_until = 0.0
-            return None
-        if session._owed:
-            session._unsafe_until = now + self._options.session_id_rest
-        fresh = self._pool.take(now)
-        if fresh is None:
-            session._owed = 0
-            return min(session._unsafe_until, self._pool.next_safe() or session._unsafe_until)
-        del self.sessions[session.sid]
-        self._pool.rest(session.sid, session._unsafe_until, session._owed or 1)
-        session.sid = fresh
-        session._owed, session._unsafe_until = 0, 0.0
-        self.sessions[fresh] = session
-        return None
-
-    def _forget(self, session: Session) -> None:
-        """A session is over: out of every table, its number free or resting."""
-        del self.sessions[session.sid]
-        self._idle_leave(session)
-        if session.incoming:
-            return
-        del self._by_age[session]
-        owed = session._replies_owed
-        if owed:
-            self._pool.rest(session.sid, trio.current_time() + self._options.session_id_rest, owed)
-        elif session._unsafe_until:
-            self._pool.rest(session.sid, session._unsafe_until, 1)
-        else:
-            self._pool.give_back(session.sid)
-        if self._freed:
-            self._freed.unpark()
-
     # -- what the peer opens, and what is nobody's -------------------------------------------------------------------
 
     def _accept(self, sid: int, message: Any) -> None:
         options = self._options
-        if len(self.sessions) - len(self._by_age) >= options.max_incoming_sessions:
+        if self._table.incoming >= options.max_incoming_sessions:
             idle = self._idle_incoming.oldest()
             if idle is None:
                 self._counters.refused += 1
-                self._warn("refused", "not taken: max_incoming_sessions (%d) are all at work", options.max_incoming_sessions)
+                self._warn(
+                    "refused", "not taken: max_incoming_sessions (%d) are all at work", options.max_incoming_sessions
+                )
                 return
             self._counters.recycled += 1
-            idle._end(Ending(errors.SessionCancelError, "the session was recycled: the peer opened another", clean=True))
-        session = self.sessions[sid] = Session(self, sid, self._patience, options.session_max_life, incoming=True)
+            idle._end(MADE_ROOM)
+        session = self._table.accept(sid)
         self._counters.accepted += 1
         session._deliver(message)
         self._start_handler(session)
 
     def _stray(self, sid: int) -> None:
         """A message for a number of this side that no session has: a reply nobody waits for. It is never answered."""
-        kind = self._pool.heard(sid)
+        kind = self._table.pool.heard(sid)
         if kind == "late":
             self._counters.late += 1
         elif kind == "duplicate":
@@ -388,7 +275,9 @@ class Port:
         try:
             result = self._options.on_session(session)  # type: ignore[misc]
             if not inspect.isawaitable(result):
-                raise TypeError(f"on_session must be an async function, {self._options.on_session!r} returned {result!r}")
+                raise TypeError(
+                    f"on_session must be an async function, {self._options.on_session!r} returned {result!r}"
+                )
             await result
         except errors.SessionError as error:
             if session._ending is None or error.sid != session.sid:
@@ -409,6 +298,20 @@ class Port:
         log.error("port %r: %s raised", self.name, what, exc_info=error)
 
     # -- turns, idleness, the end ------------------------------------------------------------------------------------
+
+    def _forget(self, session: Session) -> None:
+        """A session is over."""
+        self._idle_leave(session)
+        self._table.forget(session)
+
+    async def _open_within(self, patience: Patience) -> Session:
+        """Under ``"wait"``: a session, or a timeout when no number came free within one attempt's patience."""
+        with trio.move_on_after(patience.timeout):
+            return await self._table.open_when_free(patience, None)
+        self._counters.timed_out += 1
+        raise errors.SessionTimeoutError(
+            "not sent: no session number came free in time", port=self.name, waited=patience.timeout
+        )
 
     def _encode(self, message: Any, sid: int) -> Any:
         return self._outbox.encode(self._envelope.stamp(message, sid))
@@ -440,8 +343,7 @@ class Port:
         for queue in (self._idle, self._idle_incoming):
             for session in queue.pop_due(now):
                 self._counters.expired += 1
-                why = f"it was idle for {session._max_life:g} s (session_max_life)"
-                session._end(Ending(errors.SessionCancelError, why, clean=True))
+                session._end(expired(session._max_life))
         return min(self._idle.next_due(), self._idle_incoming.next_due())
 
     def _end(self, ending: Ending) -> None:
@@ -452,7 +354,7 @@ class Port:
         for session in list(self.sessions.values()):
             session._end(ending)
         self._outbox.close()
-        self._freed.unpark_all()
+        self._table.close()
         self._closed.set()
 
     def _check_open(self) -> None:
@@ -472,8 +374,10 @@ class _Opening:
         self._max_life = max_life
 
     async def __aenter__(self) -> Session:
-        self._session = await self._port._create_waiting(self._patience, self._max_life)
-        self._port._idle_enter(self._session)
+        port = self._port
+        self._session = await port._table.open_when_free(self._patience, self._max_life)
+        port._counters.opened += 1
+        port._idle_enter(self._session)
         return self._session
 
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:

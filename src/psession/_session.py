@@ -4,87 +4,25 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import trio
-from outcome import Error, Value
+from outcome import Error
 
 from psession import errors
-from psession._options import exceptions, retries, seconds
+from psession._ending import CANCELLED, ENDED, TIMED_OUT, aborted, overrun
+from psession._options import checked, seconds
+from psession._turn import Turn
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-    from outcome import Outcome
     from typing import Self
 
-    from psession._outbox import Ticket
+    from outcome import Outcome
+
+    from psession._ending import Ending
     from psession._port import Port
     from psession._retry import Patience
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """Why something is over, as data: each waiter gets an error of its own made from it.
-
-    Attributes:
-        error: What a turn that waits gets.
-        why: What happened, in words.
-        cause: What the world did, the ``__cause__`` of each error.
-        clean: Whether ``async for`` simply stops.
-        after: What a call after the end gets.
-        counter: The statistic that counts a turn ended this way.
-    """
-
-    error: type[errors.SessionError]
-    why: str
-    cause: BaseException | None = None
-    clean: bool = False
-    after: type[errors.SessionError] = errors.SessionInvalidError
-    counter: str = "cancelled"
-
-
-class Turn:
-    """One ``send`` and its reply; it stands in its session exactly while its ``with`` lasts."""
-
-    __slots__ = ("answered", "attempts", "failed", "filled", "sent", "session", "started", "taken", "ticket")
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        self.started = trio.current_time()
-        self.attempts = 0
-        self.sent = 0
-        """Attempts that left for the wire: each may be answered."""
-        self.filled = False
-        """Whether the outcome went into the session's channel."""
-        self.taken = False
-        """Whether it was taken out again."""
-        self.answered = False
-        """Whether that outcome is the peer's reply."""
-        self.failed = False
-        """Whether that outcome is the sender's exception."""
-        self.ticket: Ticket | None = None
-
-    def __enter__(self) -> Self:
-        self.session._begin(self)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        if kind is trio.Cancelled:
-            self.session.port._counters.cancelled += 1
-        self.session._finish(self)
-
-    def fill(self, result: Outcome[Any]) -> None:
-        """The turn's outcome; the caller has seen that there is none yet."""
-        self.filled = True
-        self.session._replies_in.send_nowait(result)
-
-    def sender_failed(self, error: BaseException) -> None:
-        """The sender raised on this turn's message."""
-        if not self.filled:
-            self.failed = True
-            self.fill(Error(error))
 
 
 class Session:
@@ -189,19 +127,14 @@ class Session:
             Exception: What the sender raised.
         """
         patience = self._patience
-        if not (timeout is retry_count is retry_interval is retry_on is None):
+        if timeout is not None or retry_count is not None or retry_interval is not None or retry_on is not None:
             patience = checked(patience, timeout, retry_count, retry_interval, retry_on)
         await trio.lowlevel.checkpoint_if_cancelled()
         turn = Turn(self)
         if self._turn is not None:
             await self._stand_in_line(turn)
         with turn:
-            self._check_open()
-            if turn.filled:
-                self._take_outcome(turn)
-            if self._owed or self._unsafe_until:
-                await self._make_safe(turn, patience.timeout)
-            return await self._converse(turn, message, patience)
+            return await turn.run(message, patience)
 
     async def post(self, message: Any) -> None:
         """Send `message` and want no reply. Returns when it is accepted for sending, in order with what else is.
@@ -280,20 +213,19 @@ class Session:
 
     def cancel(self) -> None:
         """Give up the sends that wait: each gets `SessionCancelError`. The session lives on."""
-        self._settle(Ending(errors.SessionCancelError, "the turn was cancelled by cancel()"))
+        self._settle(CANCELLED)
 
     def abort(self, error: BaseException | None = None) -> None:
         """Cut off the sends that wait: each gets a `SessionAbortError` of its own, caused by `error`."""
-        self._settle(Ending(errors.SessionAbortError, "the turn was aborted by abort()", error, counter="aborted"))
+        self._settle(aborted(error))
 
     def timeout(self) -> None:
         """Let the sends that wait time out now, their remaining attempts included."""
-        why = "no reply until timeout() was called"
-        self._settle(Ending(errors.SessionTimeoutError, why, counter="timed_out"))
+        self._settle(TIMED_OUT)
 
     def end(self) -> None:
         """End the session. Sends that wait get `SessionCancelError`; nothing is told to the peer. Idempotent."""
-        self._end(Ending(errors.SessionCancelError, "the session was ended while the turn waited", clean=True))
+        self._end(ENDED)
 
     def __enter__(self) -> Self:
         return self
@@ -311,53 +243,6 @@ class Session:
     ) -> None:
         self.end()
 
-    # -- turns -------------------------------------------------------------------------------------------------------
-
-    async def _converse(self, turn: Turn, message: Any, patience: Patience) -> Any:
-        """Attempt after attempt, until there is an outcome or no more patience."""
-        frame = self.port._encode(message, self.sid)
-        for pause in patience.pauses():
-            turn.attempts += 1
-            try:
-                outcome = await self._attempt(turn, frame, patience.timeout, pause or 0.0)
-                if outcome is None:
-                    continue
-                turn.taken = True
-                return outcome.unwrap()
-            except patience.retry_on:
-                ended = turn.taken and not turn.failed
-                if pause is None or ended or turn.answered:
-                    raise
-            turn.filled = turn.taken = turn.failed = False
-            outcome = await self._wait(turn, pause)
-            if outcome is not None:
-                turn.taken = True
-                return outcome.unwrap()
-        self.port._counters.timed_out += 1
-        raise self._error(errors.SessionTimeoutError, f"no reply: {_advice(turn)}", turn)
-
-    async def _attempt(self, turn: Turn, frame: Any, timeout: float, pause: float) -> Outcome[Any] | None:
-        """Send once, unless the last attempt's frame is still in the queue, and wait for the turn's outcome."""
-        ticket = turn.ticket
-        if ticket is None or ticket.taken:
-            turn.ticket = self.port._outbox.put(frame, turn)
-            if turn.filled:
-                # A synchronous sender brought the reply with it: the one checkpoint that is due, and no cancel scope.
-                await trio.lowlevel.cancel_shielded_checkpoint()
-                return self._replies_out.receive_nowait()
-        return await self._wait(turn, timeout + pause)
-
-    async def _wait(self, turn: Turn, wait: float) -> Outcome[Any] | None:
-        """The turn's outcome, ``None`` after `wait` seconds and a last look."""
-        with trio.move_on_after(wait):
-            return await self._replies_out.receive()
-        # The deadline and the reply may have come in the same tick: the reader is at most `hops` passes behind.
-        for _ in range(self.port._hops):
-            if turn.filled:
-                break
-            await trio.lowlevel.checkpoint()
-        return self._replies_out.receive_nowait() if turn.filled else None
-
     async def _stand_in_line(self, turn: Turn) -> None:
         """Wait until the turns before this one are over. Cancelled: the place in the line is gone."""
         line = self._line
@@ -373,76 +258,14 @@ class Session:
 
         await trio.lowlevel.wait_task_rescheduled(abort_fn)
 
-    async def _make_safe(self, turn: Turn, timeout: float) -> None:
-        """See to it that no reply of the past can answer `turn`: a fresh number, or the old one when it is safe.
-
-        Raises:
-            SessionInvalidError: The number is the peer's, which this side cannot change.
-            SessionTimeoutError: No safe number came free in `timeout` seconds.
-        """
-        port = self.port
-        if port._options.on_unanswered == "keep":
-            self._unsafe_until = 0.0
-            return
-        if self.incoming:
-            raise self._error(
-                errors.SessionInvalidError,
-                "a turn was not answered, and its late reply could answer this one: the number is the peer's to change; "
-                'let the peer open a new session, or choose on_unanswered="keep"',
-            )
-        deadline = trio.current_time() + timeout
-        while (safe := port._renew(self)) is not None:
-            if trio.current_time() >= deadline:
-                port._counters.timed_out += 1
-                raise self._error(
-                    errors.SessionTimeoutError,
-                    "not sent: all session numbers are in use or rest after unanswered turns; "
-                    "widen session_ids, or shorten session_id_rest",
-                    turn,
-                )
-            outcome = await self._wait(turn, max(0.0, min(safe, deadline) - trio.current_time()))
-            if outcome is not None:
-                turn.taken = True
-                outcome.unwrap()
-
-    def _take_outcome(self, turn: Turn) -> Any:
-        turn.taken = True
-        return self._replies_out.receive_nowait().unwrap()
-
-    def _begin(self, turn: Turn) -> None:
-        self._turn = turn
-        if not self._has_replies:
-            # A session that only receives needs none: a memory channel is most of a session's size.
-            self._replies_in, self._replies_out = trio.open_memory_channel(1)
-            self._has_replies = True
-        self.port._turn_begins(self)
-
-    def _finish(self, turn: Turn) -> None:
-        """The turn is over, whatever happened: nothing of it stays but what the peer may still say to it."""
-        if turn.ticket is not None:
-            self.port._outbox.withdraw(turn.ticket)
-        if turn.filled and not turn.taken:
-            self._replies_out.receive_nowait()
-        self._turn = None
-        if self._ending is None:
-            self._owed += turn.sent - turn.answered
-            if self._owed and self.port._options.on_unanswered == "end":
-                self._end(Ending(errors.SessionCancelError, 'a turn was not answered (on_unanswered="end")'))
-        self.port._turn_ends(self)
-        if self._line:
-            task, following = self._line.popleft()
-            self._turn = following
-            trio.lowlevel.reschedule(task)
-
     # -- what the port calls -----------------------------------------------------------------------------------------
 
     def _deliver(self, message: Any) -> None:
         """A message of the peer: the waiting turn's reply, or one for the inbox. Synchronous: it cannot wait."""
         turn = self._turn
         if turn is not None and turn.sent and not turn.filled:
-            turn.answered = True
             self.port._counters.matched += 1
-            turn.fill(Value(message))
+            turn.answer(message)
             return
         if self._unsafe_until and self._unsafe_until > trio.current_time():
             # The number's last owner was recycled with a turn waiting, and this session has not asked anything yet.
@@ -452,7 +275,8 @@ class Session:
         try:
             inbox.send_nowait(message)
         except trio.WouldBlock:
-            self._overrun()
+            self.port._counters.overrun += 1
+            self._end(overrun(self.port._options.inbox_limit))
             return
         self._unread += 1
         if self.incoming:
@@ -460,29 +284,20 @@ class Session:
         elif turn is None:
             self.port._idle_enter(self)
 
-    def _overrun(self) -> None:
-        limit = self.port._options.inbox_limit
-        self.port._counters.overrun += 1
-        why = f"the peer sent more than the {limit} messages that the inbox holds; receive them, or raise inbox_limit"
-        self._end(Ending(errors.SessionOverrunError, why, after=errors.SessionOverrunError))
-
     def _settle(self, ending: Ending) -> None:
         """Give every send that waits its own error."""
         turn = self._turn
         if turn is None:
             return
-        waiting = []
+        settled = 0
         if not turn.filled and self._has_replies:
-            if turn.ticket is not None:
-                self.port._outbox.withdraw(turn.ticket)
-            waiting.append(turn)
-            turn.fill(Error(self._ending_error(ending, turn)))
+            turn.end(ending)
+            settled = 1
         while self._line:
             task, following = self._line.popleft()
-            waiting.append(following)
             trio.lowlevel.reschedule(task, Error(self._ending_error(ending, following)))
-        counters = self.port._counters
-        setattr(counters, ending.counter, getattr(counters, ending.counter) + len(waiting))
+            settled += 1
+        self.port._counters.count(ending.counter, settled)
 
     def _end(self, ending: Ending) -> None:
         """The session is over; the first ending counts."""
@@ -543,37 +358,3 @@ class Session:
         """A fresh error that says what this session knows."""
         attempts, waited = (turn.attempts, trio.current_time() - turn.started) if turn is not None else (0, 0.0)
         return kind(why, port=self.port.name, sid=self.sid, attempts=attempts, waited=waited)
-
-
-def _advice(turn: Turn) -> str:
-    """What a timeout may mean."""
-    if not turn.sent:
-        return "not sent, the channel took nothing in that time"
-    if turn.sent < turn.attempts:
-        return f"sent {turn.sent} times, then the channel took nothing more"
-    return "the peer is slow or gone; a longer timeout or more retries may help"
-
-
-def checked(
-    patience: Patience,
-    timeout: float | None,
-    retry_count: float | None,
-    retry_interval: float | None,
-    retry_on: tuple[type[Exception], ...] | None,
-) -> Patience:
-    """`patience` with what a call says on top.
-
-    Raises:
-        TypeError, ValueError: A value that is no duration, no number of retries, no tuple of exceptions.
-    """
-    if timeout is not None:
-        seconds("timeout", timeout)
-    if retry_count is not None:
-        retries("retry_count", retry_count)
-    if retry_interval is not None:
-        seconds("retry_interval", retry_interval)
-    if retry_on is not None:
-        exceptions("retry_on", retry_on)
-    return patience.replace(
-        timeout=timeout, retry_count=retry_count, retry_interval=retry_interval, retry_on=retry_on
-    )

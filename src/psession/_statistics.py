@@ -64,6 +64,10 @@ class Statistics:
     bytes_sent: int = 0
     bytes_received: int = 0
 
+    def count(self, counter: str, times: int) -> None:
+        """Add `times` to the counter of that name."""
+        setattr(self, counter, getattr(self, counter) + times)
+
     def add(self, other: Statistics) -> None:
         """Add the counters of `other`, and its gauges too."""
         for field in dataclasses.fields(self):

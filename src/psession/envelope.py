@@ -79,9 +79,7 @@ class Envelope:
 
         A number is an `int` above 0: ``True``, ``1.0`` and ``"0x5"`` are not.
         """
-        if type(message) is dict:
-            sid = message.get(self.session_id_name)
-        elif isinstance(message, Mapping):
+        if type(message) is dict or isinstance(message, Mapping):
             sid = message.get(self.session_id_name)
         else:
             sid = getattr(message, self.session_id_name, None)

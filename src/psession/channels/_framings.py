@@ -67,39 +67,30 @@ class LineFraming:
         lines: list[bytes | MessageError] = []
         pieces = data.split(b"\n")
         tail = pieces.pop()
-        if pieces and (self._kept or self._skipped):
-            first = pieces.pop(0) if len(pieces) > 1 else pieces.pop()
-            self._keep(first)
-            lines += self._ended()
+        if pieces and self._skipped:
+            lines.append(self._too_large(self._skipped + len(pieces.pop(0))))
+            self._skipped = 0
+        elif pieces and self._kept:
+            self._kept += pieces[0]
+            pieces[0] = bytes(self._kept)
+            self._kept.clear()
         for piece in pieces:
-            if piece and piece[-1] == _RETURN:
-                piece = piece[:-1]
-            if len(piece) > self._limit:
+            line = piece[:-1] if piece and piece[-1] == _RETURN else piece
+            if len(line) > self._limit:
                 lines.append(self._too_large(len(piece)))
-            elif piece:
-                lines.append(piece)
+            elif line:
+                lines.append(line)
         if tail:
             self._keep(tail)
         return lines
 
-    def _keep(self, piece: bytes) -> None:
-        if self._skipped:
-            self._skipped += len(piece)
-        elif len(self._kept) + len(piece) <= self._limit + 1:  # one more, which may turn out to be the \r of \r\n
-            self._kept += piece
+    def _keep(self, tail: bytes) -> None:
+        length = self._skipped + len(self._kept) + len(tail)
+        if length <= self._limit + 1:  # one more, since that byte may turn out to be the \r of \r\n
+            self._kept += tail
         else:
-            self._skipped = len(self._kept) + len(piece)
+            self._skipped = length
             self._kept.clear()
-
-    def _ended(self) -> list[bytes | MessageError]:
-        line, length = bytes(self._kept), self._skipped or len(self._kept)
-        self._kept.clear()
-        self._skipped = 0
-        if line.endswith(b"\r"):
-            line, length = line[:-1], length - 1
-        if length > self._limit:
-            return [self._too_large(length)]
-        return [line] if line else []
 
     def _too_large(self, length: int) -> MessageTooLargeError:
         return MessageTooLargeError(f"a line of {length} bytes; max_message_bytes is {self._limit}")
@@ -115,8 +106,8 @@ class LineFraming:
 class LengthFraming:
     """Each message after its length, 4 bytes, big-endian.
 
-    A length over the limit loses the edges: it is an attack, or another protocol's bytes read as a length, and to skip up
-    to 4 GiB would hang rather than fail.
+    A length over the limit loses the edges: it is an attack, or another protocol's bytes read as a length, and to skip
+    up to 4 GiB would hang rather than fail.
 
     Args:
         max_message_bytes: How long a message may be, its length field not counted.
@@ -143,20 +134,41 @@ class LengthFraming:
 
     def feed(self, data: bytes) -> list[bytes | MessageError]:
         """The payloads that end in ``data``; a long one is put together once, when all of it is there."""
-        if self._kept or self.lost is not None:
+        if self.lost is not None:
+            return []
+        if self._kept:
             self._kept += data
-            if len(self._kept) < self._wanted or self.lost is not None:
+            if len(self._kept) < self._wanted:
                 return []
             data = bytes(self._kept)
             self._kept.clear()
         payloads: list[bytes | MessageError] = []
-        at, end = 0, len(data)
-        wanted = _LENGTH.size
-        while end - at >= _LENGTH.size:
+        at, wanted = 0, _LENGTH.size
+        while len(data) - at >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(data, at)
-            wanted = _LENGTH.size + length
-            ...
+            if length > self._limit:
+                self.lost = self._too_large(length, data[at : at + _LENGTH.size])
+                return payloads
+            start, stop = at + _LENGTH.size, at + _LENGTH.size + length
+            if stop > len(data):
+                wanted = stop - at
+                break
+            payloads.append(data[start:stop] or MalformedMessageError("empty: a length of 0"))
+            at = stop
+        self._wanted = wanted
+        if at < len(data):
+            self._kept += data[at:]
         return payloads
 
+    def _too_large(self, length: int, field: bytes) -> MessageTooLargeError:
+        return MessageTooLargeError(
+            f"a length of {length} bytes; max_message_bytes is {self._limit}. "
+            f"If {field!r} is not a length, the peer speaks another protocol"
+        )
+
     def end(self) -> MessageError | None:
-        return None
+        """A message without its last bytes is what is wrong with the stream's ending here."""
+        if not self._kept:
+            return None
+        got = f"{len(self._kept)} of {self._wanted} bytes"
+        return MalformedMessageError(f"the stream ended inside a message: {got} came, the length field counted")

@@ -172,7 +172,7 @@ def find_codec(codec: Codec | CodecName) -> SafeCodec:
         ValueError: No codec has that name.
         TypeError: It is neither a name nor an object that encodes and decodes.
     """
-    if isinstance(codec, JsonCodec | MsgpackCodec):
+    if isinstance(codec, JsonCodec | MsgpackCodec | GuardedCodec):
         return codec
     if codec == "json":
         return JsonCodec()

@@ -1,0 +1,69 @@
+"""Why something is over. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from psession import errors
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """An end as data: each waiter gets an error of its own made from it.
+
+    Attributes:
+        error: What a turn that waits gets.
+        why: What happened, in words.
+        cause: What the world did, the ``__cause__`` of each error.
+        clean: Whether ``async for`` simply stops.
+        after: What a call after the end gets.
+        counter: The statistic that counts a turn ended this way.
+    """
+
+    error: type[errors.SessionError]
+    why: str
+    cause: BaseException | None = None
+    clean: bool = False
+    after: type[errors.SessionError] = errors.SessionInvalidError
+    counter: str = "cancelled"
+
+
+CANCELLED = Ending(errors.SessionCancelError, "the turn was cancelled by cancel()")
+TIMED_OUT = Ending(errors.SessionTimeoutError, "no reply until timeout() was called", counter="timed_out")
+ENDED = Ending(errors.SessionCancelError, "the session was ended", clean=True)
+UNANSWERED = Ending(errors.SessionCancelError, 'a turn was not answered (on_unanswered="end")')
+RECYCLED = Ending(errors.SessionCancelError, "the session was recycled: all numbers were in use or rested")
+MADE_ROOM = Ending(errors.SessionCancelError, "the session was recycled: the peer opened another", clean=True)
+
+CLEARED = {
+    "abort": Ending(errors.SessionAbortError, "aborted by clear()", counter="aborted"),
+    "cancel": Ending(errors.SessionCancelError, "cancelled by clear()"),
+    "timeout": Ending(errors.SessionTimeoutError, "timed out by clear()", counter="timed_out"),
+}
+
+
+def aborted(cause: BaseException | None) -> Ending:
+    """``abort(cause)`` was called."""
+    return Ending(errors.SessionAbortError, "the turn was aborted by abort()", cause, counter="aborted")
+
+
+def port_left(why: str) -> Ending:
+    """This side closed the port."""
+    return Ending(errors.SessionAbortError, why, after=errors.PortClosedError, counter="aborted")
+
+
+def port_closed(why: str, cause: Exception | None = None) -> Ending:
+    """The other side or the world closed it; without a cause cleanly."""
+    error = errors.PortClosedError
+    return Ending(error, why, cause, clean=cause is None, after=error, counter="aborted")
+
+
+def overrun(limit: int) -> Ending:
+    """The inbox is full."""
+    why = f"the peer sent more than the {limit} messages that the inbox holds; receive them, or raise inbox_limit"
+    return Ending(errors.SessionOverrunError, why, after=errors.SessionOverrunError)
+
+
+def expired(life: float) -> Ending:
+    """Nothing happened for too long."""
+    return Ending(errors.SessionCancelError, f"it was idle for {life:g} s (session_max_life)", clean=True)

@@ -1,0 +1,192 @@
+"""One ``send`` and its reply: the attempts, the waits, and what is left when they are over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import trio
+from outcome import Error, Value
+
+from psession import errors
+from psession._ending import UNANSWERED, Ending
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from outcome import Outcome
+
+    from psession._outbox import Ticket
+    from psession._retry import Patience
+    from psession._session import Session
+
+
+class Turn:
+    """Stands in its session exactly while its ``with`` lasts; one at a time."""
+
+    __slots__ = ("answered", "attempts", "failed", "filled", "sent", "session", "started", "taken", "ticket")
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.started = trio.current_time()
+        self.attempts = 0
+        self.sent = 0
+        """Attempts that left for the wire: each may be answered."""
+        self.filled = False
+        """Whether the outcome went into the session's channel."""
+        self.taken = False
+        """Whether it was taken out again."""
+        self.answered = False
+        """Whether that outcome is the peer's reply."""
+        self.failed = False
+        """Whether that outcome is the sender's exception."""
+        self.ticket: Ticket | None = None
+
+    # -- in and out through the same with ----------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        session = self.session
+        session._turn = self
+        if not session._has_replies:
+            # A session that only receives needs none: a memory channel is most of a session's size.
+            session._replies_in, session._replies_out = trio.open_memory_channel(1)
+            session._has_replies = True
+        session.port._turn_begins(session)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        session = self.session
+        port = session.port
+        if kind is trio.Cancelled:
+            port._counters.cancelled += 1
+        if self.ticket is not None:
+            port._outbox.withdraw(self.ticket)
+        if self.filled and not self.taken:
+            session._replies_out.receive_nowait()
+        session._turn = None
+        if session._ending is None:
+            session._owed += self.sent - self.answered
+            if session._owed and port._options.on_unanswered == "end":
+                session._end(UNANSWERED)
+        port._turn_ends(session)
+        if session._line:
+            task, following = session._line.popleft()
+            session._turn = following
+            trio.lowlevel.reschedule(task)
+
+    # -- the waiting side --------------------------------------------------------------------------------------------
+
+    async def run(self, message: Any, patience: Patience) -> Any:
+        """Attempt after attempt, until there is an outcome or no more patience."""
+        session = self.session
+        session._check_open()
+        if self.filled:
+            self._take().unwrap()
+        if session._owed or session._unsafe_until:
+            await self._make_safe(patience.timeout)
+        frame = session.port._encode(message, session.sid)
+        for pause in patience.pauses():
+            self.attempts += 1
+            try:
+                outcome = await self._attempt(frame, patience.timeout, pause or 0.0)
+                if outcome is None:
+                    continue
+                return outcome.unwrap()
+            except patience.retry_on:
+                ended = self.taken and not self.failed
+                if pause is None or ended or self.answered:
+                    raise
+            self.filled = self.taken = self.failed = False
+            outcome = await self._wait(pause)
+            if outcome is not None:
+                return outcome.unwrap()
+        self._time_out(f"no reply: {self._advice()}")
+
+    async def _attempt(self, frame: Any, timeout: float, pause: float) -> Outcome[Any] | None:
+        """Send once, unless the last attempt's frame is still in the queue, and wait for the outcome."""
+        ticket = self.ticket
+        if ticket is None or ticket.taken:
+            self.ticket = self.session.port._outbox.put(frame, self)
+            if self.filled:
+                # A synchronous sender brought the reply with it: the one checkpoint that is due, and no cancel scope.
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return self._take()
+        return await self._wait(timeout + pause)
+
+    async def _wait(self, wait: float) -> Outcome[Any] | None:
+        """The outcome, ``None`` after `wait` seconds and a last look."""
+        with trio.move_on_after(wait):
+            outcome = await self.session._replies_out.receive()
+            self.taken = True
+            return outcome
+        # The deadline and the reply may have come in the same tick: the reader is at most `hops` passes behind.
+        for _ in range(self.session.port._hops):
+            if self.filled:
+                break
+            await trio.lowlevel.checkpoint()
+        return self._take() if self.filled else None
+
+    def _take(self) -> Outcome[Any]:
+        outcome = self.session._replies_out.receive_nowait()
+        self.taken = True
+        return outcome
+
+    async def _make_safe(self, timeout: float) -> None:
+        """See to it that no reply of the past can answer this turn: a fresh number, or the old one when it is safe.
+
+        Raises:
+            SessionInvalidError: The number is the peer's, which this side cannot change.
+            SessionTimeoutError: No safe number came free in `timeout` seconds.
+        """
+        session = self.session
+        port = session.port
+        if port._options.on_unanswered == "keep":
+            session._unsafe_until = 0.0
+            return
+        if session.incoming:
+            raise session._error(
+                errors.SessionInvalidError,
+                "a turn was not answered, and its late reply could answer this one: the number is the peer's to change; "
+                'let the peer open a new session, or choose on_unanswered="keep"',
+            )
+        deadline = trio.current_time() + timeout
+        while (safe := port._table.renew(session)) is not None:
+            if trio.current_time() >= deadline:
+                self._time_out(
+                    "not sent: all session numbers are in use or rest after unanswered turns; "
+                    "widen session_ids, or shorten session_id_rest"
+                )
+            outcome = await self._wait(max(0.0, min(safe, deadline) - trio.current_time()))
+            if outcome is not None:
+                outcome.unwrap()
+
+    def _time_out(self, why: str) -> None:
+        self.session.port._counters.timed_out += 1
+        raise self.session._error(errors.SessionTimeoutError, why, self)
+
+    def _advice(self) -> str:
+        """What the silence may mean."""
+        if not self.sent:
+            return "not sent, the channel took nothing in that time"
+        if self.sent < self.attempts:
+            return f"sent {self.sent} times, then the channel took nothing more"
+        return "the peer is slow or gone; a longer timeout or more retries may help"
+
+    # -- the delivering side, synchronous ----------------------------------------------------------------------------
+
+    def answer(self, reply: Any) -> None:
+        """The peer's reply."""
+        self.answered = self.filled = True
+        self.session._replies_in.send_nowait(Value(reply))
+
+    def end(self, ending: Ending) -> None:
+        """The turn is over without a reply; what the writer has not taken is never sent."""
+        if self.ticket is not None:
+            self.session.port._outbox.withdraw(self.ticket)
+        self.filled = True
+        self.session._replies_in.send_nowait(Error(self.session._ending_error(ending, self)))
+
+    def sender_failed(self, error: BaseException) -> None:
+        """The sender raised on this turn's message; an outcome that is there already counts."""
+        if not self.filled and self.session._turn is self:
+            self.failed = self.filled = True
+            self.session._replies_in.send_nowait(Error(error))

@@ -1,0 +1,150 @@
+"""Messages over a stream of bytes: one a line, or each after its length."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import trio
+
+from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES, Message
+from psession.channels._framings import Framing, LengthFraming, LineFraming
+from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT, WireChannel
+from psession.channels.codecs import Codec, CodecName, find_codec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from psession.errors import MessageError
+
+RECEIVE_BYTES: Final = 65536
+"""How much one read takes: what trio.SocketStream itself asks for."""
+
+
+class FramedChannel(WireChannel):
+    """Messages over a `trio.abc.Stream`; `lines` and `length_prefixed` make one.
+
+    The channel owns the stream: it closes it, and nobody else may read or write it.
+    """
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        framing: Framing,
+        *,
+        codec: Codec | CodecName,
+        max_message_bytes: float,
+        close_timeout: float,
+    ) -> None:
+        super().__init__(codec=codec, max_message_bytes=max_message_bytes, close_timeout=close_timeout)
+        self._stream = stream
+        self._framing = framing
+        self._at_end = False
+        # Only a socket can be written to without waiting: TLS has records to build, a pipe is not Trio's to look into.
+        self._socket = stream.socket if isinstance(stream, trio.SocketStream) and os.name == "posix" else None
+
+    def encode(self, message: Message) -> bytes:
+        """The message with its edges.
+
+        Raises:
+            MalformedMessageError: It has no encoding (NaN, an unknown type); the text says what and where.
+            MessageTooLargeError: It is longer than ``max_message_bytes``.
+        """
+        return self._framing.frame(self._encode(message))
+
+    def send_frame_now(self, frame: bytes) -> bytes | None:
+        """Write a frame without waiting, as far as the socket takes it: one system call, which nothing can cut.
+
+        Returns:
+            What is left to be written (``b""``: nothing), or ``None`` when nothing was written: the socket is full,
+            closed or broken (the next `send_frames` says which), another task is writing, or the stream is no socket.
+        """
+        if self._socket is None or self._closed or self._torn or self._send_lock.locked():
+            return None
+        try:
+            written = os.write(self._socket.fileno(), frame)
+        except OSError:
+            return None
+        self.bytes_sent += written
+        return frame[written:]
+
+    async def _write(self, frames: Sequence[bytes]) -> None:
+        data = b"".join(frames)
+        await self._stream.send_all(data)
+        self.bytes_sent += len(data)
+
+    async def _read(self) -> list[Message | MessageError]:
+        while True:
+            if self._at_end or self._framing.lost is not None:
+                await trio.lowlevel.checkpoint()
+                self._raise_end()
+            data = await self._stream.receive_some(RECEIVE_BYTES)
+            self.bytes_received += len(data)
+            self._at_end = not data
+            payloads = self._framing.feed(bytes(data))
+            if payloads:
+                return [self._decode(found) if isinstance(found, bytes) else found for found in payloads]
+
+    def _raise_end(self) -> NoReturn:
+        wrong = self._framing.lost or self._framing.end()
+        if wrong is None:
+            raise trio.EndOfChannel
+        raise trio.BrokenResourceError(str(wrong)) from wrong
+
+    async def _close(self) -> None:
+        await self._stream.aclose()
+
+
+def lines(
+    stream: trio.abc.Stream,
+    *,
+    codec: Codec | CodecName = "json",
+    max_message_bytes: float = DEFAULT_MAX_MESSAGE_BYTES,
+    close_timeout: float = DEFAULT_CLOSE_TIMEOUT,
+) -> FramedChannel:
+    r"""Messages as lines of text over a stream of bytes: TCP, TLS, a Unix socket, the pipes of a process.
+
+    ``\r\n`` and empty lines are accepted. A line that is no message, or longer than ``max_message_bytes``, costs itself
+    alone; no more than ``max_message_bytes`` and one read is ever kept of it.
+
+    Over TLS, `trio.SSLStream` takes a connection that ends without TLS's own goodbye for broken, unless it was made
+    with ``https_compatible=True``; and it is best to await ``do_handshake()`` first, since a cancelled handshake cannot
+    be resumed.
+
+    Args:
+        stream: Any `trio.abc.Stream`. The channel owns it from now on.
+        codec: ``"json"``, or a codec whose bytes are text on one line.
+        max_message_bytes: How long a line may be, either way; ``math.inf`` for no limit.
+        close_timeout: Seconds that ``aclose`` gives the stream for its goodbye.
+
+    Raises:
+        ValueError: The codec is a binary one: a newline in a message would end it.
+    """
+    found = find_codec(codec)
+    if not found.text:
+        raise ValueError(f"{codec!r} is no text on one line; carry it with length_prefixed()")
+    framing = LineFraming(max_message_bytes)
+    return FramedChannel(stream, framing, codec=found, max_message_bytes=max_message_bytes, close_timeout=close_timeout)
+
+
+def length_prefixed(
+    stream: trio.abc.Stream,
+    *,
+    codec: Codec | CodecName = "json",
+    max_message_bytes: float = DEFAULT_MAX_MESSAGE_BYTES,
+    close_timeout: float = DEFAULT_CLOSE_TIMEOUT,
+) -> FramedChannel:
+    """Messages over a stream of bytes, each after its length in 4 bytes, big-endian; for binary codecs too.
+
+    A message that cannot be decoded costs itself alone. A length over ``max_message_bytes`` breaks the channel, since
+    what follows it cannot be understood.
+
+    Args:
+        stream: Any `trio.abc.Stream`. The channel owns it from now on.
+        codec: ``"json"``, ``"msgpack"`` or a codec.
+        max_message_bytes: How long a message may be, either way, its length field not counted; ``math.inf`` for what
+            4 bytes can say.
+        close_timeout: Seconds that ``aclose`` gives the stream for its goodbye.
+    """
+    framing = LengthFraming(max_message_bytes)
+    return FramedChannel(stream, framing, codec=codec, max_message_bytes=max_message_bytes, close_timeout=close_timeout)

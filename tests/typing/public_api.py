@@ -1,0 +1,55 @@
+"""What type checkers see of the public API. Checked by `nox -s types`, never run.
+
+A wrong use carries `# type: ignore`: mypy complains of one that is not needed, so each is a test as well.
+"""
+
+from typing import Any, assert_type
+
+import trio
+
+from psession import Port, Session, SessionManager, SessionTimeoutError, Statistics
+
+
+async def handle(session: Session) -> None:
+    async for message in session:
+        assert_type(message, Any)
+        await session.post({"status": "ok"})
+
+
+async def a_channel_of_ones_own(channel: trio.abc.Channel[dict[str, Any]]) -> None:
+    manager = SessionManager(session_timeout=5, session_max_life=600)
+    async with manager.port("server", channel, on_session=handle, max_incoming_sessions=10) as port:
+        assert_type(port, Port)
+        assert_type(await port.request({"q": 1}, timeout=3, retry_count=3, retry_interval=0.5), Any)
+        async with port.session(timeout=1.5) as session:
+            assert_type(session, Session)
+            assert_type(await session.receive(timeout=1), Any)
+        assert_type(port.statistics(), Statistics)
+    assert_type(manager.statistics(), Statistics)
+
+
+async def a_sender(message: Any) -> None:
+    """An async sender may take any message; `print` is a sync one."""
+
+
+async def a_receive_loop_of_ones_own(messages: trio.MemoryReceiveChannel[dict[str, Any]]) -> None:
+    async with SessionManager(print, session_id_name="id") as manager, manager.port("other", a_sender) as port:
+        assert_type(manager.create_session(), Session)
+        assert_type(port.create(retry_count=2), Session)
+        async for message in messages:
+            if manager.is_session(message):
+                assert_type(manager.get_session(message), Session | None)
+                assert_type(manager.dispatch(message), bool)
+
+
+def an_error_says_what_is_known(error: SessionTimeoutError) -> tuple[str | None, int | None, int, float]:
+    assert isinstance(error, TimeoutError)
+    return error.port, error.sid, error.attempts, error.waited
+
+
+async def what_is_wrong_is_seen(manager: SessionManager, port: Port) -> None:
+    SessionManager(session_timout=5)  # type: ignore[call-arg]
+    SessionManager(session_timeout="5")  # type: ignore[arg-type]
+    manager.port(1)  # type: ignore[arg-type]
+    await port.request({"q": 1}, 3)  # type: ignore[call-arg]
+    port.clear("now")  # type: ignore[arg-type]
