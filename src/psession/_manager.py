@@ -149,7 +149,7 @@ class SessionManager:
     def dispatch(self, message: Any, port: str = DEFAULT) -> bool:
         """Give `message` to the session of `port` it belongs to, as `Port.dispatch`. ``False``: it is no session's.
 
-        A session's message for a port that is not open is counted and dropped: a peer may speak after its port was left.
+        A session's message for a port that is not open is counted and dropped: a peer may speak after it was left.
         """
         found = self._ports.get(port)
         if found is not None:
@@ -176,7 +176,9 @@ class SessionManager:
                 may open one, inside itself or elsewhere: what came for that name is delivered once it is open, and
                 dropped when the call returns without. Without it such messages are counted and dropped.
 
-        What `on_unknown` still does when the channel ends is cancelled. Cancelling loses no message that the channel has not given out.
+        What `on_unknown` still does when the channel ends is cancelled.
+
+        Cancelling loses no message that the channel has not given out.
 
         Raises:
             trio.BrokenResourceError: The channel broke.

@@ -43,8 +43,8 @@ class Ticket:
 class Outbox:
     """The queue and its writer; what a frame is and how it is written is for the two kinds below to say.
 
-    ``queued_bytes`` is bounded for messages that nobody waits on (`post` waits for room). A message that a turn sends is
-    queued at once: its caller waits anyway, so there is at most one for each waiting turn.
+    ``queued_bytes`` is bounded for messages that nobody waits on (`post` waits for room). A message that a turn
+    sends is queued at once: its caller waits anyway, so there is at most one for each waiting turn.
     """
 
     _joined_bytes = 0

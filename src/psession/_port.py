@@ -193,7 +193,7 @@ class Port:
             session.timeout()
 
     def clear(self, behavior: Literal["abort", "cancel", "timeout"] = "abort") -> None:
-        """End every session; a send that waits gets the error that `behavior` names. Numbers are not handed out anew."""
+        """End every session; a send that waits gets the error that `behavior` names. Their numbers stay used."""
         if behavior not in CLEARED:
             raise ValueError(f"behavior must be one of {', '.join(map(repr, CLEARED))}, not {behavior!r}")
         for session in list(self.sessions.values()):
@@ -273,11 +273,10 @@ class Port:
     async def _handle(self, session: Session) -> None:
         """The task of one session that the peer opened."""
         try:
-            result = self._options.on_session(session)  # type: ignore[misc]
+            on_session = self._options.on_session
+            result = on_session(session)  # type: ignore[misc]
             if not inspect.isawaitable(result):
-                raise TypeError(
-                    f"on_session must be an async function, {self._options.on_session!r} returned {result!r}"
-                )
+                raise TypeError(f"on_session must be an async function, {on_session!r} returned {result!r}")
             await result
         except errors.SessionError as error:
             if session._ending is None or error.sid != session.sid:

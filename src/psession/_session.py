@@ -33,7 +33,7 @@ class Session:
 
     Attributes:
         port: The port it belongs to.
-        sid: Its number. After a turn whose reply may still come the next ``send`` takes a fresh one (``on_unanswered``).
+        sid: Its number. After a turn whose reply may still come the next ``send`` takes a fresh one.
         incoming: Whether the peer opened it.
     """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import trio
 from outcome import Error, Value
@@ -87,7 +87,7 @@ class Turn:
         for pause in patience.pauses():
             self.attempts += 1
             try:
-                outcome = await self._attempt(frame, patience.timeout, pause or 0.0)
+                outcome = await self._attempt(frame, patience.timeout + (pause or 0.0))
                 if outcome is None:
                     continue
                 return outcome.unwrap()
@@ -101,7 +101,7 @@ class Turn:
                 return outcome.unwrap()
         self._time_out(f"no reply: {self._advice()}")
 
-    async def _attempt(self, frame: Any, timeout: float, pause: float) -> Outcome[Any] | None:
+    async def _attempt(self, frame: Any, wait: float) -> Outcome[Any] | None:
         """Send once, unless the last attempt's frame is still in the queue, and wait for the outcome."""
         ticket = self.ticket
         if ticket is None or ticket.taken:
@@ -110,7 +110,7 @@ class Turn:
                 # A synchronous sender brought the reply with it: the one checkpoint that is due, and no cancel scope.
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return self._take()
-        return await self._wait(timeout + pause)
+        return await self._wait(wait)
 
     async def _wait(self, wait: float) -> Outcome[Any] | None:
         """The outcome, ``None`` after `wait` seconds and a last look."""
@@ -130,12 +130,12 @@ class Turn:
         self.taken = True
         return outcome
 
-    async def _make_safe(self, timeout: float) -> None:
+    async def _make_safe(self, within: float) -> None:
         """See to it that no reply of the past can answer this turn: a fresh number, or the old one when it is safe.
 
         Raises:
             SessionInvalidError: The number is the peer's, which this side cannot change.
-            SessionTimeoutError: No safe number came free in `timeout` seconds.
+            SessionTimeoutError: No safe number came free `within` so many seconds.
         """
         session = self.session
         port = session.port
@@ -145,10 +145,10 @@ class Turn:
         if session.incoming:
             raise session._error(
                 errors.SessionInvalidError,
-                "a turn was not answered, and its late reply could answer this one: the number is the peer's to change; "
+                "a turn was not answered, and its late reply could answer this one; the number is the peer's to change: "
                 'let the peer open a new session, or choose on_unanswered="keep"',
             )
-        deadline = trio.current_time() + timeout
+        deadline = trio.current_time() + within
         while (safe := port._table.renew(session)) is not None:
             if trio.current_time() >= deadline:
                 self._time_out(
@@ -159,7 +159,7 @@ class Turn:
             if outcome is not None:
                 outcome.unwrap()
 
-    def _time_out(self, why: str) -> None:
+    def _time_out(self, why: str) -> NoReturn:
         self.session.port._counters.timed_out += 1
         raise self.session._error(errors.SessionTimeoutError, why, self)
 
