@@ -48,6 +48,11 @@ def test_the_version_is_the_same_in_the_package_and_its_metadata() -> None:
     assert psession.__version__ == importlib.metadata.version("psession")
 
 
+def test_the_command_is_there_to_be_called() -> None:
+    (command,) = importlib.metadata.entry_points(group="console_scripts", name="psession")
+    assert callable(command.load())
+
+
 def test_the_changelog_tells_of_this_version() -> None:
     assert f"\n## {psession.__version__} " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 

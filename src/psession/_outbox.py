@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 MAX_JOINED_BYTES = 64 * 1024
 """How much one write joins: past this a system call costs its copying, not its entry."""
 
+FLUSHED_FRAMES = 16
+"""How many frames are joined before a write that need not wait for the writer's turn: while the other tasks of this
+scheduler pass go on, the peer is at work on these. With 64 turns in flight 8 to 16 were best, 64 cost 20 %."""
+
+POSTS_A_PASS = 16
+"""Posts that go through before one yields to other tasks: a handler's answer is on its way, and the pass of the scheduler
+that a checkpoint costs (a tenth of a loopback round trip) would only delay its next message."""
+
 UNSIZED_BYTES = 256
 """What a message counts whose encoded size nobody knows (a memory channel, a sender): a small JSON request's size."""
 
@@ -61,6 +69,7 @@ class Outbox:
         self._start: Callable[[], None] | None = start
         self._asleep = trio.lowlevel.ParkingLot()
         self._for_room = trio.lowlevel.ParkingLot()
+        self._since_yield = 0
         self.closed = False
 
     def encode(self, message: Any) -> Any:
@@ -77,13 +86,17 @@ class Outbox:
     async def post(self, frame: Any) -> bool:
         """Accept a frame that no turn waits on, as soon as there is room; ``False`` when closed before that.
 
-        A checkpoint in any case. Cancelled before there was room: never sent; after that: sent whole.
+        Cancelled before there was room: never sent; after that: sent whole. A cancellation point in any case, and every
+        `POSTS_A_PASS` posts at the latest the other tasks have a turn.
         """
         await self._room()
         if self.closed:
             return False
         self.put(frame, None)
-        await trio.lowlevel.cancel_shielded_checkpoint()
+        self._since_yield += 1
+        if self._since_yield >= POSTS_A_PASS:
+            self._since_yield = 0
+            await trio.lowlevel.cancel_shielded_checkpoint()
         return True
 
     async def _room(self) -> None:
@@ -190,6 +203,7 @@ class ChannelOutbox(Outbox):
         self._frames = channel if isinstance(channel, FrameChannel) else None
         if self._frames is not None:
             self._joined_bytes = MAX_JOINED_BYTES
+        self._can_flush = self._frames is not None and self._frames.joins
 
     def encode(self, message: Any) -> Any:
         return message if self._frames is None else self._frames.encode(message)
@@ -204,7 +218,24 @@ class ChannelOutbox(Outbox):
                 if left:
                     self._finish_later(left)
                 return None
-        return self._enqueue(Ticket(frame, turn))
+        ticket = self._enqueue(Ticket(frame, turn))
+        if len(self._queue) >= FLUSHED_FRAMES and self._can_flush and not self.writing:
+            self._flush()
+        return ticket
+
+    def _flush(self) -> None:
+        """Write what is queued, joined, as far as the transport takes it without waiting."""
+        assert self._frames is not None
+        left = self._frames.send_frame_now(b"".join([ticket.frame for ticket in self._queue]))
+        if left is None:
+            self._can_flush = False
+            return
+        for ticket in self._queue:
+            self._mark_taken(ticket)
+        self._queue.clear()
+        self._unqueue_bytes(self.queued_bytes)
+        if left:
+            self._finish_later(left)
 
     def wire_bytes(self) -> tuple[int, int]:
         return (0, 0) if self._frames is None else (self._frames.bytes_sent, self._frames.bytes_received)
@@ -218,6 +249,7 @@ class ChannelOutbox(Outbox):
     async def _write(self, batch: list[Ticket]) -> None:
         if self._frames is not None:
             await self._frames.send_frames([ticket.frame for ticket in batch])
+            self._can_flush = self._frames.joins
             return
         for ticket in batch:
             await self._channel.send(ticket.frame)

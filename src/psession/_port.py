@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import math
 from typing import TYPE_CHECKING, Any, Literal
 
 import trio
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from psession._outbox import Outbox
     from psession._retry import Patience
     from psession._session import Session
+    from psession._timekeeper import Timekeeper
 
 log = logging.getLogger("psession")
 
@@ -49,7 +49,6 @@ class Port:
         self._counters = Statistics()
         self._ending: Ending | None = None
         self._closed = trio.Event()
-        self._shortest_life = math.inf
         self._turns = 0
         self._warned: set[str] = set()
         # What the life of the port (psession._life) sets before anyone else sees it:
@@ -57,7 +56,8 @@ class Port:
         self._hops = 1
         self._start_handler: Callable[[Session], None]
         self._take_plain: Callable[[Any], None]
-        self._watch_life: Callable[[], None]
+        self._timekeeper: Timekeeper
+        self._poll: Callable[[], None]
         self._stop: Callable[[], None]
 
     def __repr__(self) -> str:
@@ -317,8 +317,6 @@ class Port:
 
     def _turn_begins(self, session: Session) -> None:
         self._turns += 1
-        if not session._once:
-            self._idle_leave(session)
 
     def _turn_ends(self, session: Session) -> None:
         self._turns -= 1
@@ -329,9 +327,7 @@ class Port:
         """`session` is idle from now on: watched until something happens in it."""
         queue = self._idle_incoming if session.incoming else self._idle
         queue.enter(session, session._max_life, trio.current_time())
-        if session._max_life < self._shortest_life:
-            self._shortest_life = session._max_life
-            self._watch_life()
+        self._timekeeper.watch_life(session._max_life)
 
     def _idle_leave(self, session: Session) -> None:
         (self._idle_incoming if session.incoming else self._idle).leave(session, session._max_life)
@@ -341,6 +337,8 @@ class Port:
         now = trio.current_time()
         for queue in (self._idle, self._idle_incoming):
             for session in queue.pop_due(now):
+                if session._turn is not None:
+                    continue  # its end makes the session idle anew
                 self._counters.expired += 1
                 session._end(expired(session._max_life))
         return min(self._idle.next_due(), self._idle_incoming.next_due())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import trio
@@ -19,11 +20,26 @@ if TYPE_CHECKING:
     from psession._retry import Patience
     from psession._session import Session
 
+SILENCE: Outcome[Any] = Value(None)
+"""Stands in a session's channel for a time that is over."""
+
 
 class Turn:
     """Stands in its session exactly while its ``with`` lasts; one at a time."""
 
-    __slots__ = ("answered", "attempts", "failed", "filled", "sent", "session", "started", "taken", "ticket")
+    __slots__ = (
+        "answered",
+        "attempts",
+        "due",
+        "failed",
+        "filled",
+        "sent",
+        "session",
+        "silent",
+        "started",
+        "taken",
+        "ticket",
+    )
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -39,6 +55,10 @@ class Turn:
         """Whether that outcome is the peer's reply."""
         self.failed = False
         """Whether that outcome is the sender's exception."""
+        self.silent = False
+        """Whether the timekeeper's word that the time is over is in the channel."""
+        self.due: float | None = None
+        """When it will be, for the timekeeper."""
         self.ticket: Ticket | None = None
 
     # -- in and out through the same with ----------------------------------------------------------------------------
@@ -47,8 +67,9 @@ class Turn:
         session = self.session
         session._turn = self
         if not session._has_replies:
-            # A session that only receives needs none: a memory channel is most of a session's size.
-            session._replies_in, session._replies_out = trio.open_memory_channel(1)
+            # A session that only receives needs none: a memory channel is most of a session's size. It has room for an
+            # outcome and, before it, the word that the time is over.
+            session._replies_in, session._replies_out = trio.open_memory_channel(2)
             session._has_replies = True
         session.port._turn_begins(session)
         return self
@@ -60,8 +81,11 @@ class Turn:
             port._counters.cancelled += 1
         if self.ticket is not None:
             port._outbox.withdraw(self.ticket)
-        if self.filled and not self.taken:
-            session._replies_out.receive_nowait()
+        if self.due is not None:
+            port._timekeeper.forget(self)
+        for left in (self.silent, self.filled and not self.taken):
+            if left:
+                session._replies_out.receive_nowait()
         session._turn = None
         if session._ending is None:
             session._owed += self.sent - self.answered
@@ -105,24 +129,26 @@ class Turn:
         """Send once, unless the last attempt's frame is still in the queue, and wait for the outcome."""
         ticket = self.ticket
         if ticket is None or ticket.taken:
-            self.ticket = self.session.port._outbox.put(frame, self)
+            port = self.session.port
+            self.ticket = port._outbox.put(frame, self)
+            if self.ticket is None and not self.filled:
+                port._poll()
             if self.filled:
-                # A synchronous sender brought the reply with it: the one checkpoint that is due, and no cancel scope.
+                # The reply is in hand: a synchronous sender brought it, or it was in the socket already. What is left
+                # is the one checkpoint that is due.
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return self._take()
         return await self._wait(wait)
 
     async def _wait(self, wait: float) -> Outcome[Any] | None:
-        """The outcome, ``None`` after `wait` seconds and a last look."""
-        with trio.move_on_after(wait):
-            outcome = await self.session._replies_out.receive()
+        """The outcome, ``None`` after `wait` seconds; one that comes before this task runs again still counts."""
+        if wait != math.inf:
+            self.session.port._timekeeper.watch(self, trio.current_time() + wait)
+        outcome = await self.session._replies_out.receive()
+        if outcome is not SILENCE:
             self.taken = True
             return outcome
-        # The deadline and the reply may have come in the same tick: the reader is at most `hops` passes behind.
-        for _ in range(self.session.port._hops):
-            if self.filled:
-                break
-            await trio.lowlevel.checkpoint()
+        self.silent = False
         return self._take() if self.filled else None
 
     def _take(self) -> Outcome[Any]:
@@ -145,7 +171,7 @@ class Turn:
         if session.incoming:
             raise session._error(
                 errors.SessionInvalidError,
-                "a turn was not answered, and its late reply could answer this one; the number is the peer's to change: "
+                "a turn was not answered, and its late reply could answer this one; the number is the peer's: "
                 'let the peer open a new session, or choose on_unanswered="keep"',
             )
         deadline = trio.current_time() + within
@@ -177,6 +203,11 @@ class Turn:
         """The peer's reply."""
         self.answered = self.filled = True
         self.session._replies_in.send_nowait(Value(reply))
+
+    def silence(self) -> None:
+        """The time of this attempt is over, and no outcome was there at the last look."""
+        self.silent = True
+        self.session._replies_in.send_nowait(SILENCE)
 
     def end(self, ending: Ending) -> None:
         """The turn is over without a reply; what the writer has not taken is never sent."""

@@ -60,7 +60,7 @@ class Envelope:
             TypeError: `message` is no mapping, `msgspec.Struct` or dataclass.
         """
         name = self.session_id_name
-        if isinstance(message, Mapping):
+        if type(message) is dict or isinstance(message, Mapping):
             stamped = dict(message)
             stamped.pop(name, None)
             stamped[name] = sid

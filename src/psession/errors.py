@@ -16,8 +16,8 @@
         ├── MalformedMessageError    it cannot be encoded, or decoded
         └── MessageTooLargeError     it is larger than ``max_message_bytes``
 
-*Closed* is what this side did, *broken* what the world did: a `PortClosedError` caused by `trio.BrokenResourceError` was
-the world. ``trio.Cancelled`` is not in the tree: it passes through untouched.
+*Closed* is what this side did, *broken* what the world did: a `PortClosedError` caused by a `trio.BrokenResourceError`
+was the world. ``trio.Cancelled`` is not in the tree: it passes through untouched.
 """
 
 from __future__ import annotations

@@ -33,6 +33,9 @@ class FrameChannel(trio.abc.Channel[Message]):
     hops: int = 1
     """Scheduler passes from the socket to ``receive_batch``: how often a late look must yield before it gives up."""
 
+    joins: bool = False
+    """Whether frames are ``bytes`` that may be concatenated and given to ``send_frame_now`` as one."""
+
     bytes_sent: int = 0
     bytes_received: int = 0
 
@@ -64,6 +67,14 @@ class FrameChannel(trio.abc.Channel[Message]):
             without waiting; then nothing of the frame was.
         """
         return None
+
+    def receive_batch_now(self) -> list[Message | MessageError]:
+        """What has arrived and nobody has received, without waiting; most often nothing.
+
+        Another task may be waiting in ``receive_batch`` meanwhile: it goes on waiting. An end or a failure of the
+        transport is left to it.
+        """
+        return []
 
     @abstractmethod
     async def receive_batch(self) -> list[Message | MessageError]:

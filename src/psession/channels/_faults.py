@@ -12,7 +12,7 @@ import msgspec
 from psession.errors import MalformedMessageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 _REASON_CHARS: Final = 200
 """How much of a library's words an error repeats: they may quote a hostile message at length."""
@@ -70,12 +70,13 @@ def _refuse_odd_members(message: Any) -> None:
             if not math.isfinite(member):
                 raise MalformedMessageError(f"{member} at {_path(place)} cannot travel; send None or text instead")
         elif isinstance(member, dict):
-            for key, child in reversed(cast("dict[Any, Any]", member).items()):
+            mapping: dict[Any, Any] = member
+            for key, child in reversed(mapping.items()):
                 members.append((child, (place, key)))
                 if not isinstance(key, str):
                     members.append((key, (place, key)))
         elif isinstance(member, list | tuple):
-            children = cast("list[Any] | tuple[Any, ...]", member)
+            children: list[Any] | tuple[Any, ...] = member
             members += [(children[index], (place, index)) for index in reversed(range(len(children)))]
 
 
@@ -115,10 +116,12 @@ def _where_it_fails(value: Any, encode: Callable[[Any], bytes]) -> str:
 
 def _members(value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
-        for key, member in cast("dict[Any, Any]", value).items():
+        mapping: dict[Any, Any] = value
+        for key, member in mapping.items():
             yield _step(key), member
     elif isinstance(value, list | tuple | set | frozenset):
-        for index, member in enumerate(cast("list[Any]", value)):
+        sequence: Iterable[Any] = value
+        for index, member in enumerate(sequence):
             yield _step(index), member
     elif isinstance(value, msgspec.Struct):
         for name in value.__struct_fields__:

@@ -40,8 +40,10 @@ class FramedChannel(WireChannel):
         self._stream = stream
         self._framing = framing
         self._at_end = False
+        self._failure: OSError | None = None
         # Only a socket can be written to without waiting: TLS has records to build, a pipe is not Trio's to look into.
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) and os.name == "posix" else None
+        self.joins = self._socket is not None
 
     def encode(self, message: Message) -> bytes:
         """The message with its edges.
@@ -78,12 +80,45 @@ class FramedChannel(WireChannel):
             if self._at_end or self._framing.lost is not None:
                 await trio.lowlevel.checkpoint()
                 self._raise_end()
-            data = await self._stream.receive_some(RECEIVE_BYTES)
-            self.bytes_received += len(data)
+            data = await self._receive_some()
             self._at_end = not data
-            payloads = self._framing.feed(bytes(data))
-            if payloads:
-                return [self._decode(found) if isinstance(found, bytes) else found for found in payloads]
+            messages = self._messages(data)
+            if messages:
+                return messages
+
+    def receive_batch_now(self) -> list[Message | MessageError]:
+        """What one read of the socket gives without waiting; nothing on any other stream."""
+        if self._socket is None or self._closed or self._at_end or self._failure is not None:
+            return []
+        try:
+            data = os.read(self._socket.fileno(), RECEIVE_BYTES)
+        except BlockingIOError:
+            return []
+        except OSError as error:
+            self._failure = error  # the socket says it once; the reader, which the socket wakes now, needs it too
+            return []
+        return self._messages(data)
+
+    def _messages(self, data: bytes) -> list[Message | MessageError]:
+        self.bytes_received += len(data)
+        decode = self._decode
+        return [decode(found) if type(found) is bytes else found for found in self._framing.feed(data)]
+
+    async def _receive_some(self) -> bytes:
+        if self._socket is None:
+            return bytes(await self._stream.receive_some(RECEIVE_BYTES))
+        # trio.SocketStream tries the socket before it waits. After a batch there is most often nothing there yet: the
+        # try would be a system call and an exception between a message and the task that it woke.
+        while True:
+            await trio.lowlevel.wait_readable(self._socket)
+            try:
+                if self._failure is not None:
+                    raise self._failure
+                return os.read(self._socket.fileno(), RECEIVE_BYTES)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise trio.BrokenResourceError(f"the connection broke: {error}") from error
 
     def _raise_end(self) -> NoReturn:
         wrong = self._framing.lost or self._framing.end()

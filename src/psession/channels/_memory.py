@@ -86,7 +86,7 @@ class MemoryChannel(FrameChannel):
             return batch
 
     async def aclose(self) -> None:
-        """Close this side: the other one receives what was sent to it, then ends; what it sent is dropped. Idempotent."""
+        """Close this side: the other one receives what was sent to it, then ends; what it sent is lost. Idempotent."""
         self._outgoing.close()
         self._incoming.close()
         await trio.lowlevel.checkpoint()

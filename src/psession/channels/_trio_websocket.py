@@ -96,10 +96,10 @@ def trio_websocket(
 ) -> TrioWebSocketChannel:
     """Messages over an open connection of trio-websocket, the client's side or the server's.
 
-    A text codec (JSON) is sent as text frames, a binary one as binary frames; both are accepted. A close frame with code
-    1000, 1001 or none is the end of the channel, any other end breaks it. The library has a limit of its own: a message
-    longer than the connection's ``max_message_size`` (by default 1 MiB) makes it close the connection with code 1009,
-    while one that is longer than ``max_message_bytes`` alone costs itself only.
+    A text codec (JSON) is sent as text frames, a binary one as binary frames; both are accepted. A close frame with
+    code 1000, 1001 or none is the end of the channel, any other end breaks it. The library has a limit of its own: a
+    message longer than the connection's ``max_message_size`` (by default 1 MiB) makes it close the connection with code
+    1009, while one that is longer than ``max_message_bytes`` alone costs itself only.
 
     The library's ``send_message`` leaves half a frame when it is cancelled; a port never cancels it, save on closing.
 

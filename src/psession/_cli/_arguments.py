@@ -1,0 +1,119 @@
+"""What may stand on the command line. What is wrong there is told in one line that says what is right."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import TYPE_CHECKING, NoReturn
+
+import psession
+from psession._cli._address import FORM, Address
+from psession._cli._console import complain
+from psession._cli._problem import Exit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+EXIT_CODES = """exit status:
+  0    done: the reply is on standard output
+  1    something else: a library is missing, standard output is closed
+  2    wrong arguments
+  3    no reply in time
+  4    no connection, or it was lost
+  5    MESSAGE is no JSON object, or is too large
+  130  Ctrl-C
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Complains in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Tell what is wrong, and leave with status 2."""
+        complain(f"{message.removeprefix('argument ')} (see {self.prog} --help)")
+        raise SystemExit(Exit.USAGE)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments: ``command`` and what that takes.
+
+    Raises:
+        SystemExit: They are wrong, and it was told; or help was asked for.
+    """
+    parser = Parser(
+        prog="psession", description="Request/reply sessions over one channel.", epilog=EXIT_CODES, **_STYLE
+    )
+    parser.add_argument("--version", action="version", version=f"psession {psession.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    commands.add_parser("demo", help="see it work: six devices, one server, over real sockets", **_STYLE)
+    _add_echo(commands.add_parser("echo", help="a peer that answers each message with itself", **_STYLE))
+    _add_call(commands.add_parser("call", help="send one request and print the reply", epilog=EXIT_CODES, **_STYLE))
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        parser.error("give a command: demo, echo or call")
+    return arguments
+
+
+_STYLE = {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
+
+
+def _add_echo(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Listen, print the URL, and answer each message with the message itself, its number included.\n"
+        "Ctrl-C or SIGTERM ends it, with status 0."
+    )
+    parser.add_argument("url", metavar="URL", type=_listening, help=f"{FORM}; port 0 takes a free one")
+
+
+def _add_call(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Send MESSAGE to the peer at URL and print its reply, one line of JSON."
+    add = parser.add_argument
+    add("url", metavar="URL", type=_calling, help=f"{FORM} (tcp: one line of JSON a message)")
+    add("message", metavar="MESSAGE", help="a JSON object, or - to read one from standard input")
+    add("--timeout", metavar="S", type=_seconds, default=5.0, help="seconds for the connection, and for each attempt (5)")
+    add("--retry-count", metavar="N", type=_count, default=0, help="attempts after the first (0)")
+    add("--retry-interval", metavar="S", type=_seconds, default=1.0, help="seconds between two attempts (1)")
+    add("--sid-name", metavar="NAME", type=_name, default="sid", help="the field for the session's number (sid)")
+
+
+def _listening(text: str) -> Address:
+    address = _address(text)
+    if address.path != "/":
+        raise argparse.ArgumentTypeError(f"{text!r} has a path; echo answers on every path, give {FORM}")
+    return address
+
+
+def _calling(text: str) -> Address:
+    address = _address(text)
+    if address.port == 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: nobody listens on port 0; give the peer's port, 1 to 65535")
+    return address
+
+
+def _address(text: str) -> Address:
+    try:
+        return Address.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise argparse.ArgumentTypeError(f"give 0 or more seconds, such as 2.5, not {text!r}")
+    return seconds
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise argparse.ArgumentTypeError(f"give a whole number, 0 or more, not {text!r}")
+    return int(text)
+
+
+def _name(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("give the name of a field, such as sid")
+    return text

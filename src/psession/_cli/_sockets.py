@@ -1,0 +1,70 @@
+"""Listening and connecting, whatever is then spoken: each connection on its own, each failure in a line."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, NoReturn, TypeAlias
+
+import trio
+
+from psession._cli._console import complain
+from psession._cli._problem import Exit, Problem, reason
+
+Channel: TypeAlias = trio.abc.Channel[Any]
+Handler: TypeAlias = Callable[[Channel], Awaitable[None]]
+StreamHandler: TypeAlias = Callable[[trio.SocketStream], Awaitable[None]]
+
+
+async def connect(host: str, port: int) -> trio.SocketStream:
+    """A TCP connection, waited for as long as the caller's scopes allow.
+
+    Raises:
+        Problem: There is none; it says why.
+    """
+    try:
+        return await trio.open_tcp_stream(host, port)
+    except (OSError, UnicodeError) as error:
+        raise Problem(f"cannot connect to {host} port {port}: {reason(error)}", Exit.CONNECTION) from error
+
+
+async def serve_streams(
+    handler: StreamHandler, host: str, port: int, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
+) -> NoReturn:
+    """Call `handler` with each connection, as a task of its own, until cancelled. Reports the port it listens on.
+
+    Raises:
+        Problem: It cannot listen there; it says why.
+    """
+    listeners = await _listen(host, port)
+    task_status.started(listeners[0].socket.getsockname()[1])
+    await trio.serve_listeners(partial(_alone, handler), listeners)
+
+
+async def _listen(host: str, port: int) -> list[trio.SocketListener]:
+    try:
+        listeners = await trio.open_tcp_listeners(port, host=host)
+    except (OSError, UnicodeError) as error:
+        raise Problem(f"cannot listen on {host} port {port}: {reason(error)}", Exit.CONNECTION) from error
+    if port == 0:
+        # A name with several addresses would get a port for each: one number must do, and who connects tries them all.
+        listeners.sort(key=lambda listener: listener.socket.family != socket.AF_INET)
+        for listener in listeners[1:]:
+            await listener.aclose()
+        del listeners[1:]
+    return listeners
+
+
+async def _alone(handler: StreamHandler, stream: trio.SocketStream) -> None:
+    """Whatever goes wrong in one connection ends that connection and no other."""
+    try:
+        host, port = stream.socket.getpeername()[:2]
+    except OSError:
+        await trio.aclose_forcefully(stream)  # gone before it was looked at
+        return
+    try:
+        async with stream:
+            await handler(stream)
+    except Exception as error:
+        complain(f"{host} port {port}: connection closed: {reason(error)}")

@@ -1,0 +1,52 @@
+"""A line of JSON for each message, over TCP."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, NoReturn
+
+import trio
+
+from psession._cli._problem import Exit, Problem
+from psession._cli._sockets import Channel, Handler, connect, serve_streams
+from psession.channels import lines
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+@asynccontextmanager
+async def open_tcp(host: str, port: int, *, within: float) -> AsyncIterator[Channel]:
+    """A channel to who listens there.
+
+    Args:
+        host: A name or an address.
+        port: The TCP port.
+        within: Seconds that connecting may take.
+
+    Raises:
+        Problem: No connection.
+    """
+    stream = None
+    with trio.move_on_after(within):
+        stream = await connect(host, port)
+    if stream is None:
+        raise Problem(f"no connection to {host} port {port} in {within:g} s", Exit.CONNECTION)
+    async with lines(stream) as channel:
+        yield channel
+
+
+async def serve_tcp(
+    handler: Handler, host: str, port: int, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
+) -> NoReturn:
+    """Call `handler` with the channel of each connection, until cancelled. Reports the port it listens on.
+
+    Raises:
+        Problem: It cannot listen there.
+    """
+
+    async def handle(stream: trio.SocketStream) -> None:
+        async with lines(stream) as channel:
+            await handler(channel)
+
+    await serve_streams(handle, host, port, task_status=task_status)

@@ -1,0 +1,103 @@
+"""When turns time out and idle sessions end: one task of the port's, and one ``trio.move_on_at``, for all of them.
+
+A cancel scope for each turn is the plain way, and was 40 % of what a turn cost (docs/performance.md). Here a turn that is
+answered in time costs a push on a heap.
+"""
+
+from __future__ import annotations
+
+import math
+from heapq import heapify, heappop, heappush
+from itertools import count
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from psession._port import Port
+    from psession._turn import Turn
+
+SLACK = 1000
+"""Entries of turns that are over, beyond as many as are waiting, before they are swept out: trio's own figure."""
+
+
+class Timekeeper:
+    """The deadlines of a port's turns, and the lives of its idle sessions."""
+
+    def __init__(self, port: Port, start: Callable[[], None]) -> None:
+        self._port = port
+        self._start: Callable[[], None] | None = start
+        self._heap: list[tuple[float, int, Turn]] = []
+        self._waiting = 0
+        self._ticket = count()
+        self._asleep_until = math.inf
+        self._shortest_life = math.inf
+        self._wake = trio.Event()
+
+    def __len__(self) -> int:
+        return self._waiting
+
+    def watch(self, turn: Turn, due: float) -> None:
+        """`turn` is told of silence at `due`, unless it has an outcome or is forgotten before."""
+        if turn.due is None:
+            self._waiting += 1
+        turn.due = due
+        heappush(self._heap, (due, next(self._ticket), turn))
+        if due < self._asleep_until:
+            self._look_sooner(due)
+
+    def forget(self, turn: Turn) -> None:
+        """`turn` waits no more."""
+        turn.due = None
+        self._waiting -= 1
+        if len(self._heap) > 2 * self._waiting + SLACK:
+            self._heap = [entry for entry in self._heap if entry[2].due == entry[0]]
+            heapify(self._heap)
+
+    def watch_life(self, life: float) -> None:
+        """From now on sessions may end that were idle for `life` seconds.
+
+        What becomes idle while the task sleeps is due later than it wakes, so only a life shorter than any before has
+        to wake it: the watch costs a message nothing, and a port one wake-up a life.
+        """
+        if life < self._shortest_life:
+            self._shortest_life = life
+            self._look_sooner(trio.current_time() + life)
+
+    def _look_sooner(self, due: float) -> None:
+        self._asleep_until = due
+        if self._start is not None:
+            self._start()
+            self._start = None
+        else:
+            self._wake.set()
+
+    async def run(self) -> None:
+        """The task. Never returns."""
+        while True:
+            idle_due = self._port._expire()
+            turn_due = self._heap[0][0] if self._heap else math.inf
+            self._asleep_until = min(turn_due, idle_due, trio.current_time() + self._shortest_life)
+            self._wake = trio.Event()
+            with trio.move_on_at(self._asleep_until):
+                await self._wake.wait()
+            self._asleep_until = -math.inf
+            await self._tell_of_silence()
+
+    async def _tell_of_silence(self) -> None:
+        now = trio.current_time()
+        due: list[tuple[float, Turn]] = []
+        while self._heap and self._heap[0][0] <= now:
+            at, _, turn = heappop(self._heap)
+            if turn.due == at:
+                due.append((at, turn))
+        if not due:
+            return
+        # The last look: a deadline and a reply may come in the same tick, and the reader is at most `hops` passes behind.
+        for _ in range(self._port._hops):
+            await trio.lowlevel.checkpoint()
+        for at, turn in due:
+            if turn.due == at and not turn.filled:
+                turn.silence()

@@ -1,0 +1,40 @@
+"""What carries a port's messages: each function makes a channel out of a transport that is open already.
+
+==================== ================================================================================================
+`memory_pair`        two ends in one program, nothing encoded
+`lines`              a stream of bytes (TCP, TLS, a Unix socket, pipes), one message a line
+`length_prefixed`    the same, each message after its length: for MessagePack, or messages with line breaks
+`trio_websocket`     an open connection of the library trio-websocket
+`anyio_stream`       a byte stream or an object stream of AnyIO's making
+==================== ================================================================================================
+
+Importing this imports no library but those that psession needs anyway. A channel of your own implements
+`trio.abc.Channel`, or `FrameChannel` to be written to in batches; `psession.testing.check_channel` tells whether it
+keeps what a port relies on.
+"""
+
+from psession.channels._anyio import AnyioObjectChannel, anyio_stream
+from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES, Frame, FrameChannel, Message
+from psession.channels._framed import FramedChannel, length_prefixed, lines
+from psession.channels._memory import MemoryChannel, memory_pair
+from psession.channels._trio_websocket import TrioWebSocketChannel, trio_websocket
+from psession.channels.codecs import Codec, JsonCodec, MsgpackCodec
+
+__all__ = [
+    "DEFAULT_MAX_MESSAGE_BYTES",
+    "AnyioObjectChannel",
+    "Codec",
+    "Frame",
+    "FrameChannel",
+    "FramedChannel",
+    "JsonCodec",
+    "MemoryChannel",
+    "Message",
+    "MsgpackCodec",
+    "TrioWebSocketChannel",
+    "anyio_stream",
+    "length_prefixed",
+    "lines",
+    "memory_pair",
+    "trio_websocket",
+]
