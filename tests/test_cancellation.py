@@ -148,7 +148,7 @@ async def receives_and_times_out(port: Port) -> None:
 async def posts(port: Port) -> None:
     await port.post({"plain": True})
     async with port.session() as session:
-        for n in range(3):
+        for n in range(20):
             await session.post({"n": n})
 
 

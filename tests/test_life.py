@@ -282,7 +282,7 @@ async def test_a_channel_that_breaks_gives_each_waiter_an_error_of_its_own_with_
         assert all(waiter.error.__cause__ is error for waiter in waiters)
         assert all(str(error) in str(waiter.error) for waiter in waiters)
         assert {waiter.at for waiter in waiters} == {1.0}
-        assert channel.closed
+    assert channel.closed
     assert_empty(manager, port)
 
 

@@ -4,7 +4,9 @@ from psession._manager import SessionManager
 from psession._options import PortOptions
 from psession._port import Port
 from psession._session import Session
+from psession._share import SharedChannel, share
 from psession._statistics import Statistics
+from psession._version import __version__
 from psession.envelope import Envelope
 from psession.errors import (
     MalformedMessageError,
@@ -41,5 +43,8 @@ __all__ = [
     "SessionOverflowError",
     "SessionOverrunError",
     "SessionTimeoutError",
+    "SharedChannel",
     "Statistics",
+    "__version__",
+    "share",
 ]

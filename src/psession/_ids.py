@@ -25,8 +25,8 @@ class SidPool:
     __slots__ = ("_cursor", "_high", "_ids", "_resting", "_settled", "_size", "_state")
 
     def __init__(self, ids: range) -> None:
-        self._ids = ids
-        self._size = min(len(ids), MAX_ROTATION)
+        self._ids = ids[:MAX_ROTATION]
+        self._size = len(self._ids)
         self._state = bytearray()
         self._cursor = 0
         self._high = 0

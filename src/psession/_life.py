@@ -11,6 +11,7 @@ import trio
 
 from psession import errors
 from psession._ending import port_closed, port_left
+from psession._nursery import open_quiet_nursery
 from psession._outbox import ChannelOutbox, SenderOutbox
 from psession._timekeeper import Timekeeper
 from psession.channels._base import FrameChannel
@@ -37,48 +38,19 @@ async def live(port: Port, target: trio.abc.Channel[Any] | Sender) -> AsyncItera
     What the body raises comes out as the same object; only when a task of the port's failed as well (a handler under
     ``strict``) is it an `ExceptionGroup`.
     """
-    body: list[BaseException] = []
-    failures: list[BaseException] = []
-    try:
-        async with trio.open_nursery(strict_exception_groups=True) as nursery:
-            life = _Life(port, target, nursery)
-            try:
-                yield port
-            except BaseException as error:
-                body.append(error)
-                raise
-            finally:
-                await life.leave()
-    except BaseExceptionGroup as group:
-        if group in body:
-            raise
-        failures.extend(group.exceptions)
-    raise_clean(body, failures)
-
-
-def raise_clean(body: list[BaseException], failures: list[BaseException]) -> None:
-    """Raise what failed: one thing bare, more than one as a group. A `Cancelled` yields to a real error."""
-    real = [error for error in failures if not isinstance(error, trio.Cancelled)]
-    if len(real) > 1:
-        raise BaseExceptionGroup("the body of a port and a task of it failed", real)
-    if not failures:
-        body.clear()
-        return
-    error = real[0] if real else (body or failures)[0]
-    try:
-        raise error
-    finally:
-        # The error keeps its frames, which keep these lists: without this each failure is a cycle.
-        del error
-        for errors_of in (real, body, failures):
-            errors_of.clear()
+    async with open_quiet_nursery() as nursery:
+        life = _Life(port, target, nursery)
+        try:
+            yield port
+        finally:
+            await life.leave()
 
 
 class _Life:
     """The tasks of one port.
 
-    Reader, writer and timekeeper are shielded and end when the body has: what the body still says and hears in a shielded
-    ``finally`` of its own works while everything around it is being cancelled.
+    Reader, writer and timekeeper are shielded and end when the body has: what the body still says and hears in a
+    shielded ``finally`` of its own works while everything around it is being cancelled.
     """
 
     def __init__(self, port: Port, target: trio.abc.Channel[Any] | Sender, nursery: trio.Nursery) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from psession import errors
-from psession._life import raise_clean
+from psession._nursery import open_quiet_nursery
 from psession.channels._base import FrameChannel
 
 if TYPE_CHECKING:
@@ -52,15 +52,10 @@ class Listener:
             held.clear()
 
     async def run(self, channel: trio.abc.Channel[Any]) -> None:
-        """Read until the channel ends; what `on_unknown` still does then is cancelled."""
-        failures: tuple[BaseException, ...] = ()
-        try:
-            async with trio.open_nursery(strict_exception_groups=True) as nursery:
-                await self._read(channel, nursery)
-                nursery.cancel_scope.cancel()
-        except BaseExceptionGroup as group:
-            failures = group.exceptions
-        raise_clean([], list(failures))
+        """Read until the channel ends or this side closes it; what `on_unknown` still does then is cancelled."""
+        async with open_quiet_nursery() as nursery:
+            await self._read(channel, nursery)
+            nursery.cancel_scope.cancel()
 
     async def _read(self, channel: trio.abc.Channel[Any], nursery: trio.Nursery) -> None:
         while True:
@@ -68,7 +63,7 @@ class Listener:
                 batch = (
                     await channel.receive_batch() if isinstance(channel, FrameChannel) else [await channel.receive()]
                 )
-            except trio.EndOfChannel:
+            except (trio.EndOfChannel, trio.ClosedResourceError):
                 return
             except errors.MessageError as error:
                 batch = [error]

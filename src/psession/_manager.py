@@ -164,9 +164,9 @@ class SessionManager:
         port_of: Callable[[Any], str | None],
         on_unknown: Callable[[str, Any], Awaitable[object] | object] | None = None,
     ) -> None:
-        """Read a channel that several ports share, until it ends, and give each message to its port.
+        """Read a channel that several ports share, until it ends or is closed, and give each message to its port.
 
-        The ports send through senders of their own; `psession.channels.share` makes a channel safe for many writers.
+        The ports send through senders of their own; `psession.share` makes a channel safe for many writers.
         No port holds up another: delivery never waits.
 
         Args:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+from psession._ids import MAX_ROTATION
 from psession._retry import Patience
 from psession.envelope import Envelope
 
@@ -20,6 +21,9 @@ Unanswered = Literal["fresh", "keep", "end"]
 SessionHandler = Callable[["Session"], Awaitable[None]]
 MessageHandler = Callable[[Any], object]
 OverflowChooser = Callable[["Port"], int]
+
+LARGEST_ID = 2**53 - 1
+"""ECMA-262, Number.MAX_SAFE_INTEGER: RFC 8259, section 6, recommends no integer past it in JSON."""
 
 PEER_ROOM = 65536
 """The first number that the guide's peers never use: they count 1 to 65535."""
@@ -238,3 +242,5 @@ def _check_range(ids: object) -> None:
         raise ValueError(f"session_ids must not be empty, as {ids!r} is")
     if min(ids[0], ids[-1]) < 1:
         raise ValueError(f"session_ids must be 1 or more, which {ids!r} is not")
+    if max(ids[0], ids[:MAX_ROTATION][-1]) > LARGEST_ID:
+        raise ValueError(f"session_ids must stay below 2**53, past which JavaScript loses digits; {ids!r} does not")

@@ -27,8 +27,8 @@ FLUSHED_FRAMES = 16
 scheduler pass go on, the peer is at work on these. With 64 turns in flight 8 to 16 were best, 64 cost 20 %."""
 
 POSTS_A_PASS = 16
-"""Posts that go through before one yields to other tasks: a handler's answer is on its way, and the pass of the scheduler
-that a checkpoint costs (a tenth of a loopback round trip) would only delay its next message."""
+"""Posts that go through before one yields to other tasks: a handler's answer is on its way, and the pass of the
+scheduler that a checkpoint costs (a tenth of a loopback round trip) would only delay its next message."""
 
 UNSIZED_BYTES = 256
 """What a message counts whose encoded size nobody knows (a memory channel, a sender): a small JSON request's size."""

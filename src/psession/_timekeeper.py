@@ -1,7 +1,7 @@
 """When turns time out and idle sessions end: one task of the port's, and one ``trio.move_on_at``, for all of them.
 
-A cancel scope for each turn is the plain way, and was 40 % of what a turn cost (docs/performance.md). Here a turn that is
-answered in time costs a push on a heap.
+A cancel scope for each turn is the plain way, and was 40 % of what a turn cost (docs/performance.md). Here a turn that
+is answered in time costs a push on a heap.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Timekeeper:
                 due.append((at, turn))
         if not due:
             return
-        # The last look: a deadline and a reply may come in the same tick, and the reader is at most `hops` passes behind.
+        # The last look: a deadline and a reply may come in the same tick; the reader is at most `hops` passes behind.
         for _ in range(self._port._hops):
             await trio.lowlevel.checkpoint()
         for at, turn in due:

@@ -41,6 +41,9 @@ class Honest(FrameChannel):
     async def receive_batch(self) -> list[Any]:
         return await self.inner.receive_batch()
 
+    def receive_batch_now(self) -> list[Any]:
+        return self.inner.receive_batch_now()
+
     async def aclose(self) -> None:
         self.closed = True
         await self.inner.aclose()
@@ -99,9 +102,11 @@ class CannotSendAfterACancelledSend(Honest):
     async def send(self, value: Any) -> None:
         if self.cut:
             raise trio.BrokenResourceError
-        self.cut = True
-        await self.inner.send(value)
-        self.cut = False
+        try:
+            await self.inner.send(value)
+        except trio.Cancelled:
+            self.cut = True
+            raise
 
 
 class LeavesItsOwnReceiveWaiting(Honest):
@@ -116,8 +121,8 @@ class LeavesItsOwnReceiveWaiting(Honest):
 
 class LeavesItsOwnSendWaiting(Honest):
     async def send(self, value: Any) -> None:
+        await trio.lowlevel.checkpoint()
         if self.inner.send_frame_now(value) is not None:
-            await trio.lowlevel.checkpoint()
             return
         try:
             await self.inner.send(value)
@@ -227,7 +232,6 @@ class ReceivesWithoutACheckpoint(Honest):
 
 class ClosesWithoutACheckpoint(Honest):
     async def aclose(self) -> None:
-        await trio.lowlevel.checkpoint_if_cancelled()
         if not self.closed:
             await super().aclose()
 
@@ -267,6 +271,11 @@ class WritesIntoASendUnderWay(Honest):
         return frame if left is None else left
 
 
+class LosesABatchThatIsThereNow(Honest):
+    def receive_batch_now(self) -> list[Any]:
+        return self.inner.receive_batch_now()[1:]
+
+
 class TakesFramesWhenClosed(Honest):
     def send_frame_now(self, frame: Any) -> Any:
         return b"" if self.closed else self.inner.send_frame_now(frame)
@@ -298,6 +307,7 @@ BREAKS = {
     LosesWhatACancelledBatchHeld: "a cancelled receive_batch loses nothing",
     TakesFramesThatFindNoRoom: "send_frame_now sends the frame, or says what is left",
     WritesIntoASendUnderWay: "send_frame_now keeps out of a send that is under way",
+    LosesABatchThatIsThereNow: "receive_batch_now gives what comes next",
     TakesFramesWhenClosed: "a closed channel refuses frames and batches too",
 }
 

@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return problem.code
     except OutputLost as error:
         abandon_output()
-        complain(str(error))
+        if not isinstance(error.__cause__, BrokenPipeError):  # "| head" is no mistake
+            complain(str(error))
         return Exit.FAILED
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
@@ -55,8 +56,9 @@ def _command(arguments: argparse.Namespace) -> Callable[[], Awaitable[Exit]]:
         call,
         arguments.url,
         read_message(arguments.message),
-        timeout=arguments.timeout,
+        within=arguments.timeout,
         options={
+            "session_timeout": arguments.timeout,
             "retry_count": arguments.retry_count,
             "retry_interval": arguments.retry_interval,
             "session_id_name": arguments.sid_name,

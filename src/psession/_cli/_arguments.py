@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import psession
 from psession._cli._address import FORM, Address
 from psession._cli._console import complain
 from psession._cli._problem import Exit
+from psession._version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,9 +28,16 @@ EXIT_CODES = """exit status:
 class Parser(argparse.ArgumentParser):
     """Complains in one line."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
     def error(self, message: str) -> NoReturn:
-        """Tell what is wrong, and leave with status 2."""
-        complain(f"{message.removeprefix('argument ')} (see {self.prog} --help)")
+        """Tell what is wrong and what is right, and leave with status 2."""
+        about, found, rest = message.partition("argument ")
+        if found and not about:
+            complain(f"{rest} (see {self.prog} --help)")
+        else:
+            complain(f"{message}; {' '.join(self.format_usage().split())}")
         raise SystemExit(Exit.USAGE)
 
 
@@ -40,21 +47,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     Raises:
         SystemExit: They are wrong, and it was told; or help was asked for.
     """
-    parser = Parser(
-        prog="psession", description="Request/reply sessions over one channel.", epilog=EXIT_CODES, **_STYLE
-    )
-    parser.add_argument("--version", action="version", version=f"psession {psession.__version__}")
+    parser = Parser(prog="psession", description="Request/reply sessions over one channel.", epilog=EXIT_CODES)
+    parser.add_argument("--version", action="version", version=f"psession {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
-    commands.add_parser("demo", help="see it work: six devices, one server, over real sockets", **_STYLE)
-    _add_echo(commands.add_parser("echo", help="a peer that answers each message with itself", **_STYLE))
-    _add_call(commands.add_parser("call", help="send one request and print the reply", epilog=EXIT_CODES, **_STYLE))
-    arguments = parser.parse_args(argv)
+    commands.add_parser("demo", help="see it work: six devices, one server, over real sockets")
+    _add_echo(commands.add_parser("echo", help="a peer that answers each message with itself"))
+    _add_call(commands.add_parser("call", help="send one request and print the reply", epilog=EXIT_CODES))
+    arguments, unknown = parser.parse_known_args(argv)
     if arguments.command is None:
         parser.error("give a command: demo, echo or call")
+    if unknown:
+        commands.choices[arguments.command].error(f"unrecognized arguments: {' '.join(unknown)}")
     return arguments
-
-
-_STYLE = {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
 
 
 def _add_echo(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +74,13 @@ def _add_call(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("url", metavar="URL", type=_calling, help=f"{FORM} (tcp: one line of JSON a message)")
     add("message", metavar="MESSAGE", help="a JSON object, or - to read one from standard input")
-    add("--timeout", metavar="S", type=_seconds, default=5.0, help="seconds for the connection, and for each attempt (5)")
+    add(
+        "--timeout",
+        metavar="S",
+        type=_seconds,
+        default=5.0,
+        help="seconds for the connection, and for each attempt (5)",
+    )
     add("--retry-count", metavar="N", type=_count, default=0, help="attempts after the first (0)")
     add("--retry-interval", metavar="S", type=_seconds, default=1.0, help="seconds between two attempts (1)")
     add("--sid-name", metavar="NAME", type=_name, default="sid", help="the field for the session's number (sid)")

@@ -33,7 +33,7 @@ def say(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    """Write one line to standard error, if anybody listens; a line break or an escape code in `text` is made visible."""
+    """Write one line to standard error, if anybody listens; line breaks and escape codes in it are made visible."""
     if sys.stderr is not None:
         with suppress(OSError, ValueError):
             print("psession:", one_line(text), file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import IntEnum
 
 
@@ -44,6 +45,8 @@ def innermost(error: BaseException) -> BaseException:
 def reason(error: BaseException) -> str:
     """What an error says, without the wrapping: ``connection refused``."""
     error = innermost(error)
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
-    first, second = text[:1], text[1:2]
-    return text if second.isupper() else first.lower() + text[1:]
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.errno is not None:
+        # A resolver's number is negative, and its own; a library may have put words of its own around the system's.
+        text = os.strerror(error.errno) if error.errno > 0 else str(error.strerror)
+    return text if text[1:2].isupper() else text[:1].lower() + text[1:]

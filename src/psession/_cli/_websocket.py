@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, NoReturn
 
 import trio
@@ -24,11 +25,9 @@ def check_library() -> None:
     Raises:
         Problem: It is not; it says how to get it.
     """
-    try:
-        import trio_websocket as _
-    except ModuleNotFoundError:
+    if find_spec("trio_websocket") is None:
         text = 'ws:// needs the library trio-websocket: pip install "psession[trio-websocket]"'
-        raise Problem(text, Exit.FAILED) from None
+        raise Problem(text, Exit.FAILED)
 
 
 @asynccontextmanager

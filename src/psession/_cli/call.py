@@ -33,7 +33,8 @@ def read_message(text: str) -> Any:
     try:
         return JsonCodec().decode(_standard_input() if text == "-" else text)
     except MessageError as error:
-        raise Problem(f"MESSAGE must be a JSON object: {error.why}", Exit.MESSAGE) from error
+        why = error.why.partition(";")[0]
+        raise Problem(f'MESSAGE must be a JSON object, such as {{"command": "status"}}: {why}', Exit.MESSAGE) from error
 
 
 def _standard_input() -> bytes:
@@ -45,20 +46,20 @@ def _standard_input() -> bytes:
         raise Problem(f"cannot read standard input: {error}", Exit.MESSAGE) from error
 
 
-async def call(address: Address, message: Any, *, timeout: float, options: PortOptions) -> Exit:  # noqa: ASYNC109 - see below
+async def call(address: Address, message: Any, *, within: float, options: PortOptions) -> Exit:
     """Send `message` to the peer at `address` and say its reply.
 
     Args:
         address: Who is asked.
         message: What is asked.
-        timeout: Seconds for the connection, and again for each attempt.
-        options: Of the port.
+        within: Seconds for the connection.
+        options: How the port asks.
 
     Raises:
         Problem: There is no reply; it says why.
     """
-    manager = SessionManager(session_timeout=timeout, **options)
-    async with open_url(address, within=timeout) as channel, manager.port(str(address), channel) as port:
+    manager = SessionManager(**options)
+    async with open_url(address, within=within) as channel, manager.port(str(address), channel) as port:
         reply = await _ask(port, message)
     say(_as_json(reply))
     return Exit.OK

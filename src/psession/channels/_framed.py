@@ -87,8 +87,11 @@ class FramedChannel(WireChannel):
                 return messages
 
     def receive_batch_now(self) -> list[Message | MessageError]:
-        """What one read of the socket gives without waiting; nothing on any other stream."""
-        if self._socket is None or self._closed or self._at_end or self._failure is not None:
+        """What one read of the socket gives without waiting; nothing on any other stream.
+
+        Nothing as well while `receive` has messages in hand, which come before what the socket holds.
+        """
+        if self._socket is None or self._closed or self._pending or self._at_end or self._failure is not None:
             return []
         try:
             data = os.read(self._socket.fileno(), RECEIVE_BYTES)
@@ -110,8 +113,8 @@ class FramedChannel(WireChannel):
         # trio.SocketStream tries the socket before it waits. After a batch there is most often nothing there yet: the
         # try would be a system call and an exception between a message and the task that it woke.
         while True:
-            await trio.lowlevel.wait_readable(self._socket)
             try:
+                await trio.lowlevel.wait_readable(self._socket)
                 if self._failure is not None:
                     raise self._failure
                 return os.read(self._socket.fileno(), RECEIVE_BYTES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -78,12 +79,16 @@ class MemoryChannel(FrameChannel):
             trio.EndOfChannel: The other side closed, and all it sent was received.
             trio.ClosedResourceError: This side closed.
         """
-        batch: list[Message | MessageError] = [await self._incoming.receive()]
-        try:
-            while True:  # ends: nobody can send meanwhile but the tasks that wait for room now
+        first = await self._incoming.receive()
+        return [first, *self.receive_batch_now()]
+
+    def receive_batch_now(self) -> list[Message | MessageError]:
+        """What has arrived, without waiting: up to ``max_buffer`` messages, and those of tasks that wait for room."""
+        batch: list[Message | MessageError] = []
+        with suppress(trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
+            while True:
                 batch.append(self._incoming.receive_nowait())
-        except (trio.WouldBlock, trio.EndOfChannel):
-            return batch
+        return batch
 
     async def aclose(self) -> None:
         """Close this side: the other one receives what was sent to it, then ends; what it sent is lost. Idempotent."""

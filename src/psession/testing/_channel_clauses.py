@@ -66,7 +66,7 @@ async def cancelled_receive(left: Channel, right: Channel, make: MessageMaker) -
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(send_each, left, messages)
-        require_same(await collect_with_cancelling(receive, len(messages)), messages)
+        require_same(await collect_with_cancelling(receive, messages[-1]), messages)
 
 
 @clause(CHANNEL_CLAUSES, "a send that is cancelled before it starts sends nothing, and the next one goes through")
@@ -75,6 +75,12 @@ async def cancelled_send(left: Channel, right: Channel, make: MessageMaker) -> N
         await left.send(make(0, "never"))
     require(scope.cancelled_caught, "send ran on in a cancelled scope")
     await carry(left, right, [make(1, "sent")])
+
+
+@clause(CHANNEL_CLAUSES, "aclose is idempotent, and needs no help from the other side")
+async def closing_twice(left: Channel, right: Channel, make: MessageMaker) -> None:
+    for channel in (left, left, right, right, left):
+        await channel.aclose()
 
 
 @clause(CHANNEL_CLAUSES, "closing wakes this side's receive with ClosedResourceError")
@@ -116,6 +122,14 @@ async def closed_refuses(left: Channel, right: Channel, make: MessageMaker) -> N
     await require_error(trio.ClosedResourceError, left.receive, "receive after aclose")
 
 
+@clause(CHANNEL_CLAUSES, "closing wakes the other side's receive with EndOfChannel")
+async def closing_wakes_other_side(left: Channel, right: Channel, make: MessageMaker) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(require_error, trio.EndOfChannel, right.receive, "the receive that waited")
+        await settle()
+        await left.aclose()
+
+
 @clause(CHANNEL_CLAUSES, "closing ends the other side's receive with EndOfChannel, after all that was sent")
 async def closing_ends_other_side(left: Channel, right: Channel, make: MessageMaker) -> None:
     messages = mixed_messages(make, 60)
@@ -126,17 +140,10 @@ async def closing_ends_other_side(left: Channel, right: Channel, make: MessageMa
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(send_and_close)
+        await settle()
         require_same(await receive_each(right, len(messages)), messages)
         for time in ("first", "second"):
             await require_error(trio.EndOfChannel, right.receive, f"the {time} receive after the last message")
-
-
-@clause(CHANNEL_CLAUSES, "closing wakes the other side's receive with EndOfChannel")
-async def closing_wakes_other_side(left: Channel, right: Channel, make: MessageMaker) -> None:
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(require_error, trio.EndOfChannel, right.receive, "the receive that waited")
-        await settle()
-        await left.aclose()
 
 
 @clause(CHANNEL_CLAUSES, "sending to a side that closed raises BrokenResourceError, at the latest after some messages")
@@ -148,12 +155,6 @@ async def sending_to_nobody(left: Channel, right: Channel, make: MessageMaker) -
             await left.send(make(number, ""))
 
     await require_error(trio.BrokenResourceError, send_some, "sending 1,000 messages to nobody")
-
-
-@clause(CHANNEL_CLAUSES, "aclose is idempotent, and needs no help from the other side")
-async def closing_twice(left: Channel, right: Channel, make: MessageMaker) -> None:
-    for channel in (left, left, right, right, left):
-        await channel.aclose()
 
 
 @clause(CHANNEL_CLAUSES, "both sides may close at once", symmetric=True)

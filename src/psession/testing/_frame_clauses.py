@@ -75,7 +75,7 @@ async def cancelled_batch(left: FrameChannel, right: FrameChannel, make: Message
     messages = mixed_messages(make, 200)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(send_each, left, messages)
-        require_same(await collect_with_cancelling(right.receive_batch, len(messages)), messages)
+        require_same(await collect_with_cancelling(right.receive_batch, messages[-1]), messages)
 
 
 @clause(FRAME_CLAUSES, "send_frame_now sends the frame, or says what is left of it")
@@ -117,6 +117,28 @@ async def sending_now_meanwhile(left: FrameChannel, right: FrameChannel, make: M
     require_same([message for message in got if message != between], messages)
 
 
+@clause(FRAME_CLAUSES, "receive_batch_now gives what comes next, and leaves who waits in receive_batch waiting")
+async def batches_now(left: FrameChannel, right: FrameChannel, make: MessageMaker) -> None:
+    messages = mixed_messages(make, 42)
+    got: list[Any] = []
+
+    async def receive_the_rest() -> None:
+        while len(got) < len(messages):
+            got.extend(await right.receive_batch())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send_each, left, messages[:40])
+        got.append(await right.receive())
+        while len(got) < 40:
+            got += right.receive_batch_now() or await right.receive_batch()
+        nursery.start_soon(receive_the_rest)
+        await settle()
+        sent = left.send_frame_now(left.encode(messages[40])) == b""
+        got += right.receive_batch_now()
+        nursery.start_soon(send_each, left, messages[41:] if sent else messages[40:])
+    require_same(got, messages)
+
+
 @clause(FRAME_CLAUSES, "a closed channel refuses frames and batches too")
 async def closed_refuses_frames(left: FrameChannel, right: FrameChannel, make: MessageMaker) -> None:
     frame = left.encode(make(0, ""))
@@ -124,3 +146,4 @@ async def closed_refuses_frames(left: FrameChannel, right: FrameChannel, make: M
     require(left.send_frame_now(frame) is None, "send_frame_now took a frame after aclose")
     await require_error(trio.ClosedResourceError, lambda: left.send_frames([frame]), "send_frames after aclose")
     await require_error(trio.ClosedResourceError, left.receive_batch, "receive_batch after aclose")
+    require(left.receive_batch_now() == [], "receive_batch_now gave messages after aclose")

@@ -1,0 +1,63 @@
+"""A WebSocket client: one dialogue of two turns. Give it a URL, or let it start the server that it needs.
+
+python examples/websocket_client.py [ws://HOST:PORT]
+"""
+
+import sys
+
+import trio
+from trio_websocket import WebSocketRequest, open_websocket_url, serve_websocket
+
+from psession import Session, SessionError, SessionManager
+from psession.channels import trio_websocket
+
+DEVICES = {"lamp-1": {"watts": 9, "on": True}, "oven-7": {"watts": 2300, "on": False}}
+
+
+async def talk(url: str) -> None:
+    """Ask for the devices, then for the first one's details, in one session."""
+    manager = SessionManager(session_timeout=5)
+    async with (
+        open_websocket_url(url) as connection,
+        manager.port("server", trio_websocket(connection), on_message=lambda m: print("news:", m)) as server,
+    ):
+        await server.post({"type": "command", "command": "subscribe"})
+        try:
+            async with server.session() as session:
+                listed = await session.send({"type": "query", "query": "getDeviceList"})
+                print("devices:", [device["id"] for device in listed["devices"]])
+                first = listed["devices"][0]["id"]
+                print("details:", await session.send({"type": "query", "query": "getDeviceDetails", "deviceId": first}))
+        except SessionError as error:
+            print("session error:", error)
+
+
+async def answer(session: Session) -> None:
+    """The server's side of a dialogue."""
+    async for message in session:
+        if message["query"] == "getDeviceList":
+            await session.post({"devices": [{"id": name} for name in DEVICES]})
+        else:
+            await session.post({"deviceId": message["deviceId"]} | DEVICES[message["deviceId"]])
+
+
+async def serve_client(request: WebSocketRequest) -> None:
+    """A server in six lines."""
+    channel = trio_websocket(await request.accept())
+    async with SessionManager().port("client", channel, on_session=answer) as port:
+        await port.post({"type": "news", "text": f"{len(DEVICES)} devices are connected"})
+        await port.wait_closed()
+
+
+async def main(url: str | None = None) -> None:
+    """Talk to the server at `url`, or to one of our own."""
+    async with trio.open_nursery() as nursery:
+        if url is None:
+            server = await nursery.start(serve_websocket, serve_client, "127.0.0.1", 0, None)
+            url = f"ws://127.0.0.1:{server.port}"
+        await talk(url)
+        nursery.cancel_scope.cancel()
+
+
+if __name__ == "__main__":
+    trio.run(main, *sys.argv[1:2])

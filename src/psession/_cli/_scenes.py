@@ -1,0 +1,94 @@
+"""The scenes of the demo: what each shows is checked as it happens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from psession import PortClosedError, SessionError, SessionTimeoutError
+from psession._cli._devices import PASSWORD
+
+if TYPE_CHECKING:
+    from psession._cli._centre import Centre
+    from psession._cli._devices import Doorbell
+
+QUESTIONS = 40
+
+
+async def dialogue(centre: Centre) -> None:
+    """A dialogue: two turns in one session."""
+    show = centre.transcript
+    async with centre.port("lamp").session() as session:
+        answer = await session.send({"command": "turnOnLight"})
+        if answer["status"] == "needPassword":
+            answer = await session.send({"password": PASSWORD})
+        show.check(answer.get("light") == "on", f"two turns of session {session.sid}, and the light is on")
+
+
+async def retry(centre: Centre) -> None:
+    """A retry: the device sleeps through the first attempt."""
+    port, show = centre.port("sensor"), centre.transcript
+    sent = port.statistics().sent
+    answer = await port.request({"command": "humidity"}, timeout=0.3, retry_count=2, retry_interval=0.1)
+    attempts = port.statistics().sent - sent
+    show.check(attempts == 2 and "humidity" in answer, f"one turn, {attempts} attempts: the caller just got the answer")
+
+
+async def timeout(centre: Centre) -> None:
+    """A timeout: the first answer comes too late, and is not taken for the second."""
+    port, show = centre.port("oven"), centre.transcript
+    async with port.session(timeout=0.4) as session:
+        try:
+            await session.send({"command": "temperature"})
+        except SessionTimeoutError as error:
+            show.note(failure(error), "yellow")
+        first = session.sid
+        answer = await session.send({"command": "temperature"})
+        late = port.statistics().late
+        fresh = session.sid != first and answer["celsius"] == 180 and late == 1
+        show.check(fresh, f"asked again as #{session.sid}: {answer['celsius']} degrees; late answers dropped: {late}")
+
+
+async def vanishing(centre: Centre) -> None:
+    """A device that vanishes in the middle of a turn."""
+    show = centre.transcript
+    try:
+        await centre.port("drone").request({"command": "land"}, timeout=30)
+    except PortClosedError as error:
+        show.note(failure(error), "yellow")
+        known = error.waited < 1
+        show.check(known, f"known at once, {30 - error.waited:.0f} s before the timeout")
+    else:
+        show.check(False, "the drone answered")
+
+
+async def concurrency(centre: Centre) -> None:
+    """Forty questions at once over one socket, answered in no order."""
+    port, show = centre.port("meter"), centre.transcript
+    right = 0
+
+    async def ask(register: int) -> None:
+        nonlocal right
+        answer = await port.request({"command": "read", "register": register})
+        right += answer["register"] == register
+
+    started = trio.current_time()
+    with show.together("meter", QUESTIONS):
+        async with trio.open_nursery() as nursery:
+            for register in range(QUESTIONS):
+                nursery.start_soon(ask, register)
+    took = trio.current_time() - started
+    show.check(right == QUESTIONS, f"{right} of {QUESTIONS} answers reached their own question, in {took:.2f} s")
+
+
+async def ringing(centre: Centre, doorbell: Doorbell) -> None:
+    """The other way round: a device opens a session, and the centre asks back in it."""
+    answer = await doorbell.press()
+    centre.transcript.check(answer.get("door") == "open", f"the door is {answer.get('door')}")
+
+
+def failure(error: SessionError) -> str:
+    """What an error says of itself, in short."""
+    attempts = "1 attempt" if error.attempts == 1 else f"{error.attempts} attempts"
+    return f"{type(error).__name__} after {error.waited:.2f} s and {attempts}"

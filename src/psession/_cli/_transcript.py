@@ -1,0 +1,169 @@
+"""What the demo shows: each message as it passes, on a line of its own."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import trio
+
+from psession._cli._console import OutputLost, can_say, in_colour, one_line, say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+WIDTH = 96
+"""The longest line: fits half of a wide screen."""
+
+CENTRE, NAMES, SIDS = "centre", 8, 6
+
+SHOWN = 9
+"""How many session numbers fit a line."""
+
+Part: TypeAlias = "tuple[str, str] | str"
+"""A piece of a line: a text, or a text and its style."""
+
+_CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
+_PLAIN = str.maketrans({"→": ">", "←": "<", "─": "-", "✓": "+", "✗": "x", "·": ",", "…": "~"})
+
+
+@dataclass
+class Bundle:
+    """So many messages at once that they share a line each way.
+
+    Attributes:
+        expected: How many go out, and come back.
+        sent: The session numbers of those that went out.
+        came: The session numbers of those that came back, in that order.
+    """
+
+    expected: int
+    sent: list[int] = field(default_factory=list)
+    came: list[int] = field(default_factory=list)
+
+
+class Transcript:
+    """Writes to standard output. When that is lost it cancels `scope`, for it is called where raising would mislead.
+
+    Attributes:
+        lost: Why nothing can be written any more.
+        failed: How many checks did not hold.
+        messages: How many messages came, and how many went out.
+    """
+
+    def __init__(self, scope: trio.CancelScope) -> None:
+        self.lost: OutputLost | None = None
+        self.failed = 0
+        self.messages = [0, 0]
+        self._scope = scope
+        self._started = trio.current_time()
+        self._colour = in_colour()
+        self._fancy = can_say("→←─✓✗·…")
+        self._bundles: dict[str, Bundle] = {}
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return trio.current_time() - self._started
+
+    def line(self, *parts: Part) -> None:
+        """One line of parts, each a text or a text and its style; cut where it would be too long."""
+        room, painted = WIDTH, []
+        for part in parts:
+            text, style = (part, "") if isinstance(part, str) else part
+            if len(text) > room:
+                text = text[: max(0, room - 1)] + "…"
+            room -= len(text)
+            painted.append(self._paint(text, style))
+        try:
+            say("".join(painted).rstrip())
+        except OutputLost as error:
+            self.lost = error
+            self._scope.cancel()
+
+    def title(self, text: str) -> None:
+        """The first line of something new."""
+        self.line((text, "bold"))
+
+    def note(self, text: str, style: str = "dim") -> None:
+        """Something that happened now and is no message."""
+        self.line((self._now(), "dim"), (text, style))
+
+    def check(self, holds: bool, text: str) -> None:
+        """What a scene shows: whether it `holds` was found out, not written down beforehand."""
+        self.failed += not holds
+        self.line("           ", ("✓ " if holds else "✗ ", "green" if holds else "red"), text)
+
+    def message(self, device: str, message: Any, *, out: bool, remark: str = "") -> None:
+        """A message that just went out to `device`, or came from it."""
+        self.messages[out] += 1
+        sid = message.get("sid")
+        if device in self._bundles:
+            self._bundle(device, sid, out)
+            return
+        text = json.dumps({key: value for key, value in message.items() if key != "sid"}, ensure_ascii=False)
+        self._passed(device, out, f"#{sid}", (one_line(text), "dim" if remark else ""), (f"   {remark}", "red"))
+
+    @contextmanager
+    def together(self, device: str, expected: int) -> Iterator[None]:
+        """Meanwhile show the messages of `device` in two lines: `expected` that go out, and as many that come back."""
+        self._bundles[device] = Bundle(expected)
+        try:
+            yield
+        finally:
+            del self._bundles[device]
+
+    def _bundle(self, device: str, sid: int, out: bool) -> None:
+        bundle = self._bundles[device]
+        sids = bundle.sent if out else bundle.came
+        sids.append(sid)
+        if len(sids) != bundle.expected:
+            return
+        if out:
+            self._passed(device, out, f"#{sids[0]}…#{sids[-1]}", f"{len(sids)} questions at once")
+        else:
+            order = " ".join(f"#{sid}" for sid in sids[:SHOWN])
+            self._passed(device, out, "", f"{len(sids)} answers: {order} …")
+
+    def _passed(self, device: str, out: bool, sid: str, *parts: Part) -> None:
+        arrow = ("──→", "cyan") if out else ("←──", "green")
+        now = (self._now(), "dim")
+        self.line(now, f"{CENTRE} ", arrow, f" {device:<{NAMES}} ", (f"{sid:>{SIDS}}", "yellow"), "   ", *parts)
+
+    def _now(self) -> str:
+        return f"  {self.elapsed:5.2f} s  "
+
+    def _paint(self, text: str, style: str) -> str:
+        if not self._fancy:
+            text = text.translate(_PLAIN)
+        return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if self._colour and style and text.strip() else text
+
+
+class Tap(trio.abc.Channel[Any]):
+    """A channel that reports each message as it passes: what the transcript shows did travel.
+
+    Args:
+        channel: The real one.
+        report: Called with a message and whether it went out, after it was sent or before it is given to its receiver.
+    """
+
+    def __init__(self, channel: trio.abc.Channel[Any], report: Callable[[Any, bool], None]) -> None:
+        self._channel = channel
+        self._report = report
+
+    async def send(self, value: Any) -> None:
+        """Send it, then report it."""
+        await self._channel.send(value)
+        self._report(value, True)
+
+    async def receive(self) -> Any:
+        """Receive the next one, and report it."""
+        message = await self._channel.receive()
+        self._report(message, False)
+        return message
+
+    async def aclose(self) -> None:
+        """Close the real one."""
+        await self._channel.aclose()

@@ -1,0 +1,104 @@
+"""``psession demo``: a control centre and six devices in one process, over real WebSockets."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from psession import SessionError
+from psession._cli import _devices, _scenes
+from psession._cli._centre import Centre
+from psession._cli._problem import Exit, Problem
+from psession._cli._transcript import Transcript
+from psession._cli._websocket import serve_ws
+from psession._version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from psession import Statistics
+
+HOST = "127.0.0.1"
+
+PAUSE = 0.2
+"""Seconds between two scenes."""
+
+LONGEST = 9.0
+"""Seconds after which the demo is given up; it takes four."""
+
+
+async def demo() -> Exit:
+    """Play the scenes and show what passes. Status 1 when one does not come out as it should.
+
+    Raises:
+        OutputLost: Nobody reads it.
+        Problem: It cannot listen on the loopback interface, or nothing happens any more.
+    """
+    tasks = trio.lowlevel.current_statistics().tasks_living
+    scope = trio.CancelScope(deadline=trio.current_time() + LONGEST)
+    show = Transcript(scope)
+    with scope:
+        counted = await _play(show)
+        _summary(show, counted, trio.lowlevel.current_statistics().tasks_living - tasks)
+    if show.lost is not None:
+        raise show.lost
+    if scope.cancelled_caught:
+        raise Problem(f"the demo did not come to its end in {LONGEST:g} s", Exit.FAILED)
+    return Exit.FAILED if show.failed else Exit.OK
+
+
+async def _play(show: Transcript) -> Statistics:
+    """All of it; returns what the centre counted when everybody has gone."""
+    doorbell = _devices.Doorbell()
+    devices = [_devices.Lamp(), _devices.Sensor(), _devices.Oven(), _devices.Drone(), _devices.Meter(), doorbell]
+    centre = Centre(show, len(devices))
+    async with trio.open_nursery() as nursery:
+        port = await nursery.start(serve_ws, centre.welcome, HOST, 0)
+        show.title(f"psession {__version__} · a control centre and its devices on ws://{HOST}:{port}")
+        for device in devices:
+            nursery.start_soon(device.run, f"ws://{HOST}:{port}")
+        await centre.complete.wait()
+        show.note(f"connected: {', '.join(sorted(centre.manager.ports))}")
+        await _scenes_in_turn(centre, doorbell)
+        # All say goodbye before the nursery is cancelled, for that takes away who would read the answer.
+        for device in devices:
+            device.port.close()
+        await centre.deserted.wait()
+        nursery.cancel_scope.cancel()
+    return centre.manager.statistics()
+
+
+async def _scenes_in_turn(centre: Centre, doorbell: _devices.Doorbell) -> None:
+    scenes: list[tuple[str, Callable[[Centre], Awaitable[None]]]] = [
+        ("A dialogue: two turns in one session", _scenes.dialogue),
+        ("A retry: the device sleeps through the first attempt", _scenes.retry),
+        ("A timeout: an answer that comes too late is not taken for the next one", _scenes.timeout),
+        ("A device that vanishes in the middle of a turn", _scenes.vanishing),
+        (f"{_scenes.QUESTIONS} questions at once over one socket, answered in any order", _scenes.concurrency),
+        ("The other way round: a device opens the session", partial(_scenes.ringing, doorbell=doorbell)),
+    ]
+    for number, (title, scene) in enumerate(scenes, start=1):
+        await trio.sleep(PAUSE)
+        centre.transcript.title(f"\n{number}  {title}")
+        try:
+            await scene(centre)
+        except SessionError as error:
+            centre.transcript.check(False, f"{type(error).__name__}: {error}")
+
+
+def _summary(show: Transcript, counted: Statistics, tasks: int) -> None:
+    came, sent = show.messages
+    table = [
+        [("messages out", sent), ("sessions opened", counted.opened), ("turns answered", counted.matched)],
+        [("messages in", came), ("by a device", counted.accepted), ("timed out", counted.timed_out)],
+        [("late replies", counted.late), ("still open", counted.open), ("cut off", counted.aborted)],
+    ]
+    show.title(f"\nWhat the centre counted in {show.elapsed:.1f} s")
+    for row in table:
+        show.line("  ", "      ".join(f"{name:<16}{value:>5}" for name, value in row))
+    show.check(not (counted.open or tasks), f"left behind: {counted.open} sessions, {tasks} tasks")
+    show.title("\nTry it yourself")
+    show.line("  psession echo ws://127.0.0.1:8080")
+    show.line('  psession call ws://127.0.0.1:8080 \'{"command": "status"}\'      ', ("in another terminal", "dim"))

@@ -1,0 +1,87 @@
+"""One channel, many writers: what each sends goes out whole, whoever is cancelled."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from psession._nursery import open_quiet_nursery
+from psession._options import count, seconds
+from psession._outbox import ChannelOutbox
+from psession._statistics import Statistics
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+class SharedChannel(trio.abc.Channel[Any]):
+    """A channel that any number of tasks may send to; `share` makes one. One task at a time receives."""
+
+    def __init__(self, channel: trio.abc.Channel[Any], outbox: ChannelOutbox) -> None:
+        self._channel = channel
+        self._outbox = outbox
+        self._error: Exception | None = None
+
+    async def send(self, value: Any) -> None:
+        """Accept one message for sending, as soon as there is room. Cancelled before that, it is never sent.
+
+        Raises:
+            MessageError: It cannot be encoded, or is too large.
+            trio.BrokenResourceError: The channel broke.
+            trio.ClosedResourceError: The block of `share` was left.
+        """
+        if not await self._outbox.post(self._outbox.encode(value)):
+            if self._error is not None:
+                raise trio.BrokenResourceError(f"the shared channel broke: {self._error}") from self._error
+            raise trio.ClosedResourceError("the shared channel was closed")
+
+    async def receive(self) -> Any:
+        """The channel's own ``receive``."""
+        return await self._channel.receive()
+
+    async def aclose(self) -> None:
+        """Accept nothing more. The channel itself is closed when the block of `share` is left."""
+        self._outbox.close()
+        await trio.lowlevel.checkpoint()
+
+    async def _write(self) -> None:
+        try:
+            await self._outbox.run()
+        except Exception as error:
+            self._error = error
+            self._outbox.close()
+            self._outbox.discard()
+
+
+@asynccontextmanager
+async def share(
+    channel: trio.abc.Channel[Any], *, max_queued_bytes: int = 256 * 1024, grace: float = 1.0
+) -> AsyncIterator[SharedChannel]:
+    """``async with share(channel) as bus``: ``bus.send`` may be called, and cancelled, by many at a time.
+
+    A channel of one's own writes one message at a time, and a cancelled write cuts it in half for everybody. Here one
+    task writes, which nobody's cancellation reaches.
+
+    Args:
+        channel: What to write to and, by ``bus.receive()`` or ``manager.listen(bus, ...)``, to read. Closed on leaving.
+        max_queued_bytes: How much may wait for the writer before ``send`` waits.
+        grace: Seconds that leaving may take to flush what was accepted and to close the channel; shielded.
+    """
+    count("max_queued_bytes", max_queued_bytes)
+    seconds("grace", grace)
+    async with open_quiet_nursery() as nursery:
+        outbox = ChannelOutbox(
+            channel, lambda: False, max_queued_bytes, Statistics(), lambda: nursery.start_soon(bus._write)
+        )
+        bus = SharedChannel(channel, outbox)
+        try:
+            yield bus
+        finally:
+            outbox.close()
+            with trio.CancelScope(deadline=trio.current_time() + grace, shield=True):
+                await outbox.finished.wait()
+                await channel.aclose()
+            outbox.scope.cancel()
+            await trio.aclose_forcefully(channel)

@@ -1,0 +1,164 @@
+"""Frames survive any cut, and a bad one costs what it must and no more."""
+
+import math
+import struct
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from psession.channels._framings import Framing, LengthFraming, LineFraming
+from psession.errors import MalformedMessageError, MessageError, MessageTooLargeError
+
+LIMIT = 20
+
+payloads = st.lists(st.binary(min_size=1, max_size=LIMIT), max_size=12)
+line_bytes = st.binary(min_size=1, max_size=2 * LIMIT).filter(lambda line: b"\n" not in line and line[-1:] != b"\r")
+cuts = st.lists(st.integers(0, 400), max_size=30)
+
+
+def pieces_of(stream: bytes, cuts: list[int]) -> list[bytes]:
+    """The stream cut at these places; a piece may be empty, as a read never is."""
+    edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
+    return [stream[start:stop] for start, stop in zip(edges, edges[1:], strict=False)]
+
+
+def feed_all(framing: Framing, pieces: list[bytes]) -> list[Any]:
+    """What comes out of the pieces; an error as its type and text, so that two of a kind are equal."""
+    found = [payload for piece in pieces for payload in framing.feed(piece)]
+    return [(type(one), str(one)) if isinstance(one, MessageError) else one for one in found]
+
+
+@pytest.mark.parametrize("make", [LineFraming, LengthFraming])
+@given(sent=payloads, cuts=cuts)
+def test_frames_survive_any_cut(make: type[LineFraming | LengthFraming], sent: list[bytes], cuts: list[int]) -> None:
+    framing = make(LIMIT)
+    if make is LineFraming:
+        sent = [payload.replace(b"\n", b"_").replace(b"\r", b"_") for payload in sent]
+    stream = b"".join(framing.frame(payload) for payload in sent)
+    assert feed_all(framing, pieces_of(stream, cuts)) == sent
+    assert framing.end() is None
+    assert framing.lost is None
+
+
+@given(
+    sent=st.lists(line_bytes, max_size=8),
+    ends=st.lists(st.sampled_from([b"\n", b"\r\n", b"\n\n", b"\r\n\r\n"])),
+    cuts=cuts,
+)
+def test_a_line_too_long_stands_as_an_error_where_it_stood(
+    sent: list[bytes], ends: list[bytes], cuts: list[int]
+) -> None:
+    ends = [*ends, *[b"\n"] * len(sent)]
+    stream = b"".join(line + end for line, end in zip(sent, ends, strict=False))
+    framing = LineFraming(LIMIT)
+    found = [payload for piece in pieces_of(stream, cuts) for payload in framing.feed(piece)]
+    assert len(found) == len(sent)
+    for one, line in zip(found, sent, strict=True):
+        assert one == line if len(line) <= LIMIT else isinstance(one, MessageTooLargeError)
+    assert framing.end() is None
+
+
+@given(stream=st.binary(max_size=200) | st.text("ab\r\n", max_size=200).map(str.encode), cuts=cuts)
+def test_lines_are_the_same_in_one_piece_and_in_many(stream: bytes, cuts: list[int]) -> None:
+    whole, cut = LineFraming(LIMIT), LineFraming(LIMIT)
+    assert feed_all(whole, [stream]) == feed_all(cut, pieces_of(stream, cuts))
+    assert str(whole.end()) == str(cut.end())
+
+
+@given(
+    stream=st.lists(st.binary(max_size=LIMIT + 5).map(lambda data: struct.pack(">I", len(data)) + data)).map(b"".join)
+    | st.binary(max_size=200),
+    cuts=cuts,
+)
+def test_length_prefixed_frames_are_the_same_in_one_piece_and_in_many(stream: bytes, cuts: list[int]) -> None:
+    whole, cut = LengthFraming(LIMIT), LengthFraming(LIMIT)
+    assert feed_all(whole, [stream]) == feed_all(cut, pieces_of(stream, cuts))
+    assert str(whole.lost) == str(cut.lost)
+    if whole.lost is None:
+        assert str(whole.end()) == str(cut.end())
+
+
+@pytest.mark.parametrize("size", [LIMIT, LIMIT + 1])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("cut", range(LIMIT + 3))
+def test_the_limit_counts_the_line_without_its_end(size: int, end: bytes, cut: int) -> None:
+    framing = LineFraming(LIMIT)
+    stream = b"x" * size + end
+    (found,) = [payload for piece in (stream[:cut], stream[cut:]) for payload in framing.feed(piece)]
+    assert found == b"x" * LIMIT if size == LIMIT else isinstance(found, MessageTooLargeError)
+
+
+def test_a_long_line_is_skipped_without_being_kept() -> None:
+    framing = LineFraming(LIMIT)
+    for _ in range(1000):
+        assert framing.feed(b"x" * 1000) == []
+        assert len(framing._kept) <= LIMIT + 1
+    (error, line) = framing.feed(b"x\nnext\n")
+    assert str(error) == "a line of 1000001 bytes; max_message_bytes is 20"
+    assert line == b"next"
+
+
+def test_a_long_message_in_many_pieces_is_looked_at_once() -> None:
+    """A scan from the start for each piece would look at 10 GB here, and take seconds."""
+    piece, count = b"x" * 100, 14_000
+    lines, lengths = LineFraming(math.inf), LengthFraming(math.inf)
+    lengths.feed(struct.pack(">I", len(piece) * count))
+    for _ in range(count - 1):
+        assert lines.feed(piece) == lengths.feed(piece) == []
+    assert lines.feed(piece + b"\n") == lengths.feed(piece) == [piece * count]
+
+
+@pytest.mark.parametrize("payload", [b"", b"a\nb", b"\n", b"a\r"])
+def test_what_would_not_come_back_as_one_line_is_refused(payload: bytes) -> None:
+    with pytest.raises(MalformedMessageError, match="line break"):
+        LineFraming(LIMIT).frame(payload)
+
+
+def test_an_empty_payload_is_refused() -> None:
+    with pytest.raises(MalformedMessageError, match="empty"):
+        LengthFraming(LIMIT).frame(b"")
+
+
+def test_a_length_of_zero_is_a_malformed_message_between_others() -> None:
+    first, empty, last = LengthFraming(LIMIT).feed(b"\0\0\0\1a" + b"\0\0\0\0" + b"\0\0\0\1b")
+    assert (first, last) == (b"a", b"b")
+    assert isinstance(empty, MalformedMessageError)
+
+
+def test_a_length_over_the_limit_loses_the_edges_after_what_came_before() -> None:
+    framing = LengthFraming(LIMIT)
+    assert framing.feed(b"\0\0\0\1a" + b"GET / HTTP/1.1\r\n") == [b"a"]
+    assert isinstance(framing.lost, MessageTooLargeError)
+    assert "a length of 1195725856 bytes" in str(framing.lost)
+    assert "If b'GET ' is not a length" in str(framing.lost)
+    assert framing.feed(b"\0\0\0\1a") == []
+
+
+@pytest.mark.parametrize(
+    ("framing", "part", "says"),
+    [
+        (LineFraming(LIMIT), b"ab", "2 bytes came, and no newline"),
+        (LineFraming(LIMIT), b"x" * 50, "50 bytes came, and no newline"),
+        (LengthFraming(LIMIT), b"\0\0", "2 of 4 bytes came"),
+        (LengthFraming(LIMIT), b"\0\0\0\5abc", "7 of 9 bytes came"),
+    ],
+)
+def test_an_end_inside_a_message_says_how_far_it_came(framing: Framing, part: bytes, says: str) -> None:
+    assert framing.end() is None
+    framing.feed(part)
+    assert isinstance(framing.end(), MalformedMessageError)
+    assert says in str(framing.end())
+
+
+class Huge(bytes):
+    """Bytes that say they are longer than four bytes can tell."""
+
+    def __len__(self) -> int:
+        return 2**32
+
+
+def test_a_payload_longer_than_its_length_field_can_say_is_refused() -> None:
+    with pytest.raises(MessageTooLargeError, match="a 4-byte length ends at 4294967295"):
+        LengthFraming(math.inf).frame(Huge(b"x"))
