@@ -1,55 +1,45 @@
-"""A TCP server with a port for each client: clients ask in sessions, and say plain things besides.
-
-TCP has no edges between messages; `lines` gives it some: each message is one line of JSON.
-"""
+"""A TCP server with a port for each client. TCP has no edges between messages: `lines` makes each a line of JSON."""
 
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 import trio
 
-from psession import Session, SessionManager
+from psession import Port, Session, SessionManager
 from psession.channels import lines
 
 manager = SessionManager(session_timeout=10)
 
 
 async def handle(session: Session) -> None:
-    """Answer in one session that a client opened."""
+    """Answer in one session that a client opened; a client may have several open at once."""
     async for message in session:
-        if message.get("command") == "getTime":
+        if message["command"] == "getTime":
             await session.post({"status": "success", "time": datetime.now(UTC).isoformat(timespec="seconds")})
         else:
-            await session.post({"status": "unknownCommand"})
+            await session.post({"status": "unknown command"})
 
 
 async def serve_client(stream: trio.SocketStream) -> None:
-    """Keep a port open for as long as the client is there; what is in it goes with it."""
-    host, number = stream.socket.getpeername()[:2]
-    name = f"client_{host}:{number}"
-
-    def plain(message: Any) -> None:
-        print(f"server: {message['name']} says {message['text']!r}, in no session")
-
-    async with manager.port(name, lines(stream), on_session=handle, on_message=plain) as port:
+    """Keep a port open for as long as the client is there; whatever is in it goes with it."""
+    name = "client_{}:{}".format(*stream.socket.getpeername())
+    async with manager.port(name, lines(stream), on_session=handle, on_message=print) as port:
         await port.wait_closed()
 
 
 async def client(name: str, address: tuple[str, int]) -> None:
-    """Say hello, then ask three things at once on the one connection."""
-    stream = await trio.open_tcp_stream(*address)
-    async with SessionManager(session_timeout=5).port("server", lines(stream)) as server:
-        await server.post({"name": name, "text": "hello"})
+    """Say hello, then ask two things at once on the one connection."""
+    async with SessionManager(session_timeout=5).port("server", lines(await trio.open_tcp_stream(*address))) as server:
+        await server.post({"hello": f"this is {name}, in no session"})
         async with trio.open_nursery() as nursery:
-            for command in ("getTime", "getTime", "makeTea"):
-                nursery.start_soon(ask, name, server.request, command)
+            nursery.start_soon(ask, name, server, "getTime")
+            nursery.start_soon(ask, name, server, "makeTea")
 
 
-async def ask(name: str, request: Any, command: str) -> None:
+async def ask(name: str, server: Port, command: str) -> None:
     """One question; its own answer comes back, whatever else is under way."""
-    reply = await request({"command": command})
-    print(f"{name}: {command} -> {reply['status']} {reply.get('time', '')} (session {reply['sid']})")
+    reply = await server.request({"command": command})
+    print(f"{name}: {command} -> {reply.get('time', reply['status'])} (session {reply['sid']})")
 
 
 async def main() -> None:

@@ -1,7 +1,4 @@
-"""A WebSocket client: one dialogue of two turns. Give it a URL, or let it start the server that it needs.
-
-python examples/websocket_client.py [ws://HOST:PORT]
-"""
+"""A WebSocket client: a dialogue of two turns. Give it a URL, or it starts the server that it needs by itself."""
 
 import sys
 
@@ -16,12 +13,9 @@ DEVICES = {"lamp-1": {"watts": 9, "on": True}, "oven-7": {"watts": 2300, "on": F
 
 async def talk(url: str) -> None:
     """Ask for the devices, then for the first one's details, in one session."""
-    manager = SessionManager(session_timeout=5)
-    async with (
-        open_websocket_url(url) as connection,
-        manager.port("server", trio_websocket(connection), on_message=lambda m: print("news:", m)) as server,
-    ):
-        await server.post({"type": "command", "command": "subscribe"})
+    manager = SessionManager(session_timeout=5, on_message=lambda message: print("news:", message["text"]))
+    async with open_websocket_url(url) as connection, manager.port("server", trio_websocket(connection)) as server:
+        await server.post({"type": "command", "command": "getStatus"})
         try:
             async with server.session() as session:
                 listed = await session.send({"type": "query", "query": "getDeviceList"})
@@ -42,7 +36,7 @@ async def answer(session: Session) -> None:
 
 
 async def serve_client(request: WebSocketRequest) -> None:
-    """A server in six lines."""
+    """The server: one client."""
     channel = trio_websocket(await request.accept())
     async with SessionManager().port("client", channel, on_session=answer) as port:
         await port.post({"type": "news", "text": f"{len(DEVICES)} devices are connected"})
@@ -60,4 +54,4 @@ async def main(url: str | None = None) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main, *sys.argv[1:2])
+    trio.run(main, sys.argv[1] if sys.argv[1:] else None)

@@ -205,7 +205,7 @@ async def test_many_turns_with_one_deadline_each_get_the_reply_of_that_tick(auto
             requests = [await there.receive() for _ in range(40)]
             await trio.sleep(2 - trio.current_time())
             for request in requests:
-                await there.send(request)
+                there.send_frame_now(request)
 
         nursery.start_soon(peer)
         async with SessionManager(session_timeout=2).port("p", here) as port:
@@ -229,7 +229,7 @@ async def test_a_message_of_the_same_tick_beats_the_deadline_of_receive(autojump
             assert (await session.receive(timeout=1))["n"] == 1
 
 
-async def test_an_equal_pause_and_timeout_after_a_failed_attempt_do_not_silence_the_turn_twice(
+async def test_two_deadlines_of_one_turn_at_the_same_moment_end_it_once_and_not_the_next_turn(
     autojump_clock: MockClock,
 ) -> None:
     calls: list[float] = []
@@ -239,26 +239,14 @@ async def test_an_equal_pause_and_timeout_after_a_failed_attempt_do_not_silence_
         if len(calls) == 1:
             raise ConnectionError
 
-    async with SessionManager().port("p", sender) as port, trio.open_nursery() as nursery:
-        session, caught = port.create(), Caught()
-        nursery.start_soon(
-            lambda: caught.run(
-                lambda: session.send(
-                    {}, timeout=1, retry_count=1, retry_interval=1, retry_on=(ConnectionError,)
-                )
-            )
-        )
-        await trio.sleep(1.5)
-        assert (calls, caught.at) == ([0.0, 1.0], None)
-        port.dispatch({"sid": 1, "n": 1})
-        await settle()
-        assert caught.value == {"sid": 1, "n": 1}
-        after = Caught()
-        nursery.start_soon(lambda: after.run(lambda: session.send({}, timeout=5)))
-        await trio.sleep(1)
-        assert after.at is None
-        await trio.sleep(10)
-        assert (type(after.error), after.at) == (SessionTimeoutError, 6.5)
+    # The first attempt would wait until 0 + 1 + 2; it fails at once, and the second waits until 0 + 2 + 1.
+    async with SessionManager().port("p", sender) as port, port.session() as session:
+        with pytest.raises(SessionTimeoutError):
+            await session.send({}, timeout=1, retry_count=1, retry_interval=2, retry_on=(ConnectionError,))
+        assert (calls, trio.current_time()) == ([0.0, 2.0], 3.0)
+        with pytest.raises(SessionTimeoutError):
+            await session.send({}, timeout=5)
+        assert trio.current_time() == 8.0
 
 
 async def test_a_failed_attempts_old_deadline_does_not_end_a_later_wait(autojump_clock: MockClock) -> None:

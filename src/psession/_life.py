@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import trio
 
 from psession import errors
 from psession._ending import port_closed, port_left
-from psession._nursery import open_quiet_nursery
+from psession._nursery import close_forcefully, close_quietly, open_quiet_nursery
 from psession._outbox import ChannelOutbox, SenderOutbox
 from psession._timekeeper import Timekeeper
 from psession.channels._base import FrameChannel
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from psession._outbox import Outbox, Sender
     from psession._port import Port
     from psession._session import Session
-
-log = logging.getLogger("psession")
 
 MOST_SKIPPED_POLLS = 255
 
@@ -133,8 +130,6 @@ class _Life:
                     await self._read_messages(channel)
             except trio.EndOfChannel:
                 self.port._end(port_closed("the peer closed the channel"))
-            except _Failed as failure:
-                raise failure.error from None
             except Exception as error:
                 self._lost(error)
         self._stop()
@@ -172,38 +167,43 @@ class _Life:
         """A message that is no session's."""
         port = self.port
         port._counters.plain += 1
+        on_message = port._options.on_message
+        if on_message is None:
+            return
         if self.plain is not None:
             try:
                 self.plain.send_nowait(message)
             except trio.WouldBlock:
                 port._counters.overrun += 1
             return
-        on_message = port._options.on_message
-        if on_message is None:
-            return
         try:
             result = on_message(message)
         except Exception as error:
-            try:
-                port._crashed(None, error)
-            except Exception as strict:
-                raise _Failed(strict) from None
+            self._crashed(error)
             return
         if inspect.isawaitable(result):
             self.plain, rest = trio.open_memory_channel[Any](port._options.inbox_limit)
             self.nursery.start_soon(self._serve_plain, result, rest, name=f"psession on_message of {port.name!r}")
 
-    async def _serve_plain(self, first: Any, rest: trio.MemoryReceiveChannel[Any]) -> None:
+    def _crashed(self, error: Exception) -> None:
+        """Count it and log it; under ``strict`` it is the port that fails, not who brought the message."""
+        try:
+            self.port._crashed(None, error)
+        except Exception:
+            self.nursery.start_soon(_fail, error)
+
+    async def _serve_plain(self, result: object, rest: trio.MemoryReceiveChannel[Any]) -> None:
         """Run an async ``on_message``, one message at a time, in order."""
         on_message = self.port._options.on_message
         assert on_message is not None
-        result = first
         while True:
             try:
-                await result
+                if inspect.isawaitable(result):
+                    await result
+                result = on_message(await rest.receive())
             except Exception as error:
+                result = None
                 self.port._crashed(None, error)
-            result = on_message(await rest.receive())
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
@@ -237,27 +237,17 @@ class _Life:
         with trio.CancelScope(deadline=trio.current_time() + self.port._options.grace, shield=True):
             await outbox.finished.wait()
             if self.channel is not None:
-                await self._close_channel(self.channel)
+                await close_quietly(self.channel)
             return
         outbox.scope.cancel()
         outbox.discard()
         if self.channel is not None:
-            await trio.aclose_forcefully(self.channel)
-
-    async def _close_channel(self, channel: trio.abc.Channel[Any]) -> None:
-        try:
-            await channel.aclose()
-        except Exception:
-            # The port is over either way, and its waiters have their errors: this one belongs to nobody.
-            log.debug("port %r: closing the channel failed", self.port.name, exc_info=True)
+            await close_forcefully(self.channel)
 
 
 def _nothing_to_poll() -> None:
     """A sender brings no channel to look into."""
 
 
-class _Failed(Exception):
-    """User code raised under ``strict``: it must pass by what catches a channel's errors."""
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
+async def _fail(error: Exception) -> None:
+    raise error

@@ -45,11 +45,8 @@ class Listener:
 
     def port_opened(self, port: Port) -> None:
         """Deliver what came for a port while it was being opened."""
-        held = self._held.get(port.name)
-        if held:
-            for message in held:
-                _give(port, message)
-            held.clear()
+        for message in self._held.pop(port.name, ()):
+            _give(port, message)
 
     async def run(self, channel: trio.abc.Channel[Any]) -> None:
         """Read until the channel ends or this side closes it; what `on_unknown` still does then is cancelled."""
@@ -106,7 +103,7 @@ class Listener:
             if inspect.isawaitable(result):
                 await result
         finally:
-            self._counters.unknown_port += len(self._held.pop(name))
+            self._counters.unknown_port += len(self._held.pop(name, ()))
 
     def _malformed(self, text: str, *values: object) -> None:
         self._counters.malformed += 1

@@ -1,14 +1,18 @@
-"""A nursery that does not show: what its body raises comes out as it is."""
+"""A nursery that does not show, and channels closed without a word: what the body raises comes out as it is."""
 
 from __future__ import annotations
 
+import logging
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+
+log = logging.getLogger("psession")
 
 
 @asynccontextmanager
@@ -18,15 +22,19 @@ async def open_quiet_nursery() -> AsyncIterator[trio.Nursery]:
     One failure, of the body or of a task, is raised bare, the same object; more than one as an `ExceptionGroup`. A
     `trio.Cancelled` beside a real error yields to it.
     """
-    body: list[BaseException] = []
     failures: list[BaseException] = []
+    cancelled: list[BaseException] = []
     try:
         async with trio.open_nursery(strict_exception_groups=True) as nursery:
             try:
                 yield nursery
             except BaseException as error:
-                body.append(error)
-                raise
+                if _holds_cancelled(error):
+                    cancelled.append(error)
+                    raise  # the nursery knows which cancellations are its own
+                # Kept from the nursery, which would wrap it, and would make new groups of the user's own.
+                failures.append(error)
+                nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         failures.extend(group.exceptions)
     real = [error for error in failures if not isinstance(error, trio.Cancelled)]
@@ -34,8 +42,29 @@ async def open_quiet_nursery() -> AsyncIterator[trio.Nursery]:
         if len(real) > 1:
             raise BaseExceptionGroup("a block and a task behind it failed", real)
         if failures:
-            raise real[0] if real else (body or failures)[0]
+            raise (real or cancelled or failures)[0]
     finally:
         # The errors keep this frame, which keeps these lists: without this each failure is a cycle.
-        for errors in (real, body, failures):
+        for errors in (real, cancelled, failures):
             errors.clear()
+
+
+def _holds_cancelled(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(trio.Cancelled) is not None
+    return isinstance(error, trio.Cancelled)
+
+
+async def close_quietly(channel: trio.abc.Channel[Any]) -> None:
+    """Close a channel whose user has their error, if any, already: one more would belong to nobody."""
+    try:
+        await channel.aclose()
+    except Exception:
+        log.debug("closing %r failed", channel, exc_info=True)
+
+
+async def close_forcefully(channel: trio.abc.Channel[Any]) -> None:
+    """The same at once, without a goodbye, also where everything around is cancelled."""
+    with trio.CancelScope(shield=True) as scope:
+        scope.cancel()
+        await close_quietly(channel)

@@ -121,6 +121,8 @@ class Options:
         for name in ("on_session", "on_message"):
             if (value := getattr(self, name)) is not None and not callable(value):
                 raise TypeError(f"{name} must be callable, not {value!r}")
+        if not isinstance(self.strict, bool):
+            raise TypeError(f"strict must be True or False, not {self.strict!r}")
         if self.session_ids is not None:
             _check_range(self.session_ids)
         if self.envelope is not None:

@@ -69,6 +69,7 @@ class Outbox:
         self._start: Callable[[], None] | None = start
         self._asleep = trio.lowlevel.ParkingLot()
         self._for_room = trio.lowlevel.ParkingLot()
+        self._room_promised = False
         self._since_yield = 0
         self.closed = False
 
@@ -83,26 +84,44 @@ class Outbox:
     async def _write(self, batch: list[Ticket]) -> None:
         raise NotImplementedError
 
-    async def post(self, frame: Any) -> bool:
-        """Accept a frame that no turn waits on, as soon as there is room; ``False`` when closed before that.
+    async def post(self, frame: Any, check: Callable[[], None]) -> None:
+        """Accept a frame that no turn waits on, as soon as there is room, the posts before it first.
 
         Cancelled before there was room: never sent; after that: sent whole. A cancellation point in any case, and every
         `POSTS_A_PASS` posts at the latest the other tasks have a turn.
+
+        Args:
+            frame: What `put` takes.
+            check: Raises when the poster may not send any more; called when there is room or never will be.
         """
-        await self._room()
-        if self.closed:
-            return False
-        self.put(frame, None)
+        ticket = await self._put_when_room(frame, check)
+        if ticket is not None and ticket.done is not None:
+            await self._written(ticket)
+            return
         self._since_yield += 1
         if self._since_yield >= POSTS_A_PASS:
             self._since_yield = 0
             await trio.lowlevel.cancel_shielded_checkpoint()
-        return True
 
-    async def _room(self) -> None:
+    async def _put_when_room(self, frame: Any, check: Callable[[], None]) -> Ticket | None:
         await trio.lowlevel.checkpoint_if_cancelled()
-        while self.queued_bytes >= self._limit_bytes and not self.closed:
+        if (self.queued_bytes >= self._limit_bytes or self._for_room) and not self.closed:
             await self._for_room.park()
+            self._room_promised = False
+        try:
+            check()
+            return self.put(frame, None)
+        finally:
+            self._offer_room()
+
+    def _offer_room(self) -> None:
+        """Let the first that waits for room go on; the next is let go by it, so that posts keep their order."""
+        if self._for_room and not self._room_promised and self.queued_bytes < self._limit_bytes:
+            self._room_promised = True
+            self._for_room.unpark()
+
+    async def _written(self, ticket: Ticket) -> None:
+        raise NotImplementedError
 
     def withdraw(self, ticket: Ticket) -> None:
         """Take an untaken frame back: it is never sent."""
@@ -182,8 +201,7 @@ class Outbox:
 
     def _unqueue_bytes(self, size: int) -> None:
         self.queued_bytes -= size
-        if self._for_room:
-            self._for_room.unpark_all()
+        self._offer_room()
 
 
 class ChannelOutbox(Outbox):
@@ -276,33 +294,31 @@ class SenderOutbox(Outbox):
 
     def put(self, frame: Any, turn: Turn | None) -> Ticket | None:
         if self._is_async:
-            return self._enqueue(Ticket(frame, turn))
+            return self._enqueue(self._ticket(frame, turn))
         self._counters.sent += 1
         if turn is not None:
             turn.sent += 1
         result = self._sender(frame)
         if result is None or not inspect.isawaitable(result):
             return None
-        ticket = Ticket(result, turn)
+        ticket = self._ticket(result, turn)
         ticket.taken = True
         return self._enqueue(ticket)
 
-    async def post(self, frame: Any) -> bool:
-        await self._room()
-        if self.closed:
-            return False
-        ticket = self.put(frame, None)
-        if ticket is None:
-            await trio.lowlevel.cancel_shielded_checkpoint()
-            return True
-        ticket.done = trio.Event()
+    def _ticket(self, frame: Any, turn: Turn | None) -> Ticket:
+        ticket = Ticket(frame, turn)
+        if turn is None:
+            ticket.done = trio.Event()  # a post waits for the sender, whose error is the poster's
+        return ticket
+
+    async def _written(self, ticket: Ticket) -> None:
+        assert ticket.done is not None
         try:
             await ticket.done.wait()
         finally:
             self.withdraw(ticket)
         if ticket.error is not None:
             raise ticket.error
-        return ticket.taken
 
     async def _write(self, batch: list[Ticket]) -> None:
         for ticket in batch:

@@ -50,6 +50,7 @@ class Port:
         self._ending: Ending | None = None
         self._closed = trio.Event()
         self._turns = 0
+        self._handlers = 0
         self._warned: set[str] = set()
         # What the life of the port (psession._life) sets before anyone else sees it:
         self._outbox: Outbox
@@ -140,8 +141,7 @@ class Port:
     async def post(self, message: Any) -> None:
         """Send a message that is no session's, as it is. Waits and raises as `Session.post`."""
         self._check_open()
-        if not await self._outbox.post(self._outbox.encode(message)):
-            self._check_open()
+        await self._outbox.post(self._outbox.encode(message), self._check_open)
 
     # -- messages that came ------------------------------------------------------------------------------------------
 
@@ -226,7 +226,7 @@ class Port:
 
     def _accept(self, sid: int, message: Any) -> None:
         options = self._options
-        if self._table.incoming >= options.max_incoming_sessions:
+        if self._handlers >= options.max_incoming_sessions:
             idle = self._idle_incoming.oldest()
             if idle is None:
                 self._counters.refused += 1
@@ -238,6 +238,7 @@ class Port:
             idle._end(MADE_ROOM)
         session = self._table.accept(sid)
         self._counters.accepted += 1
+        self._handlers += 1
         session._deliver(message)
         self._start_handler(session)
 
@@ -279,13 +280,14 @@ class Port:
                 raise TypeError(f"on_session must be an async function, {on_session!r} returned {result!r}")
             await result
         except errors.SessionError as error:
-            if session._ending is None or error.sid != session.sid:
+            if self._ending is None and (session._ending is None or error.sid != session.sid):
                 self._crashed(session.sid, error)
             else:
                 log.debug("port %r: handler of session %d: %s", self.name, session.sid, error)
         except Exception as error:
             self._crashed(session.sid, error)
         finally:
+            self._handlers -= 1
             session.end()
 
     def _crashed(self, sid: int | None, error: Exception) -> None:

@@ -129,7 +129,6 @@ class Session:
         patience = self._patience
         if timeout is not None or retry_count is not None or retry_interval is not None or retry_on is not None:
             patience = checked(patience, timeout, retry_count, retry_interval, retry_on)
-        await trio.lowlevel.checkpoint_if_cancelled()
         turn = Turn(self)
         if self._turn is not None:
             await self._stand_in_line(turn)
@@ -150,9 +149,7 @@ class Session:
         """
         self._check_open()
         port = self.port
-        accepted = await port._outbox.post(port._encode(message, self.sid))
-        if not accepted:
-            self._check_open()
+        await port._outbox.post(port._encode(message, self.sid), self._check_open)
         if self._turn is None and not self.incoming and self._ending is None:
             port._idle_enter(self)
 

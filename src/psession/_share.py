@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from psession._nursery import open_quiet_nursery
+from psession._nursery import close_forcefully, close_quietly, open_quiet_nursery
 from psession._options import count, seconds
 from psession._outbox import ChannelOutbox
 from psession._statistics import Statistics
@@ -32,10 +32,7 @@ class SharedChannel(trio.abc.Channel[Any]):
             trio.BrokenResourceError: The channel broke.
             trio.ClosedResourceError: The block of `share` was left.
         """
-        if not await self._outbox.post(self._outbox.encode(value)):
-            if self._error is not None:
-                raise trio.BrokenResourceError(f"the shared channel broke: {self._error}") from self._error
-            raise trio.ClosedResourceError("the shared channel was closed")
+        await self._outbox.post(self._outbox.encode(value), self._check_open)
 
     async def receive(self) -> Any:
         """The channel's own ``receive``."""
@@ -45,6 +42,12 @@ class SharedChannel(trio.abc.Channel[Any]):
         """Accept nothing more. The channel itself is closed when the block of `share` is left."""
         self._outbox.close()
         await trio.lowlevel.checkpoint()
+
+    def _check_open(self) -> None:
+        if self._error is not None:
+            raise trio.BrokenResourceError(f"the shared channel broke: {self._error}") from self._error
+        if self._outbox.closed:
+            raise trio.ClosedResourceError("the shared channel was closed")
 
     async def _write(self) -> None:
         try:
@@ -82,6 +85,6 @@ async def share(
             outbox.close()
             with trio.CancelScope(deadline=trio.current_time() + grace, shield=True):
                 await outbox.finished.wait()
-                await channel.aclose()
+                await close_quietly(channel)
             outbox.scope.cancel()
-            await trio.aclose_forcefully(channel)
+            await close_forcefully(channel)

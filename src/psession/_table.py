@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 import trio
@@ -14,8 +15,11 @@ from psession._ids import SidPool
 from psession._session import Session
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from psession._port import Port
     from psession._retry import Patience
+    from psession._turn import Turn
 
 
 class SessionTable:
@@ -34,6 +38,7 @@ class SessionTable:
         self._port = port
         self._options = port._options
         self._freed = trio.lowlevel.ParkingLot()
+        self._needy: OrderedDict[Turn, None] = OrderedDict()
 
     @property
     def incoming(self) -> int:
@@ -109,6 +114,17 @@ class SessionTable:
             self.pool.give_back(session.sid)
         if self._freed:
             self._freed.unpark()
+        elif self._needy:
+            next(iter(self._needy)).silence()
+
+    @contextmanager
+    def told_when_free(self, turn: Turn) -> Iterator[None]:
+        """Wake `turn` when a number is free, the one first that waits longest."""
+        self._needy[turn] = None
+        try:
+            yield
+        finally:
+            del self._needy[turn]
 
     def close(self) -> None:
         """Whoever waits for a number finds the port closed."""

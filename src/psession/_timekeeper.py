@@ -93,11 +93,13 @@ class Timekeeper:
             at, _, turn = heappop(self._heap)
             if turn.due == at:
                 due.append((at, turn))
-        if not due:
-            return
-        # The last look: a deadline and a reply may come in the same tick; the reader is at most `hops` passes behind.
-        for _ in range(self._port._hops):
-            await trio.lowlevel.checkpoint()
-        for at, turn in due:
-            if turn.due == at and not turn.filled:
-                turn.silence()
+        # The last look: a deadline and a reply may come in the same tick, and the reader is `hops` passes behind. While
+        # replies to these very turns keep coming it goes on: each look makes the list shorter, or ends it.
+        looked_at = len(due) + 1
+        while due and len(due) < looked_at:
+            looked_at = len(due)
+            for _ in range(self._port._hops + 1):
+                await trio.lowlevel.checkpoint()
+            due = [(at, turn) for at, turn in due if turn.due == at and not turn.filled]
+        for _, turn in due:
+            turn.silence()

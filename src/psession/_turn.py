@@ -102,9 +102,10 @@ class Turn:
     async def run(self, message: Any, patience: Patience) -> Any:
         """Attempt after attempt, until there is an outcome or no more patience."""
         session = self.session
-        session._check_open()
         if self.filled:
-            self._take().unwrap()
+            self._take().unwrap()  # the end that came between its place in the line and its turn
+        session._check_open()
+        await trio.lowlevel.checkpoint_if_cancelled()
         if session._owed or session._unsafe_until:
             await self._make_safe(patience.timeout)
         frame = session.port._encode(message, session.sid)
@@ -144,6 +145,8 @@ class Turn:
         """The outcome, ``None`` after `wait` seconds; one that comes before this task runs again still counts."""
         if wait != math.inf:
             self.session.port._timekeeper.watch(self, trio.current_time() + wait)
+        elif self.due is not None:
+            self.session.port._timekeeper.forget(self)
         outcome = await self.session._replies_out.receive()
         if outcome is not SILENCE:
             self.taken = True
@@ -165,8 +168,7 @@ class Turn:
         """
         session = self.session
         port = session.port
-        if port._options.on_unanswered == "keep":
-            session._unsafe_until = 0.0
+        if port._options.on_unanswered == "keep" and not session._unsafe_until:
             return
         if session.incoming:
             raise session._error(
@@ -181,7 +183,8 @@ class Turn:
                     "not sent: all session numbers are in use or rest after unanswered turns; "
                     "widen session_ids, or shorten session_id_rest"
                 )
-            outcome = await self._wait(max(0.0, min(safe, deadline) - trio.current_time()))
+            with port._table.told_when_free(self):
+                outcome = await self._wait(max(0.0, min(safe, deadline) - trio.current_time()))
             if outcome is not None:
                 outcome.unwrap()
 
@@ -205,9 +208,10 @@ class Turn:
         self.session._replies_in.send_nowait(Value(reply))
 
     def silence(self) -> None:
-        """The time of this attempt is over, and no outcome was there at the last look."""
-        self.silent = True
-        self.session._replies_in.send_nowait(SILENCE)
+        """Wake the turn without an outcome: its time is over, and there was none at the last look."""
+        if not self.silent:
+            self.silent = True
+            self.session._replies_in.send_nowait(SILENCE)
 
     def end(self, ending: Ending) -> None:
         """The turn is over without a reply; what the writer has not taken is never sent."""

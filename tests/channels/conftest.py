@@ -96,3 +96,9 @@ def open_websockets() -> Callable[..., AbstractAsyncContextManager[tuple[WebSock
             nursery.cancel_scope.cancel()
 
     return open_pair
+
+
+@pytest.fixture(name="open_tcp")
+def give_open_tcp() -> OpenStreams:
+    """A TCP connection, both ends."""
+    return open_tcp

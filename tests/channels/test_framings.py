@@ -1,5 +1,6 @@
 """Frames survive any cut, and a bad one costs what it must and no more."""
 
+import itertools
 import math
 import struct
 from typing import Any
@@ -13,6 +14,7 @@ from psession.errors import MalformedMessageError, MessageError, MessageTooLarge
 
 LIMIT = 20
 
+ends = st.lists(st.sampled_from([b"\n", b"\r\n", b"\n\n", b"\r\n\r\n"]))
 payloads = st.lists(st.binary(min_size=1, max_size=LIMIT), max_size=12)
 line_bytes = st.binary(min_size=1, max_size=2 * LIMIT).filter(lambda line: b"\n" not in line and line[-1:] != b"\r")
 cuts = st.lists(st.integers(0, 400), max_size=30)
@@ -21,7 +23,7 @@ cuts = st.lists(st.integers(0, 400), max_size=30)
 def pieces_of(stream: bytes, cuts: list[int]) -> list[bytes]:
     """The stream cut at these places; a piece may be empty, as a read never is."""
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
-    return [stream[start:stop] for start, stop in zip(edges, edges[1:], strict=False)]
+    return [stream[start:stop] for start, stop in itertools.pairwise(edges)]
 
 
 def feed_all(framing: Framing, pieces: list[bytes]) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import trio
 
@@ -102,6 +102,8 @@ class AnyioObjectChannel(WireChannel):
         close_timeout: float,
     ) -> None:
         super().__init__(codec=codec, max_message_bytes=max_message_bytes, close_timeout=close_timeout)
+        if objects not in get_args(ObjectForm):
+            raise ValueError(f'no form of objects is called {objects!r}; give "messages", "text" or "bytes"')
         if objects == "text" and not self._codec.text:
             raise ValueError(f"{codec!r} makes bytes, not text")
         self._stream = stream

@@ -120,7 +120,9 @@ class FramedChannel(WireChannel):
                 return os.read(self._socket.fileno(), RECEIVE_BYTES)
             except BlockingIOError:
                 continue
-            except OSError as error:
+            except (OSError, ValueError) as error:
+                if self._socket.fileno() == -1:  # a ValueError to wait for, an OSError to read from
+                    raise trio.ClosedResourceError("the stream under the channel is closed") from None
                 raise trio.BrokenResourceError(f"the connection broke: {error}") from error
 
     def _raise_end(self) -> NoReturn:

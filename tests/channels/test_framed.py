@@ -1,0 +1,381 @@
+"""Messages over streams of bytes: what a bad one costs, how an end is told, what cancelling and closing leave."""
+
+import gc
+import math
+import struct
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import outcome
+import pytest
+import trio
+import trio.testing
+
+from psession.channels import FramedChannel, JsonCodec, MsgpackCodec, length_prefixed, lines
+from psession.errors import MalformedMessageError, MessageError, MessageTooLargeError
+
+MockClock = trio.testing.MockClock
+OpenTcp = Callable[[], AbstractAsyncContextManager[tuple[trio.SocketStream, trio.SocketStream]]]
+either = pytest.mark.parametrize("make", [lines, length_prefixed])
+
+
+class Raw:
+    """The far end of a channel, byte by byte."""
+
+    def __init__(self, make: Callable[..., FramedChannel], **options: Any) -> None:
+        self.stream, near = trio.testing.memory_stream_pair()
+        self.channel = make(near, **options)
+
+    async def say(self, data: bytes) -> None:
+        await self.stream.send_all(data)
+
+
+class Stuck(trio.abc.Stream):
+    """A stream that neither gives nor takes nor says goodbye; it counts what was asked of it."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.takes = True
+        self.closings: list[str] = []
+
+    async def send_all(self, data: Any) -> None:
+        if not self.takes:
+            await trio.sleep_forever()
+        self.written.append(bytes(data))
+        await trio.lowlevel.checkpoint()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        return await trio.sleep_forever()
+
+    async def aclose(self) -> None:
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            self.closings.append("forcefully")
+            raise
+
+
+async def test_a_line_that_is_no_message_costs_itself_alone() -> None:
+    raw = Raw(lines)
+    await raw.say(b'{"a":1}\nnot json\n\r\n[]\n{"a":2}\r\n')
+    assert await raw.channel.receive() == {"a": 1}
+    for _ in range(2):
+        with pytest.raises(MalformedMessageError):
+            await raw.channel.receive()
+    assert await raw.channel.receive() == {"a": 2}
+
+
+async def test_a_bad_message_stands_in_its_place_in_a_batch() -> None:
+    raw = Raw(lines, max_message_bytes=10)
+    await raw.say(b'{"a":1}\n' + b"x" * 11 + b'\nnope\n{"a":2}\n')
+    first, too_large, malformed, last = await raw.channel.receive_batch()
+    assert (first, last) == ({"a": 1}, {"a": 2})
+    assert isinstance(too_large, MessageTooLargeError)
+    assert isinstance(malformed, MalformedMessageError)
+
+
+async def test_a_line_too_long_is_skipped_however_long_it_is() -> None:
+    raw = Raw(lines, max_message_bytes=100)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(raw.say, b"x" * 3_000_000 + b'\n{"a":1}\n')
+        with pytest.raises(MessageTooLargeError, match="a line of 3000000 bytes; max_message_bytes is 100"):
+            await raw.channel.receive()
+        assert await raw.channel.receive() == {"a": 1}
+
+
+async def test_a_prefixed_message_that_cannot_be_decoded_costs_itself_alone() -> None:
+    raw = Raw(length_prefixed, codec="msgpack")
+    await raw.say(b"\0\0\0\1\xc1" + b"\0\0\0\0" + b"\0\0\0\1\x80")
+    for _ in range(2):
+        with pytest.raises(MalformedMessageError):
+            await raw.channel.receive()
+    assert await raw.channel.receive() == {}
+
+
+async def test_a_length_over_the_limit_breaks_the_channel_after_what_came_before() -> None:
+    raw = Raw(length_prefixed, max_message_bytes=100)
+    await raw.say(b"\0\0\0\2{}" + struct.pack(">I", 101) + b"x" * 101)
+    assert await raw.channel.receive_batch() == [{}]
+    for _ in range(2):
+        with pytest.raises(trio.BrokenResourceError, match="a length of 101 bytes") as caught:
+            await raw.channel.receive_batch()
+        assert isinstance(caught.value.__cause__, MessageTooLargeError)
+
+
+@either
+async def test_an_end_between_messages_is_the_end_of_the_channel(make: Any) -> None:
+    raw = Raw(make)
+    await raw.say(b'{"a":1}\n' if make is lines else b"\0\0\0\7" + b'{"a":1}')
+    await raw.stream.aclose()
+    assert [message async for message in raw.channel] == [{"a": 1}]
+    with pytest.raises(trio.EndOfChannel):
+        await raw.channel.receive_batch()
+
+
+@either
+async def test_an_end_inside_a_message_breaks_the_channel(make: Any) -> None:
+    raw = Raw(make)
+    await raw.say(b"\0\0")
+    await raw.stream.aclose()
+    for _ in range(2):
+        with pytest.raises(trio.BrokenResourceError, match="ended inside a message") as caught:
+            await raw.channel.receive()
+        assert isinstance(caught.value.__cause__, MalformedMessageError)
+
+
+async def test_an_end_inside_a_line_too_long_breaks_the_channel() -> None:
+    raw = Raw(lines, max_message_bytes=10)
+    await raw.say(b"x" * 100)
+    await raw.stream.aclose()
+    with pytest.raises(trio.BrokenResourceError, match="100 bytes came, and no newline"):
+        await raw.channel.receive()
+
+
+@either
+async def test_a_message_too_large_is_not_sent_and_the_next_one_is(make: Any) -> None:
+    raw = Raw(make, max_message_bytes=100)
+    with pytest.raises(MessageTooLargeError, match="max_message_bytes is 100"):
+        await raw.channel.send({"text": "x" * 100})
+    with pytest.raises(MalformedMessageError, match=r"nan at \$\.a"):
+        await raw.channel.send({"a": math.nan})
+    await raw.channel.send({})
+    assert await raw.stream.receive_some() in (b"{}\n", b"\0\0\0\2{}")
+
+
+@pytest.mark.parametrize("codec", ["msgpack", MsgpackCodec()])
+def test_a_binary_codec_is_not_for_lines(codec: Any) -> None:
+    with pytest.raises(ValueError, match=r"carry it with length_prefixed\(\)"):
+        lines(Stuck(), codec=codec)
+
+
+class Indented(JsonCodec):
+    """A codec that breaks its promise of one line."""
+
+    def encode(self, message: Any) -> bytes:
+        return super().encode(message).replace(b",", b",\n")
+
+
+async def test_a_codec_that_breaks_lines_is_caught_before_the_peer_loses_the_edges() -> None:
+    raw = Raw(lines, codec=Indented())
+    with pytest.raises(MalformedMessageError, match="line break"):
+        await raw.channel.send({"a": 1, "b": 2})
+
+
+@either
+@pytest.mark.parametrize("options", [{"max_message_bytes": 0}, {"max_message_bytes": math.nan}, {"close_timeout": -1}])
+def test_an_option_out_of_range_is_refused(make: Any, options: Any) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        make(Stuck(), **options)
+
+
+async def test_many_frames_are_one_write() -> None:
+    stream = Stuck()
+    channel = lines(stream)
+    frames = [channel.encode({"n": n}) for n in range(3)]
+    await channel.send_frames(frames)
+    assert stream.written == [b'{"n":0}\n{"n":1}\n{"n":2}\n']
+    assert channel.bytes_sent == 24
+
+
+async def test_many_messages_of_one_read_are_one_batch() -> None:
+    raw = Raw(lines)
+    await raw.say(b'{"a":1}\n' * 1000)
+    assert await raw.channel.receive_batch() == [{"a": 1}] * 1000
+    assert raw.channel.bytes_received == 8000
+
+
+async def test_a_send_cut_off_in_the_middle_ends_sending_and_not_receiving(autojump_clock: MockClock) -> None:
+    far, near = trio.testing.lockstep_stream_pair()
+    channel = lines(near)
+    with trio.move_on_after(1) as scope:
+        await channel.send({"a": 1})
+    assert scope.cancelled_caught
+    assert channel.send_frame_now(b"{}\n") is None
+    with pytest.raises(trio.BrokenResourceError, match="an earlier send was cut off"):
+        await channel.send({})
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(far.send_all, b"{}\n")
+        assert await channel.receive() == {}
+
+
+async def test_a_send_cancelled_while_it_waits_for_its_turn_cuts_nothing(autojump_clock: MockClock) -> None:
+    far, near = trio.testing.lockstep_stream_pair()
+    channel = lines(near)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(channel.send, {"a": 1})
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.move_on_after(1):
+            await channel.send({"never": "sent"})
+        nursery.start_soon(channel.send, {"a": 2})
+        data = b""
+        while data.count(b"\n") < 2:
+            data += await far.receive_some()
+    assert data == b'{"a":1}\n{"a":2}\n'
+
+
+async def test_two_tasks_cannot_receive_at_once() -> None:
+    raw = Raw(lines)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(raw.channel.receive)
+        await trio.testing.wait_all_tasks_blocked()
+        for call in (raw.channel.receive, raw.channel.receive_batch):
+            with pytest.raises(trio.BusyResourceError):
+                await call()
+        await raw.say(b"{}\n")
+
+
+async def test_two_tasks_cannot_take_the_same_message_in_hand() -> None:
+    raw = Raw(lines)
+    await raw.say(b'{"a":1}\n{"a":2}\n')
+    assert await raw.channel.receive() == {"a": 1}
+    outcomes: list[Any] = []
+
+    async def receive() -> None:
+        outcomes.append(await outcome.acapture(raw.channel.receive))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive)
+        nursery.start_soon(receive)
+    (refused,) = [one.error for one in outcomes if isinstance(one, outcome.Error)]
+    (taken,) = [one.value for one in outcomes if isinstance(one, outcome.Value)]
+    assert isinstance(refused, trio.BusyResourceError)
+    assert taken == {"a": 2}
+
+
+async def test_closing_a_stream_that_does_not_say_goodbye_takes_close_timeout(autojump_clock: MockClock) -> None:
+    stream = Stuck()
+    await lines(stream, close_timeout=3).aclose()
+    assert (stream.closings, trio.current_time()) == (["forcefully"], 3.0)
+
+
+async def test_closing_while_cancelled_closes_at_once(autojump_clock: MockClock) -> None:
+    stream = Stuck()
+    channel = lines(stream)
+    with trio.move_on_after(1) as scope:
+        await channel.aclose()
+    assert (stream.closings, scope.cancelled_caught, trio.current_time()) == (["forcefully"], True, 1.0)
+    await channel.aclose()
+    with pytest.raises(trio.ClosedResourceError):
+        await channel.receive()
+
+
+async def test_messages_in_hand_are_gone_when_this_side_closes() -> None:
+    raw = Raw(lines)
+    await raw.say(b"{}\n{}\n")
+    await raw.channel.receive()
+    await raw.channel.aclose()
+    with pytest.raises(trio.ClosedResourceError):
+        await raw.channel.receive()
+
+
+async def test_a_frame_goes_out_at_once_over_a_socket_alone(open_tcp: OpenTcp, open_tls: Any) -> None:
+    async with open_tcp() as (left, right):
+        channel = lines(left)
+        assert channel.send_frame_now(b"{}\n") == b""
+        assert channel.bytes_sent == 3
+        assert await lines(right).receive() == {}
+    async with open_tls() as (left, _):
+        assert lines(left).send_frame_now(b"{}\n") is None
+    assert Raw(lines).channel.send_frame_now(b"{}\n") is None
+
+
+async def test_a_broken_socket_is_found_out_by_the_next_send(open_tcp: OpenTcp) -> None:
+    async with open_tcp() as (left, right):
+        channel = lines(left)
+        await right.aclose()
+        while channel.send_frame_now(b"{}\n") is not None:
+            pass
+        with pytest.raises(trio.BrokenResourceError):
+            await channel.send_frames([b"{}\n"])
+
+
+async def test_a_connection_reset_breaks_the_channel(open_tcp: OpenTcp) -> None:
+    async with open_tcp() as (left, right):
+        right.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await right.aclose()
+        with pytest.raises(trio.BrokenResourceError, match="reset"):
+            await lines(left).receive()
+
+
+async def test_a_reset_that_a_look_met_first_is_told_to_who_receives(open_tcp: OpenTcp) -> None:
+    async with open_tcp() as (left, right):
+        channel = lines(left)
+        right.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await right.aclose()
+        assert channel.receive_batch_now() == channel.receive_batch_now() == []
+        for _ in range(2):
+            with pytest.raises(trio.BrokenResourceError, match="reset"):
+                await channel.receive()
+
+
+async def test_a_look_leaves_the_end_to_who_receives(open_tcp: OpenTcp) -> None:
+    async with open_tcp() as (left, right):
+        channel = lines(left)
+        await right.send_all(b'{"a":1}\n{"a"')
+        await right.aclose()
+        assert channel.receive_batch_now() == [{"a": 1}]
+        assert channel.receive_batch_now() == []
+        with pytest.raises(trio.BrokenResourceError, match="ended inside a message"):
+            await channel.receive()
+        assert channel.receive_batch_now() == []
+
+
+async def test_a_look_does_not_overtake_what_is_in_hand(open_tcp: OpenTcp) -> None:
+    async with open_tcp() as (left, right):
+        channel = lines(left)
+        await right.send_all(b'{"a":1}\n{"a":2}\n')
+        assert await channel.receive() == {"a": 1}
+        await right.send_all(b'{"a":3}\n')
+        assert channel.receive_batch_now() == []
+        assert [await channel.receive() for _ in range(2)] == [{"a": 2}, {"a": 3}]
+
+
+async def test_a_stream_that_somebody_else_closed_is_a_closed_one(open_tcp: OpenTcp) -> None:
+    async with open_tcp() as (left, _):
+        channel = lines(left)
+        async with trio.open_nursery() as nursery:
+
+            async def receive() -> None:
+                with pytest.raises(trio.ClosedResourceError):
+                    await channel.receive()
+
+            nursery.start_soon(receive)
+            await trio.testing.wait_all_tasks_blocked()
+            await left.aclose()
+        assert channel.receive_batch_now() == []
+        for call in (channel.receive(), channel.send({})):
+            with pytest.raises(trio.ClosedResourceError):
+                await call
+
+
+async def test_the_pipes_of_a_process_carry_lines() -> None:
+    process = await trio.lowlevel.open_process(["cat"], stdin=-1, stdout=-1)
+    assert process.stdio is not None
+    async with lines(process.stdio) as channel:
+        await channel.send({"a": 1})
+        assert await channel.receive() == {"a": 1}
+    assert await process.wait() == 0
+
+
+async def test_a_tls_peer_that_goes_without_goodbye_breaks_the_channel(open_tls: Any) -> None:
+    async with open_tls() as (left, right):
+        await right.transport_stream.aclose()
+        with pytest.raises(trio.BrokenResourceError):
+            await lines(left).receive()
+
+
+async def test_an_abandoned_channel_is_silent() -> None:
+    Raw(lines)
+    gc.collect()
+
+
+async def test_the_error_of_a_batch_is_a_fresh_object_each_time() -> None:
+    raw = Raw(lines)
+    await raw.say(b"x\nx\n")
+    first, second = await raw.channel.receive_batch()
+    assert isinstance(first, MessageError)
+    assert first is not second

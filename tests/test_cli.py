@@ -1,0 +1,466 @@
+"""The command psession: what it prints, what it returns, and that nothing a user does gives a traceback."""
+
+import io
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+import psession
+from psession._cli import _scenes, demo, main
+from psession._cli._address import Address
+from psession._cli._console import in_colour, one_line, say
+from psession._cli._problem import Exit
+from psession._cli._transcript import WIDTH, Transcript
+
+LIMIT = 10.0  # seconds that anything here may take
+PATHS = os.pathsep.join(filter(None, [str(Path(psession.__file__).parent.parent), os.environ.get("PYTHONPATH")]))
+STATUS = '{"command": "status"}'
+Captured = pytest.CaptureFixture[str]
+
+
+def start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """The command in a process of its own."""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
+    command = [sys.executable, "-m", "psession", *arguments]
+    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": PATHS}, **streams)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Exit status, output and complaints of a process that is about to end."""
+    try:
+        out, err = process.communicate(timeout=LIMIT)
+    finally:
+        process.kill()
+    return process.returncode, out, err
+
+
+@contextmanager
+def echoing(url: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """`psession echo` on that URL: the one it says, and its process."""
+    process = start("echo", url)
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip(), process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        finish(process)
+
+
+@pytest.fixture(scope="module", params=["ws", "tcp"])
+def echo_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    with echoing(f"{request.param}://127.0.0.1:0") as (url, _):
+        yield url
+
+
+@contextmanager
+def peer(serve: Callable[[socket.socket], None]) -> Iterator[int]:
+    """A TCP server in a thread, for one connection; `serve` may be as rude as it likes."""
+
+    def run() -> None:
+        connection, _ = listener.accept()
+        connection.settimeout(LIMIT)
+        with connection:
+            serve(connection)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(LIMIT)
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            thread.join(LIMIT)
+
+
+def closed_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def hang_up_late(connection: socket.socket) -> None:
+    """Say nothing until the other side has gone."""
+    while connection.recv(4096):
+        pass
+
+
+def complaint(capsys: Captured) -> str:
+    """What stands on standard error, which must be one line, and nothing on standard output."""
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n"), err[:10]) == ("", 1, "psession: ")
+    return err.removeprefix("psession: ").strip()
+
+
+# ------------------------------------------------------------------------------------------------------------ arguments
+WRONG = [
+    ([], "give a command: demo, echo or call"),
+    (["sing"], "choose from"),
+    (["--loud"], "give a command: demo, echo or call"),
+    (["demo", "now"], "unrecognized arguments: now; usage: psession demo"),
+    (["echo"], "required: URL; usage: psession echo"),
+    (["echo", "127.0.0.1:80"], "URL: give ws://HOST:PORT or tcp://HOST:PORT, not '127.0.0.1:80'"),
+    (["echo", "http://127.0.0.1:80"], "URL: give ws://HOST:PORT or tcp://HOST:PORT"),
+    (["echo", "ws://127.0.0.1"], "names no port; give ws://HOST:PORT"),
+    (["echo", "ws://:8080"], "names no host; give ws://HOST:PORT"),
+    (["echo", "ws://127.0.0.1:0/path"], "echo answers on every path"),
+    (["echo", "ws://127.0.0.1:65536"], "Port out of range 0-65535"),
+    (["call", "tcp://127.0.0.1:1"], "required: MESSAGE; usage: psession call"),
+    (["call", "tcp://127.0.0.1:0", "{}"], "give the peer's port, 1 to 65535"),
+    (["call", "tcp://127.0.0.1:1/path", "{}"], "only ws:// can have; give tcp://HOST:PORT"),
+    (["call", "ws://me@127.0.0.1:1", "{}"], "has a user or a fragment"),
+    (["call", "ws://[::1", "{}"], "Invalid IPv6 URL"),
+    (["call", "tcp://127.0.0.1:1", "{}", "--timeout", "soon"], "--timeout: give 0 or more seconds, such as 2.5"),
+    (["call", "tcp://127.0.0.1:1", "{}", "--timeout=-1"], "--timeout: give 0 or more seconds, such as 2.5"),
+    (["call", "tcp://127.0.0.1:1", "{}", "--timeout", "nan"], "--timeout: give 0 or more seconds, such as 2.5"),
+    (["call", "tcp://127.0.0.1:1", "{}", "--retry-count", "1.5"], "--retry-count: give a whole number, 0 or more"),
+    (["call", "tcp://127.0.0.1:1", "{}", "--retry-interval", "inf "], ""),
+    (["call", "tcp://127.0.0.1:1", "{}", "--sid-name", ""], "--sid-name: give the name of a field, such as sid"),
+    (["call", "tcp://127.0.0.1:1", "{}", "two\nlines"], r"unrecognized arguments: two\nlines; usage: psession call"),
+]
+
+
+@pytest.mark.parametrize(("argv", "right"), WRONG[:20] + WRONG[21:])
+def test_wrong_arguments_get_one_line_that_says_what_is_right(argv: list[str], right: str, capsys: Captured) -> None:
+    assert main(argv) == 2
+    assert right in complaint(capsys)
+
+
+@pytest.mark.parametrize("command", [[], ["call"]])
+def test_help_tells_the_exit_codes(command: list[str], capsys: Captured) -> None:
+    assert main([*command, "--help"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert all(f"\n  {code.value:<3}  " in out for code in Exit)
+
+
+def test_the_version_can_be_asked_for(capsys: Captured) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"psession {psession.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("ws://localhost:80", Address("ws", "localhost", 80)),
+        ("ws://10.0.0.7:8080/devices?id=3", Address("ws", "10.0.0.7", 8080, "/devices?id=3")),
+        ("tcp://[::1]:9000", Address("tcp", "::1", 9000)),
+    ],
+)
+def test_an_address_is_read_and_written_alike(url: str, address: Address) -> None:
+    assert Address.parse(url) == address
+    assert str(address) == url
+
+
+@pytest.mark.parametrize("argv", [["demo"], ["echo", "ws://127.0.0.1:0"], ["call", "ws://127.0.0.1:1", STATUS]])
+def test_without_the_library_it_says_what_to_install(
+    argv: list[str], capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "trio_websocket", None)
+    assert main(argv) == Exit.FAILED
+    assert 'pip install "psession[trio-websocket]"' in complaint(capsys)
+
+
+# ----------------------------------------------------------------------------------------------------------- echo, call
+def test_a_call_is_answered_by_echo(echo_url: str) -> None:
+    assert finish(start("call", echo_url, '{"a": "ü", "list": [1, null]}')) == (
+        0,
+        '{"a":"ü","list":[1,null],"sid":1}\n',
+        "",
+    )
+
+
+def test_the_message_may_come_from_standard_input(
+    echo_url: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'{"a": 1}\n')))
+    assert main(["call", echo_url, "-", "--sid-name", "number", "--timeout", "inf"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"a": 1, "number": 1}
+
+
+def test_a_reply_is_json_whatever_characters_the_output_has(echo_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(output, encoding="ascii"))
+    assert main(["call", echo_url, '{"a": "ü"}']) == 0
+    assert json.loads(output.getvalue()) == {"a": "ü", "sid": 1}
+
+
+def test_echo_survives_garbage_and_resets(echo_url: str) -> None:
+    address = ("127.0.0.1", int(echo_url.rpartition(":")[2]))
+    upgrade = b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    key = b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    for garbage in (b"", b"\xff\x00\r\n\r\n", b"[1]\n", upgrade, upgrade + b"\r\n", upgrade + key + b"\xff" * 500):
+        for reset in (False, True):
+            with socket.create_connection(address, timeout=LIMIT) as connection:
+                connection.sendall(garbage)
+                if reset:  # close() then sends RST
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert finish(start("call", echo_url, STATUS))[0] == 0
+
+
+def test_echo_answers_any_number_and_skips_what_is_no_message() -> None:
+    with echoing("tcp://localhost:0") as (url, process):
+        with socket.create_connection(("localhost", int(url.rpartition(":")[2])), timeout=LIMIT) as connection:
+            connection.sendall(b'{"sid":70000}\nnonsense\n[1]\n{"sid":"5"}\n{"hello":true}\n')
+            connection.shutdown(socket.SHUT_WR)
+            answer = b"".join(iter(lambda: connection.recv(4096), b""))
+        process.send_signal(signal.SIGTERM)
+        code, _, err = finish(process)
+    assert answer == b'{"sid":70000}\n{"sid":"5"}\n{"hello":true}\n'
+    assert (code, err.count("\n")) == (0, 1)
+    assert "a message was skipped: not JSON" in err
+
+
+@pytest.mark.parametrize("scheme", ["ws", "tcp"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_echo_cleanly_while_somebody_is_connected(scheme: str, number: signal.Signals) -> None:
+    with echoing(f"{scheme}://127.0.0.1:0") as (url, process):
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=LIMIT):
+            process.send_signal(number)
+            assert finish(process) == (0, "", "")
+
+
+@pytest.mark.parametrize("scheme", ["ws", "tcp"])
+def test_echo_says_when_it_cannot_listen(scheme: str, capsys: Captured) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["echo", f"{scheme}://127.0.0.1:{port}"]) == Exit.CONNECTION
+    assert complaint(capsys) == f"cannot listen on 127.0.0.1 port {port}: address already in use"
+
+
+# ----------------------------------------------------------------------------------------------------- a call that fails
+@pytest.mark.parametrize("text", ["[1]", "nonsense", "{", "", '{"a": NaN}', '{"a": "\udcff"}'])
+def test_a_message_that_is_no_json_object_is_not_sent(text: str, capsys: Captured) -> None:
+    assert main(["call", "tcp://127.0.0.1:1", text]) == Exit.MESSAGE
+    assert 'MESSAGE must be a JSON object, such as {"command": "status"}' in complaint(capsys)
+
+
+def test_a_message_that_is_too_large_is_not_sent(capsys: Captured) -> None:
+    with peer(hang_up_late) as port:
+        assert main(["call", f"tcp://127.0.0.1:{port}", json.dumps({"a": "x" * 2**20})]) == Exit.MESSAGE
+    assert "max_message_bytes is 1048576" in complaint(capsys)
+
+
+@pytest.mark.parametrize("scheme", ["ws", "tcp"])
+def test_a_refused_connection_is_told_in_one_line(scheme: str, capsys: Captured) -> None:
+    assert main(["call", f"{scheme}://127.0.0.1:{closed_port()}", STATUS]) == Exit.CONNECTION
+    assert complaint(capsys).endswith(": connection refused")
+
+
+@pytest.mark.parametrize("scheme", ["ws", "tcp"])
+def test_a_host_name_that_cannot_be_is_told_in_one_line(scheme: str, capsys: Captured) -> None:
+    assert main(["call", f"{scheme}://no..host:1", STATUS]) == Exit.CONNECTION
+    assert "cannot connect to" in complaint(capsys)
+
+
+def test_silence_is_a_timeout_after_every_attempt(capsys: Captured) -> None:
+    came: list[bytes] = []
+
+    def listen(connection: socket.socket) -> None:
+        came.extend(iter(lambda: connection.recv(4096), b""))
+
+    with peer(listen) as port:
+        patience = ["--timeout", "0.05", "--retry-count", "2", "--retry-interval", "0.01"]
+        assert main(["call", f"tcp://127.0.0.1:{port}", '{"a": 1}', *patience]) == Exit.TIMEOUT
+    assert "(3 attempts, 0.1" in complaint(capsys)
+    assert b"".join(came) == b'{"a":1,"sid":1}\n' * 3
+
+
+def test_replies_that_are_no_messages_are_counted_in_the_complaint(capsys: Captured) -> None:
+    def mumble(connection: socket.socket) -> None:
+        connection.sendall(b"nonsense\n\xff\n")
+        hang_up_late(connection)
+
+    with peer(mumble) as port:
+        assert main(["call", f"tcp://127.0.0.1:{port}", STATUS, "--timeout", "0.1"]) == Exit.TIMEOUT
+    assert complaint(capsys).endswith("2 came that are no message")
+
+
+def test_a_connection_that_is_lost_is_told_at_once(capsys: Captured) -> None:
+    with peer(lambda connection: None) as port:
+        assert main(["call", f"tcp://127.0.0.1:{port}", STATUS, "--timeout", "60"]) == Exit.CONNECTION
+    complaint(capsys)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "HTTP status 404"), (b"", "no WebSocket handshake")],
+)
+def test_who_is_no_websocket_server_is_told_in_one_line(answer: bytes, told: str, capsys: Captured) -> None:
+    def serve(connection: socket.socket) -> None:
+        connection.recv(4096)
+        connection.sendall(answer)
+        hang_up_late(connection)
+
+    with peer(serve) as port:
+        assert main(["call", f"ws://127.0.0.1:{port}", STATUS, "--timeout", "0.3"]) == Exit.CONNECTION
+    assert told in complaint(capsys)
+
+
+def test_ctrl_c_in_the_middle_of_a_call_is_status_130() -> None:
+    asked = threading.Event()
+
+    def listen(connection: socket.socket) -> None:
+        connection.recv(4096)
+        asked.set()
+        hang_up_late(connection)
+
+    with peer(listen) as port:
+        process = start("call", f"tcp://127.0.0.1:{port}", STATUS, "--timeout", "60")
+        assert asked.wait(LIMIT)
+        process.send_signal(signal.SIGINT)
+        assert finish(process) == (130, "", "")
+
+
+# -------------------------------------------------------------------------------------------------------------- console
+def test_closed_standard_output_is_told_in_one_line(echo_url: str) -> None:
+    process = start("call", echo_url, STATUS, stdout=None, preexec_fn=lambda: os.close(1))
+    assert finish(process)[::2] == (Exit.FAILED, "psession: standard output is closed\n")
+
+
+def test_full_standard_output_is_told_in_one_line(echo_url: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        code, _, err = finish(start("call", echo_url, STATUS, stdout=full))
+    assert (code, err.count("\n")) == (Exit.FAILED, 1)
+    assert "No space left on device" in err
+
+
+def test_a_reader_that_leaves_ends_the_demo_quietly() -> None:
+    process = start("demo")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    process.stdout = None
+    code, _, err = finish(process)
+    assert (code, err) == (Exit.FAILED, "")
+
+
+def test_nothing_a_peer_says_reaches_the_terminal_as_more_than_text() -> None:
+    assert one_line("a\n\x1b[31mü") == r"a\n\x1b[31mü"
+
+
+@pytest.mark.parametrize(
+    ("terminal", "environment", "coloured"),
+    [
+        (True, {}, True),
+        (False, {}, False),
+        (True, {"NO_COLOR": "1"}, False),
+        (True, {"NO_COLOR": ""}, True),
+        (True, {"TERM": "dumb"}, False),
+    ],
+)
+def test_colour_is_for_terminals_that_want_it(
+    terminal: bool, environment: dict[str, str], coloured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in ({"TERM": "xterm"} | environment).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    assert in_colour() is coloured
+
+
+# ----------------------------------------------------------------------------------------------------------------- demo
+@pytest.fixture(scope="module")
+def played() -> tuple[int, str, str, float]:
+    """Exit status, output, complaints and seconds of one demo."""
+    process = start("demo")
+    before = os.times().elapsed
+    return *finish(process), os.times().elapsed - before
+
+
+def test_the_demo_succeeds_in_time(played: tuple[int, str, str, float]) -> None:
+    code, _, err, took = played
+    assert (code, err) == (0, "")
+    assert took < 10
+
+
+def test_the_demo_is_plain_text_of_short_lines_where_no_terminal_is(played: tuple[int, str, str, float]) -> None:
+    _, out, _, _ = played
+    assert "\x1b" not in out
+    assert max(map(len, out.splitlines())) <= WIDTH
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        '←── lamp         #1   {"status": "needPassword"}',
+        '──→ lamp         #1   {"password": "123456"}',
+        "✓ one turn, 2 attempts",
+        "SessionTimeoutError after 0.4",
+        '←── oven         #1   {"celsius": 60}   too late: dropped',
+        '←── oven         #2   {"celsius": 180}',
+        "PortClosedError after 0.",
+        "✓ 40 of 40 answers reached their own question",
+        '←── doorbell #65536   {"event": "ring"}',
+        "✓ left behind: 0 sessions, 0 tasks",
+    ],
+)
+def test_the_demo_shows_each_of_its_scenes(shown: str, played: tuple[int, str, str, float]) -> None:
+    assert shown in played[1]
+    assert "✗" not in played[1]
+
+
+def test_ctrl_c_in_the_demo_is_status_130() -> None:
+    process = start("demo")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    code, _, err = finish(process)
+    assert (code, err) == (130, "")
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A demo whose scenes are empty and follow at once."""
+
+    async def nothing(*_: object, **__: object) -> None:
+        pass
+
+    for scene in ("dialogue", "retry", "timeout", "vanishing", "concurrency", "ringing"):
+        monkeypatch.setattr(_scenes, scene, nothing)
+    monkeypatch.setattr(demo, "PAUSE", 0)
+    return monkeypatch
+
+
+def test_a_demo_that_shows_something_else_says_so_and_fails(hurried: pytest.MonkeyPatch, capsys: Captured) -> None:
+    async def broken(centre: Any) -> None:
+        async with centre.port("lamp").session() as session:
+            await session.send({"command": "explode"}, timeout=0)
+
+    hurried.setattr(_scenes, "dialogue", broken)
+    assert main(["demo"]) == Exit.FAILED
+    assert "✗ SessionTimeoutError: " in capsys.readouterr().out
+
+
+def test_a_demo_that_hangs_is_given_up(hurried: pytest.MonkeyPatch, capsys: Captured) -> None:
+    async def endless(_: Any) -> None:
+        await trio.sleep_forever()
+
+    hurried.setattr(_scenes, "retry", endless)
+    hurried.setattr(demo, "LONGEST", 0.3)
+    assert main(["demo"]) == Exit.FAILED
+    assert capsys.readouterr().err == "psession: the demo did not come to its end in 0.3 s\n"
+
+
+async def test_the_transcript_makes_do_with_the_characters_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(output, encoding="ascii"))
+    Transcript(trio.CancelScope()).message("lamp", {"sid": 1, "text": "grün" * 40}, out=True)
+    say("ü")
+    first, second = output.getvalue().decode().splitlines()
+    assert first.startswith("   0.00 s  centre --> lamp         #1   {")
+    assert first.endswith("~")
+    assert second == r"\xfc"
