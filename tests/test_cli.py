@@ -1,4 +1,4 @@
-"""The command psession: what it prints, what it returns, and that nothing a user does gives a traceback."""
+"""The command psession: what it takes, what echo and call do, and that nothing a user does gives a traceback."""
 
 import io
 import json
@@ -6,95 +6,28 @@ import os
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import trio
 
 import psession
-from psession._cli import _scenes, demo, main
+from psession._cli import main
 from psession._cli._address import Address
-from psession._cli._console import in_colour, one_line, say
 from psession._cli._problem import Exit
-from psession._cli._transcript import WIDTH, Transcript
 
-LIMIT = 10.0  # seconds that anything here may take
-PATHS = os.pathsep.join(filter(None, [str(Path(psession.__file__).parent.parent), os.environ.get("PYTHONPATH")]))
+from .commands import LIMIT, accept_websocket, closed_port, connect, echoing, finish, peer, read_on, repeat_once, start
+
 STATUS = '{"command": "status"}'
 Captured = pytest.CaptureFixture[str]
-
-
-def start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
-    """The command in a process of its own."""
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
-    command = [sys.executable, "-m", "psession", *arguments]
-    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": PATHS}, **streams)
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """Exit status, output and complaints of a process that is about to end."""
-    try:
-        out, err = process.communicate(timeout=LIMIT)
-    finally:
-        process.kill()
-    return process.returncode, out, err
-
-
-@contextmanager
-def echoing(url: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """`psession echo` on that URL: the one it says, and its process."""
-    process = start("echo", url)
-    try:
-        assert process.stdout is not None
-        yield process.stdout.readline().strip(), process
-    finally:
-        if process.poll() is None:
-            process.terminate()
-        finish(process)
 
 
 @pytest.fixture(scope="module", params=["ws", "tcp"])
 def echo_url(request: pytest.FixtureRequest) -> Iterator[str]:
     with echoing(f"{request.param}://127.0.0.1:0") as (url, _):
         yield url
-
-
-@contextmanager
-def peer(serve: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A TCP server in a thread, for one connection; `serve` may be as rude as it likes."""
-
-    def run() -> None:
-        connection, _ = listener.accept()
-        connection.settimeout(LIMIT)
-        with connection:
-            serve(connection)
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(LIMIT)
-        thread = threading.Thread(target=run)
-        thread.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            thread.join(LIMIT)
-
-
-def closed_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-def hang_up_late(connection: socket.socket) -> None:
-    """Say nothing until the other side has gone."""
-    while connection.recv(4096):
-        pass
 
 
 def complaint(capsys: Captured) -> str:
@@ -126,13 +59,13 @@ WRONG = [
     (["call", "tcp://127.0.0.1:1", "{}", "--timeout=-1"], "--timeout: give 0 or more seconds, such as 2.5"),
     (["call", "tcp://127.0.0.1:1", "{}", "--timeout", "nan"], "--timeout: give 0 or more seconds, such as 2.5"),
     (["call", "tcp://127.0.0.1:1", "{}", "--retry-count", "1.5"], "--retry-count: give a whole number, 0 or more"),
-    (["call", "tcp://127.0.0.1:1", "{}", "--retry-interval", "inf "], ""),
+    (["call", "tcp://127.0.0.1:1", "{}", "--retry-interval", ""], "--retry-interval: give 0 or more seconds"),
     (["call", "tcp://127.0.0.1:1", "{}", "--sid-name", ""], "--sid-name: give the name of a field, such as sid"),
     (["call", "tcp://127.0.0.1:1", "{}", "two\nlines"], r"unrecognized arguments: two\nlines; usage: psession call"),
 ]
 
 
-@pytest.mark.parametrize(("argv", "right"), WRONG[:20] + WRONG[21:])
+@pytest.mark.parametrize(("argv", "right"), WRONG)
 def test_wrong_arguments_get_one_line_that_says_what_is_right(argv: list[str], right: str, capsys: Captured) -> None:
     assert main(argv) == 2
     assert right in complaint(capsys)
@@ -190,20 +123,20 @@ def test_the_message_may_come_from_standard_input(
     assert json.loads(capsys.readouterr().out) == {"a": 1, "number": 1}
 
 
-def test_a_reply_is_json_whatever_characters_the_output_has(echo_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reply_is_json_whatever_characters_the_output_has(monkeypatch: pytest.MonkeyPatch) -> None:
     output = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(output, encoding="ascii"))
-    assert main(["call", echo_url, '{"a": "ü"}']) == 0
+    with peer(repeat_once) as port:
+        assert main(["call", f"tcp://127.0.0.1:{port}", '{"a": "ü"}']) == 0
     assert json.loads(output.getvalue()) == {"a": "ü", "sid": 1}
 
 
 def test_echo_survives_garbage_and_resets(echo_url: str) -> None:
-    address = ("127.0.0.1", int(echo_url.rpartition(":")[2]))
     upgrade = b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     key = b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     for garbage in (b"", b"\xff\x00\r\n\r\n", b"[1]\n", upgrade, upgrade + b"\r\n", upgrade + key + b"\xff" * 500):
         for reset in (False, True):
-            with socket.create_connection(address, timeout=LIMIT) as connection:
+            with connect(echo_url) as connection:
                 connection.sendall(garbage)
                 if reset:  # close() then sends RST
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -212,10 +145,10 @@ def test_echo_survives_garbage_and_resets(echo_url: str) -> None:
 
 def test_echo_answers_any_number_and_skips_what_is_no_message() -> None:
     with echoing("tcp://localhost:0") as (url, process):
-        with socket.create_connection(("localhost", int(url.rpartition(":")[2])), timeout=LIMIT) as connection:
+        with connect(url) as connection:
             connection.sendall(b'{"sid":70000}\nnonsense\n[1]\n{"sid":"5"}\n{"hello":true}\n')
             connection.shutdown(socket.SHUT_WR)
-            answer = b"".join(iter(lambda: connection.recv(4096), b""))
+            answer = read_on(connection)
         process.send_signal(signal.SIGTERM)
         code, _, err = finish(process)
     assert answer == b'{"sid":70000}\n{"sid":"5"}\n{"hello":true}\n'
@@ -226,10 +159,9 @@ def test_echo_answers_any_number_and_skips_what_is_no_message() -> None:
 @pytest.mark.parametrize("scheme", ["ws", "tcp"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_echo_cleanly_while_somebody_is_connected(scheme: str, number: signal.Signals) -> None:
-    with echoing(f"{scheme}://127.0.0.1:0") as (url, process):
-        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=LIMIT):
-            process.send_signal(number)
-            assert finish(process) == (0, "", "")
+    with echoing(f"{scheme}://127.0.0.1:0") as (url, process), connect(url):
+        process.send_signal(number)
+        assert finish(process) == (0, "", "")
 
 
 @pytest.mark.parametrize("scheme", ["ws", "tcp"])
@@ -240,7 +172,7 @@ def test_echo_says_when_it_cannot_listen(scheme: str, capsys: Captured) -> None:
     assert complaint(capsys) == f"cannot listen on 127.0.0.1 port {port}: address already in use"
 
 
-# ----------------------------------------------------------------------------------------------------- a call that fails
+# ---------------------------------------------------------------------------------------------------- a call that fails
 @pytest.mark.parametrize("text", ["[1]", "nonsense", "{", "", '{"a": NaN}', '{"a": "\udcff"}'])
 def test_a_message_that_is_no_json_object_is_not_sent(text: str, capsys: Captured) -> None:
     assert main(["call", "tcp://127.0.0.1:1", text]) == Exit.MESSAGE
@@ -248,7 +180,7 @@ def test_a_message_that_is_no_json_object_is_not_sent(text: str, capsys: Capture
 
 
 def test_a_message_that_is_too_large_is_not_sent(capsys: Captured) -> None:
-    with peer(hang_up_late) as port:
+    with peer(read_on) as port:
         assert main(["call", f"tcp://127.0.0.1:{port}", json.dumps({"a": "x" * 2**20})]) == Exit.MESSAGE
     assert "max_message_bytes is 1048576" in complaint(capsys)
 
@@ -267,21 +199,17 @@ def test_a_host_name_that_cannot_be_is_told_in_one_line(scheme: str, capsys: Cap
 
 def test_silence_is_a_timeout_after_every_attempt(capsys: Captured) -> None:
     came: list[bytes] = []
-
-    def listen(connection: socket.socket) -> None:
-        came.extend(iter(lambda: connection.recv(4096), b""))
-
-    with peer(listen) as port:
+    with peer(lambda connection: came.append(read_on(connection))) as port:
         patience = ["--timeout", "0.05", "--retry-count", "2", "--retry-interval", "0.01"]
         assert main(["call", f"tcp://127.0.0.1:{port}", '{"a": 1}', *patience]) == Exit.TIMEOUT
     assert "(3 attempts, 0.1" in complaint(capsys)
-    assert b"".join(came) == b'{"a":1,"sid":1}\n' * 3
+    assert came[0] == b'{"a":1,"sid":1}\n' * 3
 
 
 def test_replies_that_are_no_messages_are_counted_in_the_complaint(capsys: Captured) -> None:
     def mumble(connection: socket.socket) -> None:
         connection.sendall(b"nonsense\n\xff\n")
-        hang_up_late(connection)
+        read_on(connection)
 
     with peer(mumble) as port:
         assert main(["call", f"tcp://127.0.0.1:{port}", STATUS, "--timeout", "0.1"]) == Exit.TIMEOUT
@@ -296,171 +224,45 @@ def test_a_connection_that_is_lost_is_told_at_once(capsys: Captured) -> None:
 
 @pytest.mark.parametrize(
     ("answer", "told"),
-    [(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "HTTP status 404"), (b"", "no WebSocket handshake")],
+    [(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "it answered HTTP 404"), (b"", "no WebSocket handshake")],
 )
 def test_who_is_no_websocket_server_is_told_in_one_line(answer: bytes, told: str, capsys: Captured) -> None:
     def serve(connection: socket.socket) -> None:
         connection.recv(4096)
         connection.sendall(answer)
-        hang_up_late(connection)
+        read_on(connection)
 
     with peer(serve) as port:
         assert main(["call", f"ws://127.0.0.1:{port}", STATUS, "--timeout", "0.3"]) == Exit.CONNECTION
     assert told in complaint(capsys)
 
 
-def test_ctrl_c_in_the_middle_of_a_call_is_status_130() -> None:
+@pytest.mark.parametrize("scheme", ["ws", "tcp"])
+def test_ctrl_c_in_the_middle_of_a_call_is_status_130(scheme: str) -> None:
     asked = threading.Event()
 
     def listen(connection: socket.socket) -> None:
+        if scheme == "ws":
+            accept_websocket(connection)
         connection.recv(4096)
         asked.set()
-        hang_up_late(connection)
+        read_on(connection)
 
     with peer(listen) as port:
-        process = start("call", f"tcp://127.0.0.1:{port}", STATUS, "--timeout", "60")
+        process = start("call", f"{scheme}://127.0.0.1:{port}", STATUS, "--timeout", "60")
         assert asked.wait(LIMIT)
         process.send_signal(signal.SIGINT)
         assert finish(process) == (130, "", "")
 
 
-# -------------------------------------------------------------------------------------------------------------- console
-def test_closed_standard_output_is_told_in_one_line(echo_url: str) -> None:
-    process = start("call", echo_url, STATUS, stdout=None, preexec_fn=lambda: os.close(1))
-    assert finish(process)[::2] == (Exit.FAILED, "psession: standard output is closed\n")
+def test_closed_standard_output_is_told_in_one_line() -> None:
+    with peer(repeat_once) as port:
+        process = start("call", f"tcp://127.0.0.1:{port}", STATUS, stdout=None, preexec_fn=lambda: os.close(1))
+        assert finish(process)[::2] == (Exit.FAILED, "psession: standard output is closed\n")
 
 
-def test_full_standard_output_is_told_in_one_line(echo_url: str) -> None:
-    with Path("/dev/full").open("w") as full:
-        code, _, err = finish(start("call", echo_url, STATUS, stdout=full))
+def test_full_standard_output_is_told_in_one_line() -> None:
+    with Path("/dev/full").open("w") as full, peer(repeat_once) as port:
+        code, _, err = finish(start("call", f"tcp://127.0.0.1:{port}", STATUS, stdout=full))
     assert (code, err.count("\n")) == (Exit.FAILED, 1)
     assert "No space left on device" in err
-
-
-def test_a_reader_that_leaves_ends_the_demo_quietly() -> None:
-    process = start("demo")
-    assert process.stdout is not None
-    process.stdout.readline()
-    process.stdout.close()
-    process.stdout = None
-    code, _, err = finish(process)
-    assert (code, err) == (Exit.FAILED, "")
-
-
-def test_nothing_a_peer_says_reaches_the_terminal_as_more_than_text() -> None:
-    assert one_line("a\n\x1b[31mü") == r"a\n\x1b[31mü"
-
-
-@pytest.mark.parametrize(
-    ("terminal", "environment", "coloured"),
-    [
-        (True, {}, True),
-        (False, {}, False),
-        (True, {"NO_COLOR": "1"}, False),
-        (True, {"NO_COLOR": ""}, True),
-        (True, {"TERM": "dumb"}, False),
-    ],
-)
-def test_colour_is_for_terminals_that_want_it(
-    terminal: bool, environment: dict[str, str], coloured: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    for name, value in ({"TERM": "xterm"} | environment).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("sys.stdout", io.StringIO())
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
-    assert in_colour() is coloured
-
-
-# ----------------------------------------------------------------------------------------------------------------- demo
-@pytest.fixture(scope="module")
-def played() -> tuple[int, str, str, float]:
-    """Exit status, output, complaints and seconds of one demo."""
-    process = start("demo")
-    before = os.times().elapsed
-    return *finish(process), os.times().elapsed - before
-
-
-def test_the_demo_succeeds_in_time(played: tuple[int, str, str, float]) -> None:
-    code, _, err, took = played
-    assert (code, err) == (0, "")
-    assert took < 10
-
-
-def test_the_demo_is_plain_text_of_short_lines_where_no_terminal_is(played: tuple[int, str, str, float]) -> None:
-    _, out, _, _ = played
-    assert "\x1b" not in out
-    assert max(map(len, out.splitlines())) <= WIDTH
-
-
-@pytest.mark.parametrize(
-    "shown",
-    [
-        '←── lamp         #1   {"status": "needPassword"}',
-        '──→ lamp         #1   {"password": "123456"}',
-        "✓ one turn, 2 attempts",
-        "SessionTimeoutError after 0.4",
-        '←── oven         #1   {"celsius": 60}   too late: dropped',
-        '←── oven         #2   {"celsius": 180}',
-        "PortClosedError after 0.",
-        "✓ 40 of 40 answers reached their own question",
-        '←── doorbell #65536   {"event": "ring"}',
-        "✓ left behind: 0 sessions, 0 tasks",
-    ],
-)
-def test_the_demo_shows_each_of_its_scenes(shown: str, played: tuple[int, str, str, float]) -> None:
-    assert shown in played[1]
-    assert "✗" not in played[1]
-
-
-def test_ctrl_c_in_the_demo_is_status_130() -> None:
-    process = start("demo")
-    assert process.stdout is not None
-    process.stdout.readline()
-    process.send_signal(signal.SIGINT)
-    code, _, err = finish(process)
-    assert (code, err) == (130, "")
-
-
-@pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """A demo whose scenes are empty and follow at once."""
-
-    async def nothing(*_: object, **__: object) -> None:
-        pass
-
-    for scene in ("dialogue", "retry", "timeout", "vanishing", "concurrency", "ringing"):
-        monkeypatch.setattr(_scenes, scene, nothing)
-    monkeypatch.setattr(demo, "PAUSE", 0)
-    return monkeypatch
-
-
-def test_a_demo_that_shows_something_else_says_so_and_fails(hurried: pytest.MonkeyPatch, capsys: Captured) -> None:
-    async def broken(centre: Any) -> None:
-        async with centre.port("lamp").session() as session:
-            await session.send({"command": "explode"}, timeout=0)
-
-    hurried.setattr(_scenes, "dialogue", broken)
-    assert main(["demo"]) == Exit.FAILED
-    assert "✗ SessionTimeoutError: " in capsys.readouterr().out
-
-
-def test_a_demo_that_hangs_is_given_up(hurried: pytest.MonkeyPatch, capsys: Captured) -> None:
-    async def endless(_: Any) -> None:
-        await trio.sleep_forever()
-
-    hurried.setattr(_scenes, "retry", endless)
-    hurried.setattr(demo, "LONGEST", 0.3)
-    assert main(["demo"]) == Exit.FAILED
-    assert capsys.readouterr().err == "psession: the demo did not come to its end in 0.3 s\n"
-
-
-async def test_the_transcript_makes_do_with_the_characters_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    output = io.BytesIO()
-    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(output, encoding="ascii"))
-    Transcript(trio.CancelScope()).message("lamp", {"sid": 1, "text": "grün" * 40}, out=True)
-    say("ü")
-    first, second = output.getvalue().decode().splitlines()
-    assert first.startswith("   0.00 s  centre --> lamp         #1   {")
-    assert first.endswith("~")
-    assert second == r"\xfc"

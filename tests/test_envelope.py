@@ -108,7 +108,10 @@ def test_a_field_name_that_is_no_text_is_refused(name: Any, error: type[Exceptio
 
 async def test_what_is_sent_carries_an_int_even_to_a_peer_that_writes_text() -> None:
     wire = Wire()
-    async with SessionManager(wire, envelope=Envelope("id", text_ids=True)).port("p") as port, port.session() as session:
+    async with (
+        SessionManager(wire, envelope=Envelope("id", text_ids=True)).port("p") as port,
+        port.session() as session,
+    ):
         await session.post({})
         port.dispatch({"id": "1", "n": 1})
         assert (await session.receive())["n"] == 1

@@ -133,9 +133,7 @@ async def test_a_session_lives_through_a_pause_between_attempts_longer_than_its_
     async with SessionManager(session_max_life=1).port("p", Wire()) as port, trio.open_nursery() as nursery:
         session = port.create()
         caught = Caught()
-        nursery.start_soon(
-            lambda: caught.run(lambda: session.send({}, timeout=0.5, retry_count=1, retry_interval=50))
-        )
+        nursery.start_soon(lambda: caught.run(lambda: session.send({}, timeout=0.5, retry_count=1, retry_interval=50)))
         await trio.sleep(40)
         port.dispatch({"sid": session.sid})
         await settle()

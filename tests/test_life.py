@@ -55,7 +55,10 @@ async def test_leaving_aborts_waiters_in_other_nurseries_at_once(
             await trio.sleep(5)
         await settle()
         assert [waiter.at for waiter in waiters] == [5.0] * 6
-    assert [type(waiter.error) for waiter in waiters[:5]] == [SessionAbortError] * 3 + [PortClosedError, SessionAbortError]
+    assert [type(waiter.error) for waiter in waiters[:5]] == [SessionAbortError] * 3 + [
+        PortClosedError,
+        SessionAbortError,
+    ]
     assert waiters[5].error is None
     assert len({id(waiter.error) for waiter in waiters[:5]}) == 5
     assert [waiter.error.attempts for waiter in waiters[:5]] == [1, 0, 1, 0, 1]
@@ -446,9 +449,7 @@ async def test_plain_messages_go_to_on_message_sync_or_async_in_order(autojump_c
 
 
 @pytest.mark.parametrize("kind", ["sync", "async", "mixed"])
-async def test_an_on_message_that_raises_costs_that_message_alone(
-    kind: str, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_an_on_message_that_raises_costs_that_message_alone(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     seen: list[int] = []
 
     async def later(message: dict[str, Any]) -> None:

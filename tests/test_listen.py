@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import trio.lowlevel
 
 from psession import MalformedMessageError, MessageError, SessionManager
 from psession._listen import MAX_HELD_MESSAGES, MAX_UNKNOWN_NAMES
@@ -292,7 +293,7 @@ async def test_an_on_message_that_raises_does_not_end_the_listening_to_others(
 
         async def bad() -> None:
             async with manager.port("bad", Wire(), on_message=broken, strict=strict):
-                await trio.sleep(0)
+                await trio.lowlevel.checkpoint()
                 await trio.sleep_forever()
 
         nursery.start_soon(left.run, bad)

@@ -31,7 +31,10 @@ BAD = [
     *[("session_id_name", value, TypeError) for value in (5, b"sid", ["sid"])],
     *[("on_session_overflow", value, ValueError) for value in ("drop", "", 5, ["recycle"])],
     *[("on_unanswered", value, ValueError) for value in ("drop", "", 5, ["fresh"], len)],
-    *[("retry_on", value, TypeError) for value in (OSError, [OSError], (OSError, "x"), (BaseException,), (KeyError(),))],
+    *[
+        ("retry_on", value, TypeError)
+        for value in (OSError, [OSError], (OSError, "x"), (BaseException,), (KeyError(),))
+    ],
     *[("on_session", value, TypeError) for value in (5, "handle", [print])],
     *[("on_message", value, TypeError) for value in (5, "handle", [print])],
     *[("envelope", value, TypeError) for value in ("sid", Envelope, 5)],

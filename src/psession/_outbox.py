@@ -68,6 +68,7 @@ class Outbox:
         self._counters = counters
         self._start: Callable[[], None] | None = start
         self._asleep = trio.lowlevel.ParkingLot()
+        self._sleeping = False
         self._for_room = trio.lowlevel.ParkingLot()
         self._room_promised = False
         self._since_yield = 0
@@ -125,7 +126,7 @@ class Outbox:
 
     def withdraw(self, ticket: Ticket) -> None:
         """Take an untaken frame back: it is never sent."""
-        if not ticket.taken and ticket in self._queue:
+        if ticket in self._queue and not ticket.taken:
             del self._queue[ticket]
             self._unqueue_bytes(ticket.size)
 
@@ -156,6 +157,7 @@ class Outbox:
             with self.scope:
                 while self._queue or not self.closed:
                     if not self._queue:
+                        self._sleeping = True
                         await self._asleep.park()
                         continue
                     self.writing = True
@@ -171,7 +173,8 @@ class Outbox:
         if self._start is not None:
             self._start()
             self._start = None
-        elif not self.writing:
+        elif self._sleeping:
+            self._sleeping = False
             self._asleep.unpark()
         return ticket
 

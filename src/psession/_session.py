@@ -245,6 +245,7 @@ class Session:
         line = self._line
         if line is None:
             line = self._line = deque()
+        turn.started = trio.current_time()
         place = (trio.lowlevel.current_task(), turn)
         line.append(place)
 

@@ -43,7 +43,8 @@ class Turn:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self.started = trio.current_time()
+        self.started = 0.0
+        """Seconds on Trio's clock: when it took its place in the line, then when it had its turn."""
         self.attempts = 0
         self.sent = 0
         """Attempts that left for the wire: each may be answered."""
@@ -79,13 +80,14 @@ class Turn:
         port = session.port
         if kind is trio.Cancelled:
             port._counters.cancelled += 1
-        if self.ticket is not None:
+        if self.ticket is not None and not self.ticket.taken:
             port._outbox.withdraw(self.ticket)
         if self.due is not None:
             port._timekeeper.forget(self)
-        for left in (self.silent, self.filled and not self.taken):
-            if left:
-                session._replies_out.receive_nowait()
+        if self.silent:
+            session._replies_out.receive_nowait()
+        if self.filled and not self.taken:
+            session._replies_out.receive_nowait()
         session._turn = None
         if session._ending is None:
             session._owed += self.sent - self.answered
@@ -106,13 +108,21 @@ class Turn:
             self._take().unwrap()  # the end that came between its place in the line and its turn
         session._check_open()
         await trio.lowlevel.checkpoint_if_cancelled()
+        self.started = trio.current_time()
         if session._owed or session._unsafe_until:
             await self._make_safe(patience.timeout)
         frame = session.port._encode(message, session.sid)
         for pause in patience.pauses():
-            self.attempts += 1
+            wait = patience.timeout + (pause or 0.0)
+            now = trio.current_time() if self.attempts else self.started
             try:
-                outcome = await self._attempt(frame, patience.timeout + (pause or 0.0))
+                self._transmit(frame)
+                if self.filled:
+                    # The reply is in hand: a synchronous sender brought it, or it was in the socket already. What is
+                    # left is the one checkpoint that is due.
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                    return self._take().unwrap()
+                outcome = await self._wait_until(now + wait)
                 if outcome is None:
                     continue
                 return outcome.unwrap()
@@ -121,30 +131,25 @@ class Turn:
                 if pause is None or ended or self.answered:
                     raise
             self.filled = self.taken = self.failed = False
-            outcome = await self._wait(pause)
+            outcome = await self._wait_until(trio.current_time() + pause)
             if outcome is not None:
                 return outcome.unwrap()
         self._time_out(f"no reply: {self._advice()}")
 
-    async def _attempt(self, frame: Any, wait: float) -> Outcome[Any] | None:
-        """Send once, unless the last attempt's frame is still in the queue, and wait for the outcome."""
+    def _transmit(self, frame: Any) -> None:
+        """One attempt, unless the last one's frame is still in the queue."""
+        self.attempts += 1
         ticket = self.ticket
         if ticket is None or ticket.taken:
             port = self.session.port
             self.ticket = port._outbox.put(frame, self)
             if self.ticket is None and not self.filled:
                 port._poll()
-            if self.filled:
-                # The reply is in hand: a synchronous sender brought it, or it was in the socket already. What is left
-                # is the one checkpoint that is due.
-                await trio.lowlevel.cancel_shielded_checkpoint()
-                return self._take()
-        return await self._wait(wait)
 
-    async def _wait(self, wait: float) -> Outcome[Any] | None:
-        """The outcome, ``None`` after `wait` seconds; one that comes before this task runs again still counts."""
-        if wait != math.inf:
-            self.session.port._timekeeper.watch(self, trio.current_time() + wait)
+    async def _wait_until(self, due: float) -> Outcome[Any] | None:
+        """The outcome, ``None`` when there was none at `due`; what comes before this task runs again still counts."""
+        if due != math.inf:
+            self.session.port._timekeeper.watch(self, due)
         elif self.due is not None:
             self.session.port._timekeeper.forget(self)
         outcome = await self.session._replies_out.receive()
@@ -176,7 +181,7 @@ class Turn:
                 "a turn was not answered, and its late reply could answer this one; the number is the peer's: "
                 'let the peer open a new session, or choose on_unanswered="keep"',
             )
-        deadline = trio.current_time() + within
+        deadline = self.started + within
         while (safe := port._table.renew(session)) is not None:
             if trio.current_time() >= deadline:
                 self._time_out(
@@ -184,9 +189,10 @@ class Turn:
                     "widen session_ids, or shorten session_id_rest"
                 )
             with port._table.told_when_free(self):
-                outcome = await self._wait(max(0.0, min(safe, deadline) - trio.current_time()))
+                outcome = await self._wait_until(min(safe, deadline))
             if outcome is not None:
                 outcome.unwrap()
+        self.started = trio.current_time()
 
     def _time_out(self, why: str) -> NoReturn:
         self.session.port._counters.timed_out += 1

@@ -27,10 +27,10 @@ values = st.recursive(
     | st.integers(-(2**63), 2**63)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=20,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
 )
-messages = st.dictionaries(st.text(), values, max_size=5)
+messages = st.dictionaries(st.text(), values, max_size=3)
 odd_floats = st.sampled_from([math.nan, -math.nan, math.inf, -math.inf])
 
 

@@ -119,9 +119,7 @@ async def test_defect_l_an_end_in_the_pause_between_retries_stops_the_retries(
     wire = Wire()
     async with SessionManager(wire).port("p") as port, trio.open_nursery() as nursery:
         session, caught = port.create(), Caught()
-        nursery.start_soon(
-            lambda: caught.run(lambda: session.send({}, timeout=1, retry_count=50, retry_interval=10))
-        )
+        nursery.start_soon(lambda: caught.run(lambda: session.send({}, timeout=1, retry_count=50, retry_interval=10)))
         await trio.sleep(5)
         getattr(port if deed in ("clear", "close") else session, deed)()
         await trio.sleep(1000)
@@ -259,9 +257,7 @@ class Mine(Exception):
 
 
 @pytest.mark.parametrize("kind", ["abort", "sender"])
-async def test_defect_s_an_abort_and_a_bug_in_the_sender_are_not_retried(
-    autojump_clock: MockClock, kind: str
-) -> None:
+async def test_defect_s_an_abort_and_a_bug_in_the_sender_are_not_retried(autojump_clock: MockClock, kind: str) -> None:
     """Only silence is retried: the caller gets the first error at once."""
     error = Mine("a bug")
     sent: list[object] = []
@@ -371,7 +367,7 @@ async def test_defect_y_ports_leave_the_manager_with_their_block() -> None:
     """However a block is left, its port is gone."""
     manager = SessionManager(Wire())
     for n in range(300):
-        with pytest.raises(Mine) if n % 3 == 0 else trio.CancelScope() as scope:  # noqa: PT012
+        with pytest.raises(Mine) if n % 3 == 0 else trio.CancelScope() as scope:
             async with manager.port(f"p{n}") as port:
                 if n % 3 == 0:
                     raise Mine
@@ -390,9 +386,7 @@ async def test_defect_z_a_reply_in_the_pause_between_two_attempts_is_the_reply(
     wire = Wire()
     async with SessionManager(wire).port("p") as port, trio.open_nursery() as nursery:
         caught = Caught()
-        nursery.start_soon(
-            lambda: caught.run(lambda: port.request({}, timeout=1, retry_count=5, retry_interval=2))
-        )
+        nursery.start_soon(lambda: caught.run(lambda: port.request({}, timeout=1, retry_count=5, retry_interval=2)))
         await trio.sleep(moment)
         port.dispatch({"sid": 1, "done": True})
         await trio.sleep(100)

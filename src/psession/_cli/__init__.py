@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from psession._cli import call, demo, echo
 from psession._cli._arguments import parse
 from psession._cli._console import OutputLost, abandon_output, complain, quiet_logs
 from psession._cli._problem import Exit, Problem
 from psession._cli._websocket import check_library
-from psession._cli.call import call, read_message
-from psession._cli.demo import demo
-from psession._cli.echo import echo
 
 if TYPE_CHECKING:
     import argparse
@@ -47,15 +45,15 @@ def _command(arguments: argparse.Namespace) -> Callable[[], Awaitable[Exit]]:
     """What the arguments ask for; what can be checked at once is checked here."""
     if arguments.command == "demo":
         check_library()
-        return demo
+        return demo.run
     if arguments.url.scheme == "ws":
         check_library()
     if arguments.command == "echo":
-        return partial(echo, arguments.url)
+        return partial(echo.run, arguments.url)
     return partial(
-        call,
+        call.run,
         arguments.url,
-        read_message(arguments.message),
+        call.read_message(arguments.message),
         within=arguments.timeout,
         options={
             "session_timeout": arguments.timeout,

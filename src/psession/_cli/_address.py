@@ -28,8 +28,12 @@ class Address:
     path: str = "/"
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}{'' if self.path == '/' else self.path}"
+        return f"{self.scheme}://{self.netloc}{'' if self.path == '/' else self.path}"
+
+    @property
+    def netloc(self) -> str:
+        """Host and port, as a URL and HTTP's ``Host`` have them."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @classmethod
     def parse(cls, url: str) -> Address:

@@ -17,16 +17,23 @@ Handler: TypeAlias = Callable[[Channel], Awaitable[None]]
 StreamHandler: TypeAlias = Callable[[trio.SocketStream], Awaitable[None]]
 
 
-async def connect(host: str, port: int) -> trio.SocketStream:
-    """A TCP connection, waited for as long as the caller's scopes allow.
+async def connect(host: str, port: int, *, within: float) -> trio.SocketStream:
+    """A TCP connection.
+
+    Args:
+        host: A name or an address.
+        port: The TCP port.
+        within: Seconds that it may take, finding the address included.
 
     Raises:
         Problem: There is none; it says why.
     """
-    try:
-        return await trio.open_tcp_stream(host, port)
-    except (OSError, UnicodeError) as error:
-        raise Problem(f"cannot connect to {host} port {port}: {reason(error)}", Exit.CONNECTION) from error
+    with trio.move_on_after(within):
+        try:
+            return await trio.open_tcp_stream(host, port)
+        except (OSError, UnicodeError) as error:
+            raise Problem(f"cannot connect to {host} port {port}: {reason(error)}", Exit.CONNECTION) from error
+    raise Problem(f"no connection to {host} port {port} in {within:g} s", Exit.CONNECTION)
 
 
 async def serve_streams(

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
-from psession._cli._problem import Exit, Problem
 from psession._cli._sockets import Channel, Handler, connect, serve_streams
 from psession.channels import lines
 
@@ -27,12 +26,7 @@ async def open_tcp(host: str, port: int, *, within: float) -> AsyncIterator[Chan
     Raises:
         Problem: No connection.
     """
-    stream = None
-    with trio.move_on_after(within):
-        stream = await connect(host, port)
-    if stream is None:
-        raise Problem(f"no connection to {host} port {port} in {within:g} s", Exit.CONNECTION)
-    async with lines(stream) as channel:
+    async with lines(await connect(host, port, within=within)) as channel:
         yield channel
 
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
-from psession._cli._problem import Exit, Problem, reason
-from psession._cli._sockets import Channel, Handler, serve_streams
+from psession._cli._address import Address
+from psession._cli._problem import Exit, Problem
+from psession._cli._sockets import Channel, Handler, connect, serve_streams
+from psession._nursery import open_quiet_nursery
 from psession.channels import trio_websocket
 
 if TYPE_CHECKING:
@@ -42,17 +44,23 @@ async def open_ws(url: str, *, within: float) -> AsyncIterator[Channel]:
         Problem: No connection, or no WebSocket there.
     """
     check_library()
-    from trio_websocket import ConnectionRejected, ConnectionTimeout, HandshakeError, open_websocket_url
+    from trio_websocket import ConnectionRejected, wrap_client_stream
 
+    address = Address.parse(url)
+    deadline = trio.current_time() + within
+    # Not the library's own open_websocket_url(), which leaves the socket open when it is not this side that closes.
     try:
-        async with open_websocket_url(url, connect_timeout=within) as connection:
-            yield trio_websocket(connection)
-    except ConnectionTimeout:
-        raise Problem(f"no WebSocket handshake with {url} in {within:g} s", Exit.CONNECTION) from None
+        async with await connect(address.host, address.port, within=within) as stream, open_quiet_nursery() as nursery:
+            connection = None
+            with trio.move_on_at(deadline):
+                connection = await wrap_client_stream(nursery, stream, address.netloc, address.path)
+            if connection is None:
+                raise Problem(f"no WebSocket handshake with {url} in {within:g} s", Exit.CONNECTION)
+            async with trio_websocket(connection) as channel:
+                yield channel
+            nursery.cancel_scope.cancel()
     except ConnectionRejected as error:
-        raise Problem(f"{url} answered with HTTP status {error.status_code}", Exit.CONNECTION) from error
-    except (HandshakeError, UnicodeError) as error:
-        raise Problem(f"cannot connect to {url}: {reason(error)}", Exit.CONNECTION) from error
+        raise Problem(f"{url} is no WebSocket: it answered HTTP {error.status_code}", Exit.CONNECTION) from error
 
 
 async def serve_ws(
@@ -68,7 +76,7 @@ async def serve_ws(
 
     async def upgrade(stream: trio.SocketStream) -> None:
         # Not the library's own server: there, garbage in one handshake can end all connections.
-        async with trio.open_nursery() as nursery:
+        async with open_quiet_nursery() as nursery:
             connection = None
             with trio.move_on_after(HANDSHAKE_SECONDS):
                 request = await wrap_server_stream(nursery, stream)

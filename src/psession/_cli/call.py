@@ -46,7 +46,7 @@ def _standard_input() -> bytes:
         raise Problem(f"cannot read standard input: {error}", Exit.MESSAGE) from error
 
 
-async def call(address: Address, message: Any, *, within: float, options: PortOptions) -> Exit:
+async def run(address: Address, message: Any, *, within: float, options: PortOptions) -> Exit:
     """Send `message` to the peer at `address` and say its reply.
 
     Args:

@@ -29,7 +29,7 @@ LONGEST = 9.0
 """Seconds after which the demo is given up; it takes four."""
 
 
-async def demo() -> Exit:
+async def run() -> Exit:
     """Play the scenes and show what passes. Status 1 when one does not come out as it should.
 
     Raises:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from psession._cli._sockets import Channel
 
 
-async def echo(address: Address) -> Exit:
+async def run(address: Address) -> Exit:
     """Listen on `address`, say on which URL, and answer until SIGINT or SIGTERM.
 
     Raises:

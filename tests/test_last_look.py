@@ -1,0 +1,44 @@
+"""Over a real socket: a reply that the kernel has when the deadline fires is the reply."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import trio
+
+from psession import SessionManager
+from psession.channels import lines
+
+
+async def test_replies_in_the_kernel_beat_a_deadline_that_passed_while_the_loop_stood_still() -> None:
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    peers: list[trio.SocketStream] = []
+
+    async def peer(stream: trio.SocketStream) -> None:
+        peers.append(stream)
+        async for _ in stream:
+            pass
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, peer, listeners)
+        stream = await trio.open_tcp_stream("127.0.0.1", listeners[0].socket.getsockname()[1])
+        async with SessionManager().port("p", lines(stream), grace=0.1) as port:
+            replies: list[Any] = []
+
+            async def ask(n: int) -> None:
+                replies.append((n, await port.request({"n": n}, timeout=0.05)))
+
+            async with trio.open_nursery() as turns:
+                for n in range(40):
+                    turns.start_soon(ask, n)
+                while len(port.sessions) < 40 or not peers:
+                    await trio.lowlevel.checkpoint()
+                # One write on the raw socket, no checkpoint after it: nobody here can have read it when the time is over.
+                answers = b"".join(json.dumps({"sid": sid}).encode() + b"\n" for sid in port.sessions)
+                assert await peers[0].socket.send(answers) == len(answers)
+                time.sleep(0.1)  # noqa: ASYNC251 - the loop stands still, which is what is tested
+            assert len(replies) == 40
+            assert port.statistics().timed_out == 0
+        nursery.cancel_scope.cancel()

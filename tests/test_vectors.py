@@ -1,0 +1,151 @@
+"""The wire contract as data: each story in `vectors/`, told step by step to a port (the format is in its README)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+from psession import (
+    SessionAbortError,
+    SessionCancelError,
+    SessionInvalidError,
+    SessionManager,
+    SessionTimeoutError,
+)
+
+from .peers import Caught, plain_pair, settle
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+    from psession import Port, Session
+
+VECTORS = sorted((Path(__file__).parent / "vectors").glob("*.json"))
+ERRORS = {
+    "timeout": SessionTimeoutError,
+    "cancel": SessionCancelError,
+    "abort": SessionAbortError,
+    "invalid": SessionInvalidError,
+}
+STRAYS = ("late", "duplicate", "unknown_sid")
+
+
+class Story:
+    """One port, the turns and sessions that the steps name, and the peer's end of the channel."""
+
+    def __init__(self, port: Port, peer: trio.abc.Channel[Any], nursery: trio.Nursery) -> None:
+        self.port = port
+        self.peer = peer
+        self.nursery = nursery
+        self.turns: dict[str, Caught] = {}
+        self.sessions: dict[str, Session] = {}
+        self.opened: list[Session] = []
+        self.plain: list[Any] = []
+
+    async def step(self, step: dict[str, Any]) -> None:
+        """Do one, and let everybody react."""
+        [kind] = step.keys() & {"do", "out", "quiet", "in", "error", "wait"}
+        await getattr(self, f"on_{kind}")(step)
+        await settle()
+
+    async def on_do(self, step: dict[str, Any]) -> None:
+        deed, session = step["do"], self.sessions.get(step.get("session", ""))
+        if deed == "open":
+            self.sessions[step["session"]] = self.port.create()
+        elif deed in ("send", "request"):
+            call = self.port.request if session is None else session.send
+            patience = {key: step[key] for key in ("timeout", "retry_count", "retry_interval") if key in step}
+            turn = self.turns[step["turn"]] = Caught()
+            self.nursery.start_soon(lambda: turn.run(lambda: call(step["message"], **patience)))
+        elif deed == "post":
+            assert session is not None
+            await session.post(step["message"])
+        elif deed == "clear":
+            self.port.clear()
+        else:
+            getattr(session, deed)()
+
+    async def on_out(self, step: dict[str, Any]) -> None:
+        with trio.fail_after(0.001):
+            message = await self.peer.receive()
+        assert list(message.items()) == list(step["out"].items())
+        assert [type(value) for value in message.values()] == [type(value) for value in step["out"].values()]
+
+    async def on_quiet(self, step: dict[str, Any]) -> None:
+        await self.finish()
+
+    async def finish(self) -> None:
+        """Nothing is on the wire."""
+        with trio.move_on_after(0):
+            raise AssertionError(f"not expected on the wire: {await self.peer.receive()!r}")
+
+    async def on_wait(self, step: dict[str, Any]) -> None:
+        await trio.sleep(step["wait"])
+
+    async def on_error(self, step: dict[str, Any]) -> None:
+        assert type(self.turns[step["turn"]].error) is ERRORS[step["error"]]
+
+    async def on_in(self, step: dict[str, Any]) -> None:
+        [(kind, name)] = step["to"].items()
+        before = self.port.statistics()
+        waiting = {turn for turn, caught in self.turns.items() if caught.at is None}
+        await self.peer.send(step["in"])
+        await settle()
+        after = self.port.statistics()
+        strays = {stray for stray in STRAYS if getattr(after, stray) > getattr(before, stray)}
+        settled = {turn for turn in waiting if self.turns[turn].at is not None}
+        assert settled == ({name} if kind == "turn" else set())
+        assert strays == ({name} if kind == "nobody" else set())
+        assert after.plain - before.plain == (kind == "plain")
+        assert after.accepted - before.accepted == (kind == "opens")
+        if kind == "turn":
+            assert self.turns[name].value == step["in"]
+        elif kind == "plain":
+            assert self.plain.pop() == step["in"]
+        elif kind in ("session", "opens"):
+            if kind == "opens":
+                self.sessions[name] = self.opened.pop()
+            assert await self.sessions[name].receive(timeout=0) == step["in"]
+
+
+@pytest.mark.parametrize("path", VECTORS, ids=lambda path: path.stem)
+async def test_a_port_does_on_the_wire_what_the_vector_says(autojump_clock: MockClock, path: Path) -> None:
+    vector = json.loads(path.read_text(encoding="utf-8"))
+    options: dict[str, Any] = dict(vector["options"])
+    if "session_ids" in options:
+        options["session_ids"] = range(*options["session_ids"])
+    plain: list[Any] = []
+    opened: list[Session] = []
+
+    async def handle(session: Session) -> None:
+        opened.append(session)
+        await trio.sleep_forever()
+
+    if vector.get("handler"):
+        options["on_session"] = handle
+    here, there = plain_pair()
+    async with trio.open_nursery() as nursery:
+        async with SessionManager(on_message=plain.append).port("p", here, **options) as port:
+            story = Story(port, there, nursery)
+            story.plain, story.opened = plain, opened
+            for number, step in enumerate(vector["steps"]):
+                try:
+                    await story.step(step)
+                except BaseException as error:
+                    error.add_note(f"{path.name}, step {number}: {step}")
+                    raise
+            await story.finish()
+        nursery.cancel_scope.cancel()
+
+
+def test_there_are_vectors_and_each_says_what_it_is_about() -> None:
+    assert len(VECTORS) >= 20
+    for path in VECTORS:
+        vector = json.loads(path.read_text(encoding="utf-8"))
+        assert vector.keys() <= {"description", "options", "handler", "steps"}
+        assert vector["description"].endswith(".")
+        assert vector["steps"]
