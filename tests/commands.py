@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import psession
 
@@ -21,11 +21,19 @@ LIMIT = 10.0
 _PATHS = [str(Path(psession.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
 
 
-def start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+def start(
+    *arguments: str, stdout: IO[str] | int | None = subprocess.PIPE, preexec_fn: Callable[[], None] | None = None
+) -> subprocess.Popen[str]:
     """The command, running."""
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "encoding": "utf-8"} | options
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, _PATHS)), "PYTHONIOENCODING": "utf-8"}
-    return subprocess.Popen([sys.executable, "-m", "psession", *arguments], env=environment, **streams)
+    return subprocess.Popen(
+        [sys.executable, "-m", "psession", *arguments],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        env=environment,
+        encoding="utf-8",
+        preexec_fn=preexec_fn,
+    )
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:

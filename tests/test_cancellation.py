@@ -1,12 +1,12 @@
 """Cancelled at any checkpoint, nothing remains: each scenario is cancelled at its first step, its second, and so on.
 
-A scenario runs in a loop of its own, in virtual time, under an instrument that counts the steps of all tasks and cancels
-one scope at the chosen step: the caller's alone (its port lives on and must work), or everything.
+A scenario runs in a loop of its own, in virtual time, under an instrument that counts the steps of all tasks and
+cancels one scope at the chosen step: the caller's alone (its port lives on and must work), or everything.
 """
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -126,20 +126,16 @@ async def retries(port: Port) -> None:
 async def a_turn_after_an_unanswered_one(port: Port) -> None:
     async with port.session() as session:
         for _ in range(3):
-            try:
+            with suppress(SessionError):
                 await session.send({}, timeout=70)
-            except SessionError:
-                pass
 
 
 async def receives_and_times_out(port: Port) -> None:
     with port.create() as session:
         port.dispatch({"sid": session.sid, "n": 1})
         await session.receive()
-        try:
+        with suppress(SessionError):
             await session.receive(timeout=1)
-        except SessionError:
-            pass
         port.dispatch({"sid": session.sid, "n": 2})
         async for _ in session:
             return
@@ -160,10 +156,8 @@ async def waits_for_a_number(port: Port) -> None:
     async with trio.open_nursery() as nursery:
         for _ in range(3):
             nursery.start_soon(hold)
-        try:
+        with suppress(SessionError):
             await port.request({}, timeout=0.5)
-        except SessionError:
-            pass
 
 
 async def lives_its_life(port: Port) -> None:

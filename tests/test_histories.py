@@ -50,12 +50,12 @@ class World:
         self.settled = 0
         self.answered: set[int] = set()
 
-    async def ask(self, call: Any, token: int, timeout: float, retries: int) -> None:
+    async def ask(self, call: Any, token: int, patience: float, retries: int) -> None:
         scope = trio.CancelScope()
         self.scopes.append(scope)
         try:
             with scope:
-                reply = await call({"token": token}, timeout=timeout, retry_count=retries, retry_interval=1.0)
+                reply = await call({"token": token}, timeout=patience, retry_count=retries, retry_interval=1.0)
                 assert reply["token"] == token, "a wrong answer"
                 assert token not in self.answered
                 self.answered.add(token)
@@ -71,8 +71,8 @@ class World:
     def reply(self, index: int) -> None:
         """The peer's answer to one message.
 
-        Where the numbers come round it answers each but once: who answers twice answers the next owner, and no number on
-        this wire can tell.
+        Where the numbers come round it answers each but once: who answers twice answers the next owner, and no number
+        on this wire can tell.
         """
         message = self.sent.pop(index) if len(self.port._options.own_ids) < 10 else self.sent[index]
         self.port.dispatch(dict(message))

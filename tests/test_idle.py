@@ -40,7 +40,7 @@ def test_what_left_is_never_due_and_empty_queues_are_dropped() -> None:
     queue.enter("a", 1.0, 0.0)
     queue.leave("a", 1.0)
     queue.leave("b", 2.0)
-    assert (queue.next_due(), queue.pop_due(5.0), queue.oldest(), queue._queues) == (math.inf, [], None, {})
+    assert (queue.next_due(), queue.pop_due(5.0), queue.pop_oldest(), queue._queues) == (math.inf, [], None, {})
 
 
 @settings(max_examples=80, deadline=None)

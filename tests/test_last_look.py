@@ -35,7 +35,7 @@ async def test_replies_in_the_kernel_beat_a_deadline_that_passed_while_the_loop_
                     turns.start_soon(ask, n)
                 while len(port.sessions) < 40 or not peers:
                     await trio.lowlevel.checkpoint()
-                # One write on the raw socket, no checkpoint after it: nobody here can have read it when the time is over.
+                # One write on the raw socket and no checkpoint after it: nobody here can have read it in time.
                 answers = b"".join(json.dumps({"sid": sid}).encode() + b"\n" for sid in port.sessions)
                 assert await peers[0].socket.send(answers) == len(answers)
                 time.sleep(0.1)  # noqa: ASYNC251 - the loop stands still, which is what is tested

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +17,6 @@ from psession import (
     SessionError,
     SessionInvalidError,
     SessionManager,
-    SessionTimeoutError,
 )
 from psession.channels._memory import memory_pair
 
@@ -543,20 +543,18 @@ async def test_a_closed_sender_port_takes_no_message() -> None:
         assert wire.sent == []
 
 
-async def test_ten_thousand_ports_leave_nothing() -> None:
+async def test_two_thousand_ports_one_after_the_other_leave_nothing() -> None:
     manager = SessionManager()
     wire = Wire()
-    for n in range(10_000):
+    for n in range(2_000):
         async with manager.port(f"p{n}", wire) as port:
             port.create()
     assert_empty(manager, port)
     assert_no_timers()
-    assert (manager.statistics().opened, manager.statistics().open) == (10_000, 0)
+    assert (manager.statistics().opened, manager.statistics().open) == (2_000, 0)
 
 
 async def test_a_port_that_was_left_is_freed_without_the_garbage_collector() -> None:
-    import weakref
-
     manager = SessionManager()
     here, there = memory_pair()
     async with trio.open_nursery() as nursery:
@@ -596,22 +594,23 @@ async def test_ports_in_ports_end_from_the_inside_out(autojump_clock: MockClock)
         except SessionAbortError as error:
             order.append(str(error.port))
 
-    async with trio.open_nursery() as nursery:
-        async with manager.port("outer", Wire()) as outer, manager.port("inner", Wire()) as inner:
-            nursery.start_soon(wait, outer)
-            nursery.start_soon(wait, inner)
-            await settle()
+    async with (
+        trio.open_nursery() as nursery,
+        manager.port("outer", Wire()) as outer,
+        manager.port("inner", Wire()) as inner,
+    ):
+        nursery.start_soon(wait, outer)
+        nursery.start_soon(wait, inner)
+        await settle()
     assert order == ["inner", "outer"]
     assert_empty(manager, outer, inner)
 
 
 async def test_a_timeout_around_the_port_beats_the_turns_own(autojump_clock: MockClock) -> None:
     manager = SessionManager()
-    with pytest.raises(trio.TooSlowError), trio.fail_after(2):
-        async with manager.port("p", Wire()) as port:
-            try:
+    with pytest.raises(trio.TooSlowError):  # noqa: PT012 - the block under test is the port's own
+        with trio.fail_after(2):
+            async with manager.port("p", Wire()) as port:
                 await port.request({}, timeout=30)
-            except SessionTimeoutError:
-                raise AssertionError from None
     assert trio.current_time() == 2.0
     assert_empty(manager, port)

@@ -127,9 +127,12 @@ async def test_on_unknown_opens_a_port_that_gets_everything_that_came_for_it(
     seen: list[tuple[str, int]] = []
     asked: list[str] = []
 
+    def note(name: str, n: int) -> None:
+        seen.append((name, n))
+
     async def handle(session: Session) -> None:
         async for message in session:
-            seen.append((session.port.name, message["n"]))
+            note(session.port.name, message["n"])
 
     async def open_port(name: str, message: Message) -> None:
         asked.append(name)

@@ -47,7 +47,7 @@ async def test_giving_up_takes_as_long_as_promised(autojump_clock: MockClock) ->
 
 
 @pytest.mark.parametrize(
-    ("timeout", "count", "interval", "moments"),
+    ("patience", "count", "interval", "moments"),
     [
         (1.0, 0, 9.0, [0.0]),
         (1.0, 3, 0.0, [0.0, 1.0, 2.0, 3.0]),
@@ -57,15 +57,15 @@ async def test_giving_up_takes_as_long_as_promised(autojump_clock: MockClock) ->
     ],
 )
 async def test_each_attempt_leaves_at_its_exact_moment(
-    autojump_clock: MockClock, timeout: float, count: int, interval: float, moments: list[float]
+    autojump_clock: MockClock, patience: float, count: int, interval: float, moments: list[float]
 ) -> None:
     sent: list[float] = []
 
     async with SessionManager().port("p", lambda _: sent.append(trio.current_time())) as port:
         with pytest.raises(SessionTimeoutError) as caught:
-            await port.request({}, timeout=timeout, retry_count=count, retry_interval=interval)
+            await port.request({}, timeout=patience, retry_count=count, retry_interval=interval)
     assert sent == moments
-    assert trio.current_time() == (count + 1) * timeout + count * interval
+    assert trio.current_time() == (count + 1) * patience + count * interval
     assert caught.value.attempts == count + 1
 
 

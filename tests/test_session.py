@@ -443,7 +443,7 @@ async def test_iterating_over_a_flooded_session_ends_with_its_error() -> None:
         seen = []
         with pytest.raises(SessionOverrunError):  # noqa: PT012 - what was received before counts
             async for message in session:
-                seen.append(message["n"])
+                seen += [message["n"]]
         assert seen == [0, 1]
 
 

@@ -48,8 +48,7 @@ async def test_a_cancelled_send_cuts_nothing_on_a_stream() -> None:
     got: list[Any] = []
 
     async def read() -> None:
-        async for message in lines(right):
-            got.append(message["n"])
+        got.extend([message["n"] async for message in lines(right)])
 
     async def hasty(bus: Any, n: int) -> None:
         with trio.move_on_after(0) as scope:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from psession import Port, Session
 
-VECTORS = sorted((Path(__file__).parent / "vectors").glob("*.json"))
+PATHS = sorted((Path(__file__).parent / "vectors").glob("*.json"))
+VECTORS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in PATHS}
 ERRORS = {
     "timeout": SessionTimeoutError,
     "cancel": SessionCancelError,
@@ -112,9 +113,9 @@ class Story:
             assert await self.sessions[name].receive(timeout=0) == step["in"]
 
 
-@pytest.mark.parametrize("path", VECTORS, ids=lambda path: path.stem)
-async def test_a_port_does_on_the_wire_what_the_vector_says(autojump_clock: MockClock, path: Path) -> None:
-    vector = json.loads(path.read_text(encoding="utf-8"))
+@pytest.mark.parametrize("name", VECTORS)
+async def test_a_port_does_on_the_wire_what_the_vector_says(autojump_clock: MockClock, name: str) -> None:
+    vector = VECTORS[name]
     options: dict[str, Any] = dict(vector["options"])
     if "session_ids" in options:
         options["session_ids"] = range(*options["session_ids"])
@@ -136,7 +137,7 @@ async def test_a_port_does_on_the_wire_what_the_vector_says(autojump_clock: Mock
                 try:
                     await story.step(step)
                 except BaseException as error:
-                    error.add_note(f"{path.name}, step {number}: {step}")
+                    error.add_note(f"{name}.json, step {number}: {step}")
                     raise
             await story.finish()
         nursery.cancel_scope.cancel()
@@ -144,8 +145,7 @@ async def test_a_port_does_on_the_wire_what_the_vector_says(autojump_clock: Mock
 
 def test_there_are_vectors_and_each_says_what_it_is_about() -> None:
     assert len(VECTORS) >= 20
-    for path in VECTORS:
-        vector = json.loads(path.read_text(encoding="utf-8"))
+    for vector in VECTORS.values():
         assert vector.keys() <= {"description", "options", "handler", "steps"}
         assert vector["description"].endswith(".")
         assert vector["steps"]

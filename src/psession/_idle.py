@@ -61,9 +61,9 @@ class IdleQueue(Generic[T]):
                 del self._queues[life]
         return over
 
-    def oldest(self) -> T | None:
-        """What has been idle longest in the first queue; ``None`` when nothing is idle."""
+    def pop_oldest(self) -> T | None:
+        """Take out what has been idle longest in the first queue that holds anything; ``None`` when nothing is idle."""
         for queue in self._queues.values():
-            for thing in queue:
-                return thing
+            if queue:
+                return queue.popitem(last=False)[0]
         return None

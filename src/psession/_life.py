@@ -62,6 +62,7 @@ class _Life:
         self.shut = False
         self.plain: trio.MemorySendChannel[Any] | None = None
         port._outbox = self._outbox(target)
+        port._to_frame = target.encode if isinstance(target, FrameChannel) else port._outbox.encode
         port._start_handler = self._start_handler
         port._take_plain = self.take_plain
         port._timekeeper = Timekeeper(port, self._start_timekeeper)

@@ -95,7 +95,11 @@ class Outbox:
             frame: What `put` takes.
             check: Raises when the poster may not send any more; called when there is room or never will be.
         """
-        ticket = await self._put_when_room(frame, check)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self.closed or self._for_room or self.queued_bytes >= self._limit_bytes:
+            ticket = await self._put_when_room(frame, check)
+        else:
+            ticket = self.put(frame, None)
         if ticket is not None and ticket.done is not None:
             await self._written(ticket)
             return
@@ -105,8 +109,7 @@ class Outbox:
             await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def _put_when_room(self, frame: Any, check: Callable[[], None]) -> Ticket | None:
-        await trio.lowlevel.checkpoint_if_cancelled()
-        if (self.queued_bytes >= self._limit_bytes or self._for_room) and not self.closed:
+        if not self.closed:
             await self._for_room.park()
             self._room_promised = False
         try:

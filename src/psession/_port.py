@@ -54,6 +54,7 @@ class Port:
         self._warned: set[str] = set()
         # What the life of the port (psession._life) sets before anyone else sees it:
         self._outbox: Outbox
+        self._to_frame: Callable[[Any], Any]
         self._hops = 1
         self._start_handler: Callable[[Session], None]
         self._take_plain: Callable[[Any], None]
@@ -227,7 +228,9 @@ class Port:
     def _accept(self, sid: int, message: Any) -> None:
         options = self._options
         if self._handlers >= options.max_incoming_sessions:
-            idle = self._idle_incoming.oldest()
+            idle = self._idle_incoming.pop_oldest()
+            while idle is not None and not idle._is_idle:
+                idle = self._idle_incoming.pop_oldest()  # busy: it comes back when its handler waits again
             if idle is None:
                 self._counters.refused += 1
                 self._warn(
@@ -315,7 +318,7 @@ class Port:
         )
 
     def _encode(self, message: Any, sid: int) -> Any:
-        return self._outbox.encode(self._envelope.stamp(message, sid))
+        return self._to_frame(self._envelope.stamp(message, sid))
 
     def _turn_begins(self, session: Session) -> None:
         self._turns += 1
@@ -339,8 +342,8 @@ class Port:
         now = trio.current_time()
         for queue in (self._idle, self._idle_incoming):
             for session in queue.pop_due(now):
-                if session._turn is not None:
-                    continue  # its end makes the session idle anew
+                if not session._is_idle:
+                    continue  # what goes on in it will make it idle anew
                 self._counters.expired += 1
                 session._end(expired(session._max_life))
         return min(self._idle.next_due(), self._idle_incoming.next_due())

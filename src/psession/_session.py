@@ -48,6 +48,7 @@ class Session:
         "_once",
         "_owed",
         "_patience",
+        "_receiving",
         "_replies_in",
         "_replies_out",
         "_turn",
@@ -75,6 +76,7 @@ class Session:
         self._has_replies = False
         self._inbox_in = None
         self._unread = 0
+        self._receiving = 0
         self._once = False
         self._owed = 0
         self._unsafe_until = 0.0
@@ -277,9 +279,7 @@ class Session:
             self._end(overrun(self.port._options.inbox_limit))
             return
         self._unread += 1
-        if self.incoming:
-            self.port._idle_leave(self)
-        elif turn is None:
+        if turn is None and not self.incoming:
             self.port._idle_enter(self)
 
     def _settle(self, ending: Ending) -> None:
@@ -325,18 +325,22 @@ class Session:
                 await trio.lowlevel.checkpoint()
                 self._raise_ended()
             self._open_inbox()
-        idle = self.incoming and not self._unread and self._ending is None
-        if idle:
+        if self.incoming and self._ending is None:
             self.port._idle_enter(self)
+        self._receiving += 1
         try:
             message = await self._inbox_out.receive()
         except trio.EndOfChannel:
             self._raise_ended()
         finally:
-            if idle:
-                self.port._idle_leave(self)
+            self._receiving -= 1
         self._unread -= 1
         return message
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether nothing goes on in it: no turn, and of the peer's only those whose handler waits for more."""
+        return self._turn is None and (not self.incoming or (self._receiving > 0 and not self._unread))
 
     def _check_open(self) -> None:
         if self._ending is not None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psession.channels import JsonCodec, MsgpackCodec
@@ -65,17 +65,20 @@ Pair = namedtuple("Pair", "left right")
 
 
 @both
+@settings(deadline=None)
 @given(message=messages)
 def test_what_is_encoded_comes_back(codec: Any, message: dict[str, Any]) -> None:
     assert codec.decode(codec.encode(message)) == message
 
 
+@settings(deadline=None)
 @given(message=messages)
 def test_json_is_one_line_of_text(message: dict[str, Any]) -> None:
     assert not {"\n", "\r"} & set(JsonCodec().encode(message).decode())
 
 
 @both
+@settings(deadline=None)
 @given(message=messages, odd=odd_floats, data=st.data())
 def test_nan_and_infinities_are_found_wherever_they_stand(codec: Any, message: Any, odd: float, data: Any) -> None:
     places: list[Any] = [message]
@@ -233,6 +236,7 @@ def test_messagepack_that_is_none_says_what_is_wrong(data: Any, says: str) -> No
 
 
 @both
+@settings(deadline=None)
 @given(data=st.binary(max_size=200))
 def test_whatever_comes_is_a_message_or_malformed(codec: Any, data: bytes) -> None:
     try:
@@ -298,7 +302,8 @@ def test_a_codec_is_found_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("codec", "error"), [("yaml", ValueError), (b"json", TypeError), (None, TypeError), (3, TypeError)]
+    ("codec", "error"),
+    [("yaml", ValueError), (b"json", TypeError), (None, TypeError), (JsonCodec, TypeError), (3, TypeError)],
 )
 def test_what_is_no_codec_is_refused(codec: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match='give "json", "msgpack" or an object with'):

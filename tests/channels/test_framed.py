@@ -146,7 +146,27 @@ async def test_a_message_too_large_is_not_sent_and_the_next_one_is(make: Any) ->
     assert await raw.stream.receive_some() in (b"{}\n", b"\0\0\0\2{}")
 
 
-@pytest.mark.parametrize("codec", ["msgpack", MsgpackCodec()])
+class Nameless:
+    """A codec that does not say what its bytes are."""
+
+    def encode(self, message: Any) -> bytes:
+        return b"{}"
+
+    def decode(self, data: bytes) -> Any:
+        return {}
+
+
+class Text(Nameless):
+    text = True
+
+
+async def test_a_codec_of_ones_own_says_that_it_is_text() -> None:
+    raw = Raw(lines, codec=Text())
+    await raw.channel.send({})
+    assert await raw.stream.receive_some() == b"{}\n"
+
+
+@pytest.mark.parametrize("codec", ["msgpack", MsgpackCodec(), Nameless()])
 def test_a_binary_codec_is_not_for_lines(codec: Any) -> None:
     with pytest.raises(ValueError, match=r"carry it with length_prefixed\(\)"):
         lines(Stuck(), codec=codec)

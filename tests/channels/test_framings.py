@@ -6,7 +6,7 @@ import struct
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psession.channels._framings import Framing, LengthFraming, LineFraming
@@ -33,6 +33,7 @@ def feed_all(framing: Framing, pieces: list[bytes]) -> list[Any]:
 
 
 @pytest.mark.parametrize("make", [LineFraming, LengthFraming])
+@settings(deadline=None)
 @given(sent=payloads, cuts=cuts)
 def test_frames_survive_any_cut(make: type[LineFraming | LengthFraming], sent: list[bytes], cuts: list[int]) -> None:
     framing = make(LIMIT)
@@ -44,6 +45,7 @@ def test_frames_survive_any_cut(make: type[LineFraming | LengthFraming], sent: l
     assert framing.lost is None
 
 
+@settings(deadline=None)
 @given(
     sent=st.lists(line_bytes, max_size=8),
     ends=st.lists(st.sampled_from([b"\n", b"\r\n", b"\n\n", b"\r\n\r\n"])),
@@ -62,6 +64,7 @@ def test_a_line_too_long_stands_as_an_error_where_it_stood(
     assert framing.end() is None
 
 
+@settings(deadline=None)
 @given(stream=st.binary(max_size=200) | st.text("ab\r\n", max_size=200).map(str.encode), cuts=cuts)
 def test_lines_are_the_same_in_one_piece_and_in_many(stream: bytes, cuts: list[int]) -> None:
     whole, cut = LineFraming(LIMIT), LineFraming(LIMIT)
@@ -69,6 +72,7 @@ def test_lines_are_the_same_in_one_piece_and_in_many(stream: bytes, cuts: list[i
     assert str(whole.end()) == str(cut.end())
 
 
+@settings(deadline=None)
 @given(
     stream=st.lists(st.binary(max_size=LIMIT + 5).map(lambda data: struct.pack(">I", len(data)) + data)).map(b"".join)
     | st.binary(max_size=200),

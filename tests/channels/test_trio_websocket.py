@@ -10,7 +10,7 @@ import trio
 import trio.testing
 import wsproto
 import wsproto.events
-from trio_websocket import wrap_server_stream
+from trio_websocket import WebSocketConnection, wrap_server_stream
 
 from psession.channels import lines, trio_websocket
 from psession.errors import MalformedMessageError, MessageTooLargeError
@@ -89,9 +89,7 @@ async def test_any_other_close_breaks_the_channel(open_websockets: Any, code: in
 
 async def test_a_connection_that_breaks_off_breaks_the_channel(open_tcp: Any) -> None:
     async with open_tcp() as (near, far), trio.open_nursery() as nursery:
-        peer = Peer(far)
-        nursery.start_soon(peer.greet)
-        channel = trio_websocket(await (await wrap_server_stream(nursery, near)).accept())
+        channel = trio_websocket(await Peer(far).connect(nursery, near))
         await far.aclose()
         with pytest.raises(trio.BrokenResourceError, match="1006"):
             await channel.receive()
@@ -99,9 +97,7 @@ async def test_a_connection_that_breaks_off_breaks_the_channel(open_tcp: Any) ->
 
 async def test_a_close_without_a_code_is_the_end(open_tcp: Any) -> None:
     async with open_tcp() as (near, far), trio.open_nursery() as nursery:
-        peer = Peer(far)
-        nursery.start_soon(peer.greet)
-        channel = trio_websocket(await (await wrap_server_stream(nursery, near)).accept())
+        channel = trio_websocket(await Peer(far).connect(nursery, near))
         await far.send_all(b"\x88\x80\0\0\0\0")
         with pytest.raises(trio.EndOfChannel):
             await channel.receive()
@@ -112,9 +108,7 @@ async def test_closing_waits_for_a_silent_peer_no_longer_than_close_timeout(
 ) -> None:
     near, far = trio.testing.memory_stream_pair()
     async with trio.open_nursery() as nursery:
-        peer = Peer(far)
-        nursery.start_soon(peer.greet)
-        channel = trio_websocket(await (await wrap_server_stream(nursery, near)).accept(), close_timeout=3)
+        channel = trio_websocket(await Peer(far).connect(nursery, near), close_timeout=3)
         await channel.aclose()
         assert trio.current_time() == 3.0
         with pytest.raises(trio.ClosedResourceError):
@@ -124,9 +118,7 @@ async def test_closing_waits_for_a_silent_peer_no_longer_than_close_timeout(
 async def test_a_send_cut_off_in_the_middle_ends_sending(autojump_clock: trio.testing.MockClock) -> None:
     near, far = trio.testing.lockstep_stream_pair()
     async with trio.open_nursery() as nursery:
-        peer = Peer(far)
-        nursery.start_soon(peer.greet)
-        channel = trio_websocket(await (await wrap_server_stream(nursery, near)).accept())
+        channel = trio_websocket(await Peer(far).connect(nursery, near))
         with trio.move_on_after(1):
             await channel.send({"a": 1})
         with pytest.raises(trio.BrokenResourceError, match="an earlier send was cut off"):
@@ -140,6 +132,13 @@ class Peer:
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream = stream
         self.protocol = wsproto.WSConnection(wsproto.ConnectionType.CLIENT)
+
+    async def connect(self, nursery: trio.Nursery, near: Any) -> WebSocketConnection:
+        """The other end of its connection, once both have seen the handshake through."""
+        async with trio.open_nursery() as handshake:
+            handshake.start_soon(self.greet)
+            request = await wrap_server_stream(nursery, near)
+            return await request.accept()
 
     async def greet(self) -> None:
         await self.stream.send_all(self.protocol.send(wsproto.events.Request(host="here", target="/")))
@@ -155,13 +154,12 @@ class Peer:
 async def test_hops_are_the_passes_from_the_socket_to_who_receives(open_tcp: Any, kind: str) -> None:
     """One pass more at most: the task that looks and the one that the socket woke run in either order."""
     async with open_tcp() as (near, far), trio.open_nursery() as nursery:
-        peer = Peer(far)
         if kind == "lines":
             channel: Any = lines(near)
             frames = [b"{}\n"] * 60
         else:
-            nursery.start_soon(peer.greet)
-            channel = trio_websocket(await (await wrap_server_stream(nursery, near)).accept())
+            peer = Peer(far)
+            channel = trio_websocket(await peer.connect(nursery, near))
             frames = [peer.text_frame() for _ in range(60)]
         got: list[Any] = []
 

@@ -36,18 +36,18 @@ async def test_defect_a_options_given_to_one_port_stay_in_that_port(autojump_clo
     assert not manager.is_session({"id": 1})
 
 
-@pytest.mark.parametrize("timeout", [0.5, 120.0, 0.0])
-async def test_defect_b_a_timeout_given_to_one_send_counts(autojump_clock: MockClock, timeout: float) -> None:
+@pytest.mark.parametrize("patience", [0.5, 120.0, 0.0])
+async def test_defect_b_a_timeout_given_to_one_send_counts(autojump_clock: MockClock, patience: float) -> None:
     """A per-send timeout takes effect, shorter, longer or 0; retry count 0 and interval 0 can be asked for."""
     wire = Wire()
     async with SessionManager(session_timeout=60, retry_count=3, retry_interval=9).port("p", wire) as port:
         async with port.session() as session:
             with pytest.raises(SessionTimeoutError):
-                await session.send({}, timeout=timeout, retry_count=0)
-            assert (trio.current_time(), len(wire.sent)) == (timeout, 1)
+                await session.send({}, timeout=patience, retry_count=0)
+            assert (trio.current_time(), len(wire.sent)) == (patience, 1)
         with pytest.raises(SessionTimeoutError):
-            await port.request({}, timeout=timeout, retry_interval=0)
-    assert (trio.current_time(), len(wire.sent)) == (5 * timeout, 5)
+            await port.request({}, timeout=patience, retry_interval=0)
+    assert (trio.current_time(), len(wire.sent)) == (5 * patience, 5)
 
 
 async def test_defect_c_no_timer_of_an_answered_send_ever_fires(autojump_clock: MockClock) -> None:

@@ -283,15 +283,15 @@ async def test_defect_s_an_abort_and_a_bug_in_the_sender_are_not_retried(autojum
 
 
 @pytest.mark.parametrize(
-    ("timeout", "moment"), [(0, 2.0), (2.0**31, 2.0**31 * 3 + 2), (86400.0 * 365, 86400.0 * 365 * 3 + 2)]
+    ("patience", "moment"), [(0, 2.0), (2.0**31, 2.0**31 * 3 + 2), (86400.0 * 365, 86400.0 * 365 * 3 + 2)]
 )
 async def test_defect_t_a_timeout_of_zero_ends_and_a_huge_one_is_not_a_millisecond(
-    autojump_clock: MockClock, timeout: float, moment: float
+    autojump_clock: MockClock, patience: float, moment: float
 ) -> None:
     """Zero with retries takes its pauses alone; 2**31 and a year take what they say."""
     async with SessionManager(Wire(), session_max_life=math.inf).port("p") as port:
         with pytest.raises(SessionTimeoutError) as caught:
-            await port.request({}, timeout=timeout, retry_count=2, retry_interval=1)
+            await port.request({}, timeout=patience, retry_count=2, retry_interval=1)
         assert (trio.current_time(), caught.value.attempts) == (moment, 3)
 
 

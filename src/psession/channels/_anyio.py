@@ -85,6 +85,7 @@ class _ByteStream(trio.abc.Stream):
         self._waits.end()
         with _trio_errors():
             await self._stream.aclose()
+        await trio.lowlevel.checkpoint()
 
 
 class AnyioObjectChannel(WireChannel):

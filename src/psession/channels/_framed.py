@@ -80,7 +80,12 @@ class FramedChannel(WireChannel):
             if self._at_end or self._framing.lost is not None:
                 await trio.lowlevel.checkpoint()
                 self._raise_end()
-            data = await self._receive_some()
+            if self._socket is None:
+                data = bytes(await self._stream.receive_some(RECEIVE_BYTES))
+            elif (read := await self._read_socket(self._socket)) is not None:
+                data = read
+            else:
+                continue
             self._at_end = not data
             messages = self._messages(data)
             if messages:
@@ -107,23 +112,23 @@ class FramedChannel(WireChannel):
         decode = self._decode
         return [decode(found) if type(found) is bytes else found for found in self._framing.feed(data)]
 
-    async def _receive_some(self) -> bytes:
-        if self._socket is None:
-            return bytes(await self._stream.receive_some(RECEIVE_BYTES))
-        # trio.SocketStream tries the socket before it waits. After a batch there is most often nothing there yet: the
-        # try would be a system call and an exception between a message and the task that it woke.
-        while True:
-            try:
-                await trio.lowlevel.wait_readable(self._socket)
-                if self._failure is not None:
-                    raise self._failure
-                return os.read(self._socket.fileno(), RECEIVE_BYTES)
-            except BlockingIOError:
-                continue
-            except (OSError, ValueError) as error:
-                if self._socket.fileno() == -1:  # a ValueError to wait for, an OSError to read from
-                    raise trio.ClosedResourceError("the stream under the channel is closed") from None
-                raise trio.BrokenResourceError(f"the connection broke: {error}") from error
+    async def _read_socket(self, socket: trio.socket.SocketType) -> bytes | None:
+        """What the socket has as soon as it is readable; ``None`` when somebody else took it meanwhile.
+
+        `trio.SocketStream` tries the socket before it waits. After a batch there is most often nothing there yet: the
+        try would be a system call and an exception between a message and the task that it woke.
+        """
+        if socket.fileno() < 0:
+            raise trio.ClosedResourceError("somebody else closed the stream under this channel")
+        await trio.lowlevel.wait_readable(socket)
+        try:
+            if self._failure is not None:
+                raise self._failure
+            return os.read(socket.fileno(), RECEIVE_BYTES)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise trio.BrokenResourceError(f"the connection broke: {error}") from error
 
     def _raise_end(self) -> NoReturn:
         wrong = self._framing.lost or self._framing.end()
@@ -162,7 +167,10 @@ def lines(
     """
     found = find_codec(codec)
     if not found.text:
-        raise ValueError(f"{codec!r} is no text on one line; carry it with length_prefixed()")
+        raise ValueError(
+            f"{codec!r} is binary, and a newline in a message would end it: carry it with length_prefixed(), "
+            "or say `text = True` on a codec whose bytes are text on one line"
+        )
     framing = LineFraming(max_message_bytes)
     return FramedChannel(stream, framing, codec=found, max_message_bytes=max_message_bytes, close_timeout=close_timeout)
 

@@ -181,6 +181,7 @@ def find_codec(codec: Codec | CodecName) -> SafeCodec:
     choices = 'give "json", "msgpack" or an object with encode() and decode()'
     if isinstance(codec, str):
         raise ValueError(f"no codec is called {codec!r}; {choices}")
-    if not (callable(getattr(codec, "encode", None)) and callable(getattr(codec, "decode", None))):
+    methods = [getattr(codec, name, None) for name in ("encode", "decode")]
+    if isinstance(codec, type) or not all(callable(method) for method in methods):
         raise TypeError(f"not a codec: {codec!r}; {choices}")
     return GuardedCodec(codec)

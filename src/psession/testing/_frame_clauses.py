@@ -128,6 +128,7 @@ async def batches_now(left: FrameChannel, right: FrameChannel, make: MessageMake
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(send_each, left, messages[:40])
+        await settle()
         got.append(await right.receive())
         while len(got) < 40:
             got += right.receive_batch_now() or await right.receive_batch()

@@ -1,0 +1,357 @@
+"""Messages over a WebSocket of our own: the framing of `_websocket_frames` on a Trio stream, and a life beside it."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
+
+import trio
+
+from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES, Message
+from psession.channels._framed import RECEIVE_BYTES, FramedChannel
+from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT
+from psession.channels.codecs import Codec, CodecName, SafeCodec, find_codec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from websockets.http11 import Request, Response
+
+    from psession.channels._websocket_frames import WebSocketFraming
+    from psession.errors import MessageError
+
+NORMAL: Final = 1000
+GOING_AWAY: Final = 1001
+INTERNAL_ERROR: Final = 1011
+_CLEAN: Final = frozenset([NORMAL, GOING_AWAY, 1005])
+"""Normal closure, going away, and a close frame that gives no code (RFC 6455, 7.4.1)."""
+
+DEFAULT_PING_INTERVAL: Final = 20.0
+DEFAULT_PING_TIMEOUT: Final = 20.0
+"""The library's own defaults: a NAT or a proxy forgets an idle connection after a minute at the earliest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebSocketOptions:
+    """What both sides of a WebSocket may be told, checked; `open_websocket` says what each means."""
+
+    codec: Codec | CodecName = "json"
+    max_message_bytes: float = DEFAULT_MAX_MESSAGE_BYTES
+    compression: Literal["deflate"] | None = None
+    ping_interval: float = DEFAULT_PING_INTERVAL
+    ping_timeout: float = DEFAULT_PING_TIMEOUT
+    close_timeout: float = DEFAULT_CLOSE_TIMEOUT
+
+    def __post_init__(self) -> None:
+        find_codec(self.codec)
+        if self.compression not in (None, "deflate"):
+            raise ValueError(f'compression must be "deflate" or None, not {self.compression!r}')
+        for name in ("max_message_bytes", "ping_interval", "ping_timeout"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)!r}")
+        if not self.close_timeout >= 0:
+            raise ValueError(f"close_timeout must be 0 or more seconds, not {self.close_timeout!r}")
+
+    @property
+    def max_size(self) -> int | None:
+        """The longest message, as the library wants it."""
+        return None if self.max_message_bytes == math.inf else int(self.max_message_bytes)
+
+    def framing(self, protocol: Any) -> tuple[SafeCodec, WebSocketFraming]:
+        """The codec and the frames of one connection."""
+        from psession.channels._websocket_frames import WebSocketFraming
+
+        codec = find_codec(self.codec)
+        return codec, WebSocketFraming(protocol, text=codec.text, max_message_bytes=self.max_message_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """An opening handshake that succeeded, and what came behind it."""
+
+    protocol: Any
+    request: Request
+    response: Response
+    rest: bytes
+
+
+class WebSocketChannel(FramedChannel):
+    """Messages over a WebSocket, one each; `open_websocket` and `serve_websocket` make one.
+
+    Pings of the peer are answered, and its silence is judged, while somebody receives, as a port always does. A message
+    from the peer over ``max_message_bytes``, and anything else that RFC 6455 forbids, breaks the channel, after a close
+    frame that says why (1002, 1007, 1009); ``__cause__`` is the `MessageError`. A close frame with code 1000, 1001 or
+    none is the end of the channel, any other one breaks it.
+
+    Attributes:
+        request: The opening handshake's request: ``path`` and ``headers``.
+        response: What the server answered: ``headers``.
+        path: The path that the client asked for, with its query.
+        subprotocol: The one agreed on, ``None`` without.
+        remote: The peer's address as its socket gives it, ``None`` where that is unknown.
+    """
+
+    def __init__(
+        self, stream: trio.abc.Stream, opening: Opening, options: WebSocketOptions, *, nursery: trio.Nursery
+    ) -> None:
+        codec, framing = options.framing(opening.protocol)
+        super().__init__(
+            stream,
+            framing,
+            codec=codec,
+            max_message_bytes=options.max_message_bytes,
+            close_timeout=options.close_timeout,
+        )
+        self.request = opening.request
+        self.response = opening.response
+        self.path: str = opening.request.path
+        self.subprotocol: str | None = opening.protocol.subprotocol
+        self.remote: tuple[Any, ...] | None = peer_of(stream)
+        self.joins = self.joins and not framing.compresses
+        self.goodbye = NORMAL
+        self._reason = ""
+        self._frames = framing
+        self._nursery = nursery
+        self._fault: str | None = None
+        self._mid_frame = False  # the rest of a frame is with who sent its first part, and must follow before all else
+        self._control = b""  # control frames taken from the framing; may begin inside of one
+        self._reading: trio.CancelScope | None = None
+        self._heard = trio.Event()
+        self._pending.extend(self._messages(opening.rest))
+        if options.ping_interval < math.inf:
+            nursery.start_soon(self._keep_alive, options.ping_interval, options.ping_timeout)
+
+    @property
+    def close_code(self) -> int | None:
+        """The code of the peer's close frame, 1005 when it gave none; ``None`` while none has come."""
+        return self._frames.close_code
+
+    @property
+    def close_reason(self) -> str:
+        """What the peer's close frame says."""
+        return self._frames.close_reason
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def send_frame_now(self, frame: bytes) -> bytes | None:
+        """Write a frame without waiting, as far as the socket takes it: one system call, which nothing can cut.
+
+        Returns:
+            What is left to be written (``b""``: nothing), which the next `send_frames` must begin with; or ``None``
+            when nothing was written: the socket is full, closed or broken, another task is writing, a pong or a close
+            frame goes first, or the stream is no socket or compressed.
+        """
+        if not self.joins or self._mid_frame or self._control or self._frames.control_waits or not self._frames.open:
+            return None
+        left = super().send_frame_now(frame)
+        if left:
+            self._mid_frame = True
+        return left
+
+    async def _write(self, frames: Sequence[bytes]) -> None:
+        framing = self._frames
+        if not framing.open:
+            if not self._mid_frame:
+                self._torn = False
+                await trio.lowlevel.checkpoint()
+                raise trio.BrokenResourceError(self._ending() or "the peer closed the WebSocket")
+            frames = frames[:1]  # what was begun is finished; after a close frame nothing may follow
+        if framing.compresses:
+            frames = framing.finish(frames)
+        control = self._take_control()
+        data = b"".join((frames[0], control, *frames[1:]) if self._mid_frame else (control, *frames))
+        self._mid_frame = False
+        try:
+            await self._stream.send_all(data)
+        except trio.ClosedResourceError:
+            if self._closed:
+                raise
+            raise trio.BrokenResourceError(self._fault or "the stream under the channel is closed") from None
+        self.bytes_sent += len(data)
+        self._after_control()
+
+    def _take_control(self) -> bytes:
+        control, self._control = self._control + self._frames.take_control(), b""
+        return control
+
+    def _answer(self) -> None:
+        """Have written what the protocol wants said: at once, behind what is being written, or with what must follow."""
+        if not self._write_control() and not self._closed:
+            self._nursery.start_soon(self._send_control)
+
+    def _write_control(self) -> bool:
+        """Write control frames as far as it goes without waiting; whether nothing is left for a task to do."""
+        if self._send_lock.locked():
+            return False
+        if self._torn or self._mid_frame or self._fault is not None:
+            self._after_control()
+            return True
+        if self._socket is None:
+            return not (self._control or self._frames.control_waits)
+        self._control = self._take_control()
+        if self._control:
+            try:
+                written = os.write(self._socket.fileno(), self._control)
+            except BlockingIOError:
+                return False
+            except OSError:
+                return True  # who reads or sends learns it
+            self.bytes_sent += written
+            self._control = self._control[written:]
+        if self._control:
+            return False
+        self._after_control()
+        return True
+
+    async def _send_control(self) -> None:
+        """Write control frames after what is being written."""
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async with self._send_lock:
+                if not (self._torn or self._mid_frame) and (data := self._take_control()):
+                    self._torn = True  # stays so if this is cut off
+                    await self._stream.send_all(data)
+                    self._torn = False
+                    self.bytes_sent += len(data)
+                self._after_control()
+
+    def _after_control(self) -> None:
+        """Where the goodbye is said, say so to TCP as well; where the peer's has come, wake who waits for more."""
+        if self._frames.open or self._socket is None or self._socket.fileno() == -1:
+            return
+        if self._frames.hangs_up and not self._mid_frame:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_WR)
+        if self._at_end and self._receiving:
+            # It came in a `receive_batch_now`, so the reader still waits for the socket.
+            trio.lowlevel.notify_closing(self._socket)
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def _messages(self, data: bytes) -> list[Message | MessageError]:
+        framing = self._frames
+        self.bytes_received += len(data)
+        decode = self._decode
+        messages = [decode(payload) for payload in framing.feed(data)]
+        if framing.control_waits or framing.ended:
+            self._at_end = self._at_end or framing.ended
+            self._answer()
+        self._heard.set()
+        return messages
+
+    async def _receive_some(self) -> bytes:
+        try:
+            if self._socket is not None:
+                return await super()._receive_some()
+            with trio.CancelScope() as self._reading:  # nothing else wakes who reads from TLS
+                return bytes(await self._stream.receive_some(RECEIVE_BYTES))
+        except trio.ClosedResourceError:
+            if self._at_end and not self._closed:
+                return b""
+        self._check_open()
+        raise trio.BrokenResourceError(self._fault or "the stream under the channel is closed")
+
+    def _ending(self) -> str | None:
+        """What is wrong with how the WebSocket ended: ``None`` if nothing is."""
+        framing = self._frames
+        if self._fault is not None:
+            return self._fault
+        if framing.lost is not None:
+            return str(framing.lost)
+        if framing.close_code is None:
+            return "the connection ended without a close frame (code 1006)"
+        if framing.close_code in _CLEAN:
+            return None
+        return f"the peer closed the WebSocket with code {framing.close_code}: {framing.close_reason or 'no reason given'}"
+
+    def _raise_end(self) -> NoReturn:
+        wrong = self._ending()
+        if wrong is None:
+            raise trio.EndOfChannel
+        raise trio.BrokenResourceError(wrong) from self._frames.lost
+
+    # -- staying and leaving -----------------------------------------------------------------------------------------
+
+    async def _keep_alive(self, interval: float, timeout: float) -> None:  # noqa: ASYNC109 - not of this call
+        """Ask a peer that was silent for ``interval`` seconds for a sign of life, and give up after ``timeout`` more."""
+        while True:
+            self._heard = trio.Event()
+            await trio.sleep(interval)
+            if self._closed or not self._frames.open:
+                return
+            if self._heard.is_set():
+                continue
+            self._frames.ping()
+            self._answer()
+            with trio.move_on_after(timeout):
+                await self._heard.wait()
+            # The last look: after a pause of the whole program the pong is in the socket, its reader just woken.
+            for _ in range(self.hops + 1):
+                await trio.lowlevel.checkpoint()
+            if self._receiving and not self._heard.is_set() and self._frames.open:
+                await self._break(f"the peer was silent for {interval:g} s, and for {timeout:g} s after a ping")
+                return
+
+    async def _break(self, why: str) -> None:
+        self._fault = why
+        await trio.aclose_forcefully(self._stream)
+        self._frames.fail(INTERNAL_ERROR, "keepalive ping timeout")
+
+    async def aclose(self, code: int | None = None, reason: str = "") -> None:
+        """Close the channel; who waits in ``receive`` or ``send`` gets `trio.ClosedResourceError`. Idempotent.
+
+        Says goodbye and waits for the peer's, ``close_timeout`` seconds at most; after that, or cancelled, the
+        connection is closed as it is. What the peer sends meanwhile is dropped.
+
+        Args:
+            code: What the close frame says: 1000 (from a server that is going away 1001), or 3000 to 4999 (RFC 6455, 7.4).
+            reason: Text for the peer's log, 123 bytes at most.
+        """
+        if not self._closed and code is not None:
+            self.goodbye, self._reason = code, reason
+        await super().aclose()
+
+    async def _close(self) -> None:
+        try:
+            await self._part()
+        finally:
+            await trio.aclose_forcefully(self._stream)
+
+    async def _part(self) -> None:
+        framing = self._frames
+        cut = self._torn or self._mid_frame or self._fault is not None
+        if self._socket is not None and self._socket.fileno() != -1:
+            trio.lowlevel.notify_closing(self._socket)
+        elif self._reading is not None:
+            self._reading.cancel()
+        if not cut:  # a close frame inside of a message would be read as a part of it
+            framing.close(self.goodbye, self._reason)
+            said = self._write_control()  # even where the rest of this is cancelled
+        await trio.lowlevel.checkpoint()
+        while self._receiving:
+            await trio.lowlevel.checkpoint()
+        if cut:
+            return
+        if not said:
+            await self._send_control()
+        with suppress(trio.ClosedResourceError):
+            # A client leaves the first FIN to its server, who then keeps the port in TIME_WAIT (RFC 6455, 7.1.1). After
+            # a breach what is still coming is read as well: closing on it would reset the connection, and what was said
+            # about it might be lost.
+            while framing.awaits_peer and (data := await self._stream.receive_some(RECEIVE_BYTES)):
+                framing.feed(bytes(data))
+
+
+def peer_of(stream: trio.abc.Stream) -> tuple[Any, ...] | None:
+    """The address of who is at the other end of a stream, if that is known."""
+    while isinstance(stream, trio.SSLStream):
+        stream = stream.transport_stream
+    if not isinstance(stream, trio.SocketStream):
+        return None
+    with suppress(OSError):
+        address: object = stream.socket.getpeername()
+        return address if isinstance(address, tuple) else None
+    return None

@@ -1,0 +1,273 @@
+"""Messages as the frames of a WebSocket (RFC 6455), both ways, fed with whatever cut arrives. Pure; needs websockets.
+
+The protocol is the Sans-I/O half of the library websockets. What is done here is the common case: a message in one
+frame, whole in the buffer. Every other frame (control frames, fragments, compressed or faulty ones) is handed to the
+library's parser, always as one whole frame, so that the two never disagree about where the next one begins. For a
+masked message of 106 bytes: 0.8 us to write and 1.3 us to read, where ``Frame.serialize`` takes 5.9 and the parser 13.
+"""
+
+from __future__ import annotations
+
+import struct
+from os import urandom
+from typing import TYPE_CHECKING, Any, Final
+
+from websockets.exceptions import PayloadTooBig
+from websockets.frames import BINARY, CLOSE, CONT, PING, PONG, TEXT, CloseCode, Frame, Opcode, apply_mask
+from websockets.protocol import OPEN, Side
+
+from psession.errors import MalformedMessageError, MessageError, MessageTooLargeError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from websockets.protocol import Protocol
+
+_FIN: Final = 0x80
+_TEXT: Final = _FIN | TEXT
+_BINARY: Final = _FIN | BINARY
+_MASKED: Final = 0x80
+_KNOWN: Final = frozenset(Opcode)
+
+_LENGTH_16: Final = 126
+"""Below it a length is itself; this says that 16 bits of length follow, and the next one that 64 do (RFC 6455, 5.2)."""
+_SHORT: Final = struct.Struct(">H")
+_LONG: Final = struct.Struct(">Q")
+_FIELDS: Final = {_LENGTH_16: _SHORT, _LENGTH_16 + 1: _LONG}
+
+_BREACH: Final = "the peer broke the WebSocket protocol"
+
+_MASK_POOL: Final = 4096
+"""Bytes of randomness fetched at once, for 1,024 frames: 4 bytes at a time cost a system call (0.85 us) each."""
+
+
+class WebSocketFraming:
+    """The frames of one open WebSocket; it writes messages, reads them, and says what must be answered.
+
+    Args:
+        protocol: A protocol of websockets whose handshake is done, with nothing in its buffer. Nobody else may use it.
+        text: Whether messages go as text frames. Then both kinds come as ``bytes``; else a text frame comes as ``str``.
+        max_message_bytes: How long a message may be that comes.
+
+    Attributes:
+        open: Neither side has sent a close frame: messages may go.
+        ended: Nothing more will come: the peer sent a close frame, or something that breaks the protocol.
+        lost: What broke the protocol.
+        close_code: The code of the peer's close frame; 1005 when it gave none.
+        close_reason: Its reason.
+        control_waits: There is something in `take_control`.
+        hangs_up: A server that has said its goodbye closes its direction of the connection.
+        compresses: Messages are compressed in the order in which they go, so `frame` cannot: `finish` does.
+    """
+
+    def __init__(self, protocol: Protocol, *, text: bool, max_message_bytes: float) -> None:
+        self.open = True
+        self.ended = False
+        self.lost: MessageError | None = None
+        self.close_code: int | None = None
+        self.close_reason = ""
+        self.control_waits = False
+        self.hangs_up = False
+        self.compresses = bool(protocol.extensions)
+        self._protocol = protocol
+        self._text = text
+        self._limit = max_message_bytes
+        self._opcode = TEXT if text else BINARY
+        self._masks_out = protocol.side is Side.CLIENT
+        mask_bit = _MASKED if self._masks_out else 0
+        self._heads = [bytes((_FIN | self._opcode, mask_bit | length)) for length in range(128)]
+        self._masks = b""
+        self._mask_at = 0
+        self._mask_bit_in = 0 if self._masks_out else _MASKED
+        self._mask_size_in = 0 if self._masks_out else 4
+        self._kept = bytearray()
+        self._wanted = 0
+        self._fragments: bytearray | None = None
+        self._fragments_are_text = False
+        self._pong = self._ping = self._close = b""
+
+    @property
+    def awaits_peer(self) -> bool:
+        """Whether the connection is the peer's to end: a server's is its own once both have said goodbye."""
+        return self._masks_out or self.close_code is None
+
+    # -- what goes ---------------------------------------------------------------------------------------------------
+
+    def frame(self, payload: bytes) -> bytes:
+        """The payload as a frame; itself where messages are compressed, which `finish` does when its turn has come."""
+        if self.compresses:
+            return payload
+        length = len(payload)
+        if length < _LENGTH_16:
+            head = self._heads[length]
+        elif length <= 0xFFFF:
+            head = self._heads[_LENGTH_16] + _SHORT.pack(length)
+        else:
+            head = self._heads[_LENGTH_16 + 1] + _LONG.pack(length)
+        if not self._masks_out:
+            return head + payload
+        at = self._mask_at
+        if at == len(self._masks):
+            self._masks = urandom(_MASK_POOL)
+            at = 0
+        self._mask_at = at + 4
+        mask = self._masks[at : at + 4]
+        return head + mask + apply_mask(payload, mask)
+
+    def finish(self, frames: Sequence[bytes]) -> list[bytes]:
+        """Compress what `frame` left as it was. The peer's decompressor sees all that this one has made, in order."""
+        protocol = self._protocol
+        return [
+            Frame(self._opcode, payload).serialize(mask=self._masks_out, extensions=protocol.extensions)
+            for payload in frames
+        ]
+
+    def ping(self) -> None:
+        """Ask the peer for a sign of life."""
+        if self.open:
+            self._protocol.send_ping(b"psession")
+            self._collect()
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Say goodbye, unless that was said."""
+        if self.open:
+            self._protocol.send_close(code, reason)
+            self._collect()
+
+    def fail(self, code: int, reason: str) -> None:
+        """Say goodbye and listen no more."""
+        if not self.ended:
+            self.ended = True
+            self._protocol.fail(code, reason)
+            self._collect()
+
+    def take_control(self) -> bytes:
+        """The control frames to be written: the last pong (RFC 6455, 5.5.3), a ping, a close frame."""
+        control = self._pong + self._ping + self._close
+        self._pong = self._ping = self._close = b""
+        self.control_waits = False
+        return control
+
+    def _collect(self) -> None:
+        for data in self._protocol.data_to_send():
+            if not data:
+                self.hangs_up = True
+                continue
+            self.control_waits = True
+            opcode = data[0] & 0x0F
+            if opcode == PONG:
+                self._pong = data
+            elif opcode == PING:
+                self._ping = data
+            else:
+                self._close = data
+        self.open = self._protocol.state is OPEN
+
+    # -- what comes --------------------------------------------------------------------------------------------------
+
+    def feed(self, data: bytes) -> list[Any]:
+        """The payloads of the messages that end in ``data``, text as `WebSocketFraming` says."""
+        if self._kept:
+            self._kept += data
+            if len(self._kept) < self._wanted:
+                return []
+            data = bytes(self._kept)
+            self._kept.clear()
+        found: list[Any] = []
+        at, size, wanted = 0, len(data), 2
+        mask_bit, mask_size, limit = self._mask_bit_in, self._mask_size_in, self._limit
+        while size - at >= 2 and not self.ended:
+            first, length = data[at], data[at + 1] - mask_bit
+            start = at + 2 + mask_size
+            if not 0 <= length < _LENGTH_16:
+                field = _FIELDS.get(length)
+                if field is None:  # masked where it must not be, or not where it must
+                    self._hand_over(data[at : at + 2], found)
+                    break
+                if size - at < 2 + field.size:
+                    wanted = 2 + field.size
+                    break
+                (length,) = field.unpack_from(data, at + 2)
+                start += field.size
+                if not _fits(length, field):
+                    self._fail(CloseCode.PROTOCOL_ERROR, f"a length of {length} in {field.size} bytes")
+                    break
+            stop = start + length
+            if (first == _TEXT or first == _BINARY) and stop <= size and length <= limit and self._fragments is None:
+                payload = data[start:stop]
+                if mask_size:
+                    payload = apply_mask(payload, data[start - 4 : start])
+                if first == _TEXT and not (self._text and payload.isascii()):
+                    self._take_text(payload, found)
+                else:
+                    found.append(payload)
+            elif stop <= size or length > limit or first & 0x0F not in _KNOWN:
+                self._hand_over(data[at:stop], found)
+            else:
+                wanted = stop - at
+                break
+            at = stop
+        if at < size and not self.ended:
+            self._kept += data[at:]
+            self._wanted = wanted
+        return found
+
+    def end(self) -> MessageError | None:
+        """What broke the protocol."""
+        return self.lost
+
+    def _take_text(self, payload: bytes, found: list[Any]) -> None:
+        try:
+            text = payload.decode()
+        except UnicodeDecodeError as error:
+            self._fail(CloseCode.INVALID_DATA, f"text that is no UTF-8, {error.reason} at position {error.start}", error)
+        else:
+            found.append(payload if self._text else text)
+
+    def _hand_over(self, data: bytes, found: list[Any]) -> None:
+        """Let the library's parser have one whole frame, or one that it refuses from its first bytes."""
+        protocol = self._protocol
+        protocol.receive_data(data)
+        for event in protocol.events_received():
+            assert isinstance(event, Frame)
+            if event.opcode in (TEXT, BINARY, CONT):
+                self._take_fragment(event, found)
+            elif event.opcode is CLOSE:
+                assert protocol.close_rcvd is not None
+                self.close_code, self.close_reason = protocol.close_rcvd.code, protocol.close_rcvd.reason
+                self.ended = True
+        if (error := protocol.parser_exc) is not None:
+            self.ended = True
+            if isinstance(error, PayloadTooBig):
+                self.lost = MessageTooLargeError(f"{error}; max_message_bytes is {self._limit}")
+            else:
+                self.lost = MalformedMessageError(f"{_BREACH}: {error}")
+            self.lost.__cause__ = error
+        self._collect()
+
+    def _take_fragment(self, frame: Frame, found: list[Any]) -> None:
+        if frame.opcode is not CONT:
+            self._fragments = bytearray()
+            self._fragments_are_text = frame.opcode is TEXT
+        assert self._fragments is not None
+        self._fragments += frame.data
+        if frame.fin:
+            payload, self._fragments = bytes(self._fragments), None
+            if self._fragments_are_text:
+                self._take_text(payload, found)
+            else:
+                found.append(payload)
+
+    def _fail(self, code: int, what: str, cause: Exception | None = None) -> None:
+        self.lost = MalformedMessageError(f"{_BREACH}: {what}")
+        self.lost.__cause__ = cause
+        self.fail(code, what)
+
+
+def _fits(length: int, field: struct.Struct) -> bool:
+    """Whether the length had to be written in that many bytes, and may be.
+
+    The library takes it in any. RFC 6455, 5.2: the most significant bit MUST be 0, and the minimal number of bytes MUST
+    be used; what can be written in two ways is read in two ways.
+    """
+    return _LENGTH_16 <= length if field is _SHORT else 0x10000 <= length < 2**63
