@@ -16,13 +16,10 @@ from functools import partial
 import msgspec
 import trio
 import trio_websocket
-from harness import Work, measure, rounds, server, table
+from harness import MANY, REQUEST, Work, rounds, server, table
 
 from psession import Port, Session, SessionManager
 from psession.channels import lines, trio_websocket as websocket_channel
-
-REQUEST = {"type": "request", "device": "lamp-0042", "command": "queryStatus", "arguments": {"detail": True}}
-MANY = 64
 
 
 # -- servers, each in a process of its own ---------------------------------------------------------------------------

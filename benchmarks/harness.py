@@ -3,24 +3,47 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import trio
 
 HERE = Path(__file__).parent
 
+REQUEST = {"type": "request", "device": "lamp-0042", "command": "queryStatus", "arguments": {"detail": True}}
+"""What every benchmark sends: 100 bytes of JSON, with its number."""
+
+MANY = 64
+"""How many requests are in flight where it is not one."""
+
 Work = Callable[[int], Awaitable[None]]
 """Does so many round trips."""
 
 
+class Skipped(Exception):  # noqa: N818 - not an error
+    """Something is not on this machine; the text says what."""
+
+
 @contextlib.asynccontextmanager
 async def server(script: str, kind: str) -> AsyncIterator[int]:
-    """Run ``script --serve kind`` in a process of its own and yield the TCP port that it prints."""
+    """Run ``script --serve kind`` in a process of its own and yield the TCP port that it prints.
+
+    Raises:
+        Skipped: It printed "skip: " and a reason instead.
+    """
+    async with server_process(script, kind) as (port, _):
+        yield port
+
+
+@contextlib.asynccontextmanager
+async def server_process(script: str, kind: str) -> AsyncIterator[tuple[int, int]]:
+    """The same, with the number of the process, to ask for its memory."""
     process = await trio.lowlevel.open_process(
         [sys.executable, str(HERE / script), "--serve", kind], stdout=subprocess.PIPE
     )
@@ -33,11 +56,33 @@ async def server(script: str, kind: str) -> AsyncIterator[int]:
                 if not data:
                     raise RuntimeError(f"the server {kind!r} of {script} did not start")
                 line += data
-        yield int(line)
+        yield int(_unless_skipped(line)), process.pid
     finally:
-        process.kill()
         with trio.CancelScope(shield=True):
+            process.terminate()
+            with trio.move_on_after(3):
+                await process.wait()
+            process.kill()
             await process.wait()
+
+
+async def ask_process(script: str, *arguments: str, within: float) -> Any:
+    """Run ``script arguments`` in a process of its own, at most `within` seconds: the JSON that it prints.
+
+    Raises:
+        Skipped: It printed "skip: " and a reason instead, or took too long.
+        subprocess.CalledProcessError: It failed.
+    """
+    with trio.move_on_after(within):
+        done = await trio.run_process([sys.executable, str(HERE / script), *arguments], capture_stdout=True)
+        return json.loads(_unless_skipped(done.stdout))
+    raise Skipped(f"not done in {within:g} s")
+
+
+def _unless_skipped(line: bytes) -> bytes:
+    if line.startswith(b"skip: "):
+        raise Skipped(line.removeprefix(b"skip: ").decode().strip())
+    return line
 
 
 async def measure(work: Work, seconds: float) -> float:

@@ -229,6 +229,20 @@ async def test_a_message_of_the_same_tick_beats_the_deadline_of_receive(autojump
             assert (await session.receive(timeout=1))["n"] == 1
 
 
+async def test_a_turn_cancelled_in_the_tick_of_its_deadline_leaves_no_silence_for_the_next(
+    autojump_clock: MockClock,
+) -> None:
+    async with SessionManager(Wire()).port("p") as port, port.session() as session:
+        for _ in range(20):
+            start = trio.current_time()
+            with trio.move_on_after(1):
+                with pytest.raises(SessionTimeoutError):
+                    await session.send({}, timeout=1)
+            with pytest.raises(SessionTimeoutError):
+                await session.send({}, timeout=5)
+            assert trio.current_time() == start + 6
+
+
 async def test_two_deadlines_of_one_turn_at_the_same_moment_end_it_once_and_not_the_next_turn(
     autojump_clock: MockClock,
 ) -> None:
@@ -396,6 +410,22 @@ async def test_a_late_reply_to_a_session_whose_number_rests_in_its_hands_is_no_r
         port.dispatch({"sid": 1, "n": 2})
         await settle()
         assert caught.value["n"] == 2
+
+
+async def test_a_number_borrowed_while_it_rests_goes_on_resting_when_its_borrower_ends(
+    autojump_clock: MockClock,
+) -> None:
+    sent: list[float] = []
+    manager = SessionManager(session_ids=range(1, 2), session_id_rest=20)
+    async with manager.port("p", lambda message: sent.append(trio.current_time())) as port:
+        with pytest.raises(SessionTimeoutError):
+            await port.request({}, timeout=1)
+        for _ in range(3):
+            port.create().end()
+            assert port.statistics().resting == 1
+        with pytest.raises(SessionTimeoutError):
+            await port.request({}, timeout=30)
+        assert sent == [0.0, 21.0]
 
 
 @pytest.mark.parametrize("policy", ["fresh", "keep"])

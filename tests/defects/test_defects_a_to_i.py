@@ -291,7 +291,9 @@ async def test_defect_i_both_sides_open_sessions_at_once_and_neither_takes_a_req
     assert_empty(b, to_a)
 
 
-async def test_defect_i_with_the_defaults_a_side_with_a_handler_keeps_clear_of_a_peer_that_counts_from_one() -> None:
+async def test_defect_i_with_the_defaults_a_side_with_a_handler_keeps_clear_of_a_peer_that_counts_from_one(
+    autojump_clock: MockClock,
+) -> None:
     """The usual server opens its sessions where no guide's client counts."""
 
     async def handle(session: Session) -> None:

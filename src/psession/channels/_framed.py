@@ -80,12 +80,7 @@ class FramedChannel(WireChannel):
             if self._at_end or self._framing.lost is not None:
                 await trio.lowlevel.checkpoint()
                 self._raise_end()
-            if self._socket is None:
-                data = bytes(await self._stream.receive_some(RECEIVE_BYTES))
-            elif (read := await self._read_socket(self._socket)) is not None:
-                data = read
-            else:
-                continue
+            data = await self._receive_some()
             self._at_end = not data
             messages = self._messages(data)
             if messages:
@@ -112,23 +107,26 @@ class FramedChannel(WireChannel):
         decode = self._decode
         return [decode(found) if type(found) is bytes else found for found in self._framing.feed(data)]
 
-    async def _read_socket(self, socket: trio.socket.SocketType) -> bytes | None:
-        """What the socket has as soon as it is readable; ``None`` when somebody else took it meanwhile.
+    async def _receive_some(self) -> bytes:
+        """One read of the stream; of a socket as soon as it is readable.
 
         `trio.SocketStream` tries the socket before it waits. After a batch there is most often nothing there yet: the
         try would be a system call and an exception between a message and the task that it woke.
         """
-        if socket.fileno() < 0:
-            raise trio.ClosedResourceError("somebody else closed the stream under this channel")
-        await trio.lowlevel.wait_readable(socket)
-        try:
-            if self._failure is not None:
-                raise self._failure
-            return os.read(socket.fileno(), RECEIVE_BYTES)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            raise trio.BrokenResourceError(f"the connection broke: {error}") from error
+        if self._socket is None:
+            return bytes(await self._stream.receive_some(RECEIVE_BYTES))
+        while True:
+            if self._socket.fileno() < 0:
+                raise trio.ClosedResourceError("somebody else closed the stream under this channel")
+            await trio.lowlevel.wait_readable(self._socket)
+            try:
+                if self._failure is not None:
+                    raise self._failure
+                return os.read(self._socket.fileno(), RECEIVE_BYTES)
+            except BlockingIOError:
+                continue  # somebody took it meanwhile, without waiting
+            except OSError as error:
+                raise trio.BrokenResourceError(f"the connection broke: {error}") from error
 
     def _raise_end(self) -> NoReturn:
         wrong = self._framing.lost or self._framing.end()

@@ -6,77 +6,26 @@ import math
 import os
 import socket
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import trio
 
-from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES, Message
 from psession.channels._framed import RECEIVE_BYTES, FramedChannel
-from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT
-from psession.channels.codecs import Codec, CodecName, SafeCodec, find_codec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from websockets.http11 import Request, Response
-
-    from psession.channels._websocket_frames import WebSocketFraming
+    from psession.channels._base import Message
+    from psession.channels._websocket_options import Opening, WebSocketOptions
     from psession.errors import MessageError
 
 NORMAL: Final = 1000
 GOING_AWAY: Final = 1001
 INTERNAL_ERROR: Final = 1011
+_LONGEST_REASON: Final = 123  # a control frame's 125 bytes, less 2 for the code
+_CLOSED_UNDERNEATH: Final = "the stream under the channel is closed"
 _CLEAN: Final = frozenset([NORMAL, GOING_AWAY, 1005])
 """Normal closure, going away, and a close frame that gives no code (RFC 6455, 7.4.1)."""
-
-DEFAULT_PING_INTERVAL: Final = 20.0
-DEFAULT_PING_TIMEOUT: Final = 20.0
-"""The library's own defaults: a NAT or a proxy forgets an idle connection after a minute at the earliest."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WebSocketOptions:
-    """What both sides of a WebSocket may be told, checked; `open_websocket` says what each means."""
-
-    codec: Codec | CodecName = "json"
-    max_message_bytes: float = DEFAULT_MAX_MESSAGE_BYTES
-    compression: Literal["deflate"] | None = None
-    ping_interval: float = DEFAULT_PING_INTERVAL
-    ping_timeout: float = DEFAULT_PING_TIMEOUT
-    close_timeout: float = DEFAULT_CLOSE_TIMEOUT
-
-    def __post_init__(self) -> None:
-        find_codec(self.codec)
-        if self.compression not in (None, "deflate"):
-            raise ValueError(f'compression must be "deflate" or None, not {self.compression!r}')
-        for name in ("max_message_bytes", "ping_interval", "ping_timeout"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)!r}")
-        if not self.close_timeout >= 0:
-            raise ValueError(f"close_timeout must be 0 or more seconds, not {self.close_timeout!r}")
-
-    @property
-    def max_size(self) -> int | None:
-        """The longest message, as the library wants it."""
-        return None if self.max_message_bytes == math.inf else int(self.max_message_bytes)
-
-    def framing(self, protocol: Any) -> tuple[SafeCodec, WebSocketFraming]:
-        """The codec and the frames of one connection."""
-        from psession.channels._websocket_frames import WebSocketFraming
-
-        codec = find_codec(self.codec)
-        return codec, WebSocketFraming(protocol, text=codec.text, max_message_bytes=self.max_message_bytes)
-
-
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """An opening handshake that succeeded, and what came behind it."""
-
-    protocol: Any
-    request: Request
-    response: Response
-    rest: bytes
 
 
 class WebSocketChannel(FramedChannel):
@@ -119,6 +68,7 @@ class WebSocketChannel(FramedChannel):
         self._fault: str | None = None
         self._mid_frame = False  # the rest of a frame is with who sent its first part, and must follow before all else
         self._control = b""  # control frames taken from the framing; may begin inside of one
+        self._control_waits_for_task = False
         self._reading: trio.CancelScope | None = None
         self._heard = trio.Event()
         self._pending.extend(self._messages(opening.rest))
@@ -170,7 +120,7 @@ class WebSocketChannel(FramedChannel):
         except trio.ClosedResourceError:
             if self._closed:
                 raise
-            raise trio.BrokenResourceError(self._fault or "the stream under the channel is closed") from None
+            raise trio.BrokenResourceError(self._fault or _CLOSED_UNDERNEATH) from None
         self.bytes_sent += len(data)
         self._after_control()
 
@@ -179,8 +129,9 @@ class WebSocketChannel(FramedChannel):
         return control
 
     def _answer(self) -> None:
-        """Have written what the protocol wants said: at once, behind what is being written, or with what must follow."""
-        if not self._write_control() and not self._closed:
+        """Have written what the protocol wants said: at once, or after what is being written."""
+        if not self._write_control() and not self._closed and not self._control_waits_for_task:
+            self._control_waits_for_task = True
             self._nursery.start_soon(self._send_control)
 
     def _write_control(self) -> bool:
@@ -211,6 +162,7 @@ class WebSocketChannel(FramedChannel):
         """Write control frames after what is being written."""
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             async with self._send_lock:
+                self._control_waits_for_task = False
                 if not (self._torn or self._mid_frame) and (data := self._take_control()):
                     self._torn = True  # stays so if this is cut off
                     await self._stream.send_all(data)
@@ -225,9 +177,8 @@ class WebSocketChannel(FramedChannel):
         if self._frames.hangs_up and not self._mid_frame:
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_WR)
-        if self._at_end and self._receiving:
-            # It came in a `receive_batch_now`, so the reader still waits for the socket.
-            trio.lowlevel.notify_closing(self._socket)
+        if self._at_end:
+            self._wake_reader()  # it may have come in a `receive_batch_now`
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -245,14 +196,35 @@ class WebSocketChannel(FramedChannel):
     async def _receive_some(self) -> bytes:
         try:
             if self._socket is not None:
-                return await super()._receive_some()
+                return await self._receive_from(self._socket)
             with trio.CancelScope() as self._reading:  # nothing else wakes who reads from TLS
                 return bytes(await self._stream.receive_some(RECEIVE_BYTES))
         except trio.ClosedResourceError:
             if self._at_end and not self._closed:
                 return b""
         self._check_open()
-        raise trio.BrokenResourceError(self._fault or "the stream under the channel is closed")
+        raise trio.BrokenResourceError(self._fault or _CLOSED_UNDERNEATH)
+
+    async def _receive_from(self, source: trio.socket.SocketType) -> bytes:
+        # As in FramedChannel, and: what woke this may have been taken, and the WebSocket ended, by `receive_batch_now`.
+        while True:
+            try:
+                await trio.lowlevel.wait_readable(source)
+                if self._failure is not None:
+                    raise self._failure
+                return b"" if self._at_end or self._closed else os.read(source.fileno(), RECEIVE_BYTES)
+            except BlockingIOError:
+                continue
+            except (OSError, ValueError) as error:
+                if source.fileno() == -1:
+                    raise trio.ClosedResourceError from None
+                raise trio.BrokenResourceError(f"the connection broke: {error}") from error
+
+    def _wake_reader(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+        elif self._receiving and self._socket is not None and self._socket.fileno() != -1:
+            trio.lowlevel.notify_closing(self._socket)
 
     def _ending(self) -> str | None:
         """What is wrong with how the WebSocket ended: ``None`` if nothing is."""
@@ -265,7 +237,8 @@ class WebSocketChannel(FramedChannel):
             return "the connection ended without a close frame (code 1006)"
         if framing.close_code in _CLEAN:
             return None
-        return f"the peer closed the WebSocket with code {framing.close_code}: {framing.close_reason or 'no reason given'}"
+        reason = framing.close_reason or "no reason given"
+        return f"the peer closed the WebSocket with code {framing.close_code}: {reason}"
 
     def _raise_end(self) -> NoReturn:
         wrong = self._ending()
@@ -276,11 +249,11 @@ class WebSocketChannel(FramedChannel):
     # -- staying and leaving -----------------------------------------------------------------------------------------
 
     async def _keep_alive(self, interval: float, timeout: float) -> None:  # noqa: ASYNC109 - not of this call
-        """Ask a peer that was silent for ``interval`` seconds for a sign of life, and give up after ``timeout`` more."""
+        """Ask a peer that was silent for ``interval`` seconds for a sign of life; give up after ``timeout`` more."""
         while True:
             self._heard = trio.Event()
             await trio.sleep(interval)
-            if self._closed or not self._frames.open:
+            if self._closed or self._at_end or not self._frames.open:
                 return
             if self._heard.is_set():
                 continue
@@ -296,9 +269,10 @@ class WebSocketChannel(FramedChannel):
                 return
 
     async def _break(self, why: str) -> None:
+        self._frames.fail(INTERNAL_ERROR, "keepalive ping timeout")
+        self._write_control()
         self._fault = why
         await trio.aclose_forcefully(self._stream)
-        self._frames.fail(INTERNAL_ERROR, "keepalive ping timeout")
 
     async def aclose(self, code: int | None = None, reason: str = "") -> None:
         """Close the channel; who waits in ``receive`` or ``send`` gets `trio.ClosedResourceError`. Idempotent.
@@ -307,11 +281,19 @@ class WebSocketChannel(FramedChannel):
         connection is closed as it is. What the peer sends meanwhile is dropped.
 
         Args:
-            code: What the close frame says: 1000 (from a server that is going away 1001), or 3000 to 4999 (RFC 6455, 7.4).
+            code: What the close frame says: 1000, 1001, 1011, or 3000 to 4999 (RFC 6455, 7.4); by default 1000, from a
+                server that is being cancelled 1001.
             reason: Text for the peer's log, 123 bytes at most.
+
+        Raises:
+            ValueError: The code is none of these, or the reason is too long.
         """
-        if not self._closed and code is not None:
-            self.goodbye, self._reason = code, reason
+        if code is not None and not (code in (NORMAL, GOING_AWAY, INTERNAL_ERROR) or 3000 <= code < 5000):
+            raise ValueError(f"not a code to close with: {code}")
+        if len(reason.encode()) > _LONGEST_REASON:
+            raise ValueError(f"a reason has at most {_LONGEST_REASON} bytes: {reason!r}")
+        if not self._closed:
+            self.goodbye, self._reason = code or self.goodbye, reason
         await super().aclose()
 
     async def _close(self) -> None:
@@ -323,15 +305,14 @@ class WebSocketChannel(FramedChannel):
     async def _part(self) -> None:
         framing = self._frames
         cut = self._torn or self._mid_frame or self._fault is not None
-        if self._socket is not None and self._socket.fileno() != -1:
-            trio.lowlevel.notify_closing(self._socket)
-        elif self._reading is not None:
-            self._reading.cancel()
         if not cut:  # a close frame inside of a message would be read as a part of it
             framing.close(self.goodbye, self._reason)
-            said = self._write_control()  # even where the rest of this is cancelled
+        said = cut or self._write_control()  # even where the rest of this is cancelled
+        if self._socket is not None and self._socket.fileno() != -1:
+            trio.lowlevel.notify_closing(self._socket)  # wakes who sends, too
         await trio.lowlevel.checkpoint()
         while self._receiving:
+            self._wake_reader()
             await trio.lowlevel.checkpoint()
         if cut:
             return

@@ -193,7 +193,7 @@ class WebSocketFraming:
                     self._fail(CloseCode.PROTOCOL_ERROR, f"a length of {length} in {field.size} bytes")
                     break
             stop = start + length
-            if (first == _TEXT or first == _BINARY) and stop <= size and length <= limit and self._fragments is None:
+            if _TEXT <= first <= _BINARY and stop <= size and length <= limit and self._fragments is None:
                 payload = data[start:stop]
                 if mask_size:
                     payload = apply_mask(payload, data[start - 4 : start])
@@ -220,7 +220,8 @@ class WebSocketFraming:
         try:
             text = payload.decode()
         except UnicodeDecodeError as error:
-            self._fail(CloseCode.INVALID_DATA, f"text that is no UTF-8, {error.reason} at position {error.start}", error)
+            what = f"text that is no UTF-8, {error.reason} at position {error.start}"
+            self._fail(CloseCode.INVALID_DATA, what, error)
         else:
             found.append(payload if self._text else text)
 
@@ -270,4 +271,4 @@ def _fits(length: int, field: struct.Struct) -> bool:
     The library takes it in any. RFC 6455, 5.2: the most significant bit MUST be 0, and the minimal number of bytes MUST
     be used; what can be written in two ways is read in two ways.
     """
-    return _LENGTH_16 <= length if field is _SHORT else 0x10000 <= length < 2**63
+    return length >= _LENGTH_16 if field is _SHORT else 0x10000 <= length < 2**63

@@ -1,13 +1,7 @@
-"""What may happen to a message on a bad network: the odds, what became of each message, and their record. Pure.
-
-Randomness comes from outside, as numbers: a message takes `DRAWS` of them whatever becomes of it, so the fate of the
-seventh message depends on the seed and on nothing else: not on time, not on the messages before it, not on the other
-direction. A fault is the draw being below its odds, so higher odds keep the faults that lower odds had, and add some.
-"""
+"""What became of each message on a bad network, and the record of it. Pure."""
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
@@ -15,15 +9,6 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, overload
 
 Direction: TypeAlias = Literal["send", "receive"]
 """Which way a message goes, seen from the side that holds the lossy channel."""
-
-Delay: TypeAlias = float | tuple[float, float]
-
-DRAWS: Final = 7
-"""Numbers from 0 up to 1 that each message takes: one for each question that `Odds.decide` may ask."""
-
-MOST_OVERTAKEN: Final = 3
-"""How many later messages a reordered one lets go ahead, at most. TCP takes a packet that three later ones overtook for
-lost (RFC 5681, section 3.2): less is everyday disorder, which a session has to live with."""
 
 DEFAULT_LOG_LIMIT: Final = 10_000
 """Messages that a log remembers: all of a run of 500 turns, each of which may be tried several times."""
@@ -72,70 +57,6 @@ class Fate:
     def copies(self) -> int:
         """How often it is to arrive: 0, 1 or 2 times."""
         return 0 if self.dropped or self.disconnected else 2 if self.duplicated else 1
-
-
-@dataclass(frozen=True, slots=True)
-class Odds:
-    """How likely each fault is, from 0 to 1 for each message; ``delay`` is seconds, from and to.
-
-    Raises:
-        ValueError: A probability is not one, or a delay is negative, infinite or upside down.
-    """
-
-    drop: float = 0.0
-    duplicate: float = 0.0
-    reorder: float = 0.0
-    disconnect: float = 0.0
-    delay: tuple[float, float] = (0.0, 0.0)
-
-    def __post_init__(self) -> None:
-        for name in ("drop", "duplicate", "reorder", "disconnect"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must be a probability from 0 to 1, not {value!r}")
-        low, high = self.delay
-        if not 0 <= low <= high < math.inf:
-            raise ValueError(f"delay must be seconds, or (from, to) with 0 <= from <= to, not {self.delay!r}")
-
-    def decide(
-        self, draws: Sequence[float], *, number: int, direction: Direction, message: Any, time: float, order: int
-    ) -> Fate:
-        """The fate of a message. A lost one has no other faults."""
-        disconnect, drop, duplicate, reorder, overtaken, delay, again = draws
-        lost = disconnect < self.disconnect or drop < self.drop
-        twice = not lost and duplicate < self.duplicate
-        return Fate(
-            number=number,
-            direction=direction,
-            message=message,
-            time=time,
-            order=order,
-            dropped=lost and not disconnect < self.disconnect,
-            disconnected=disconnect < self.disconnect,
-            duplicated=twice,
-            delayed_by=0.0 if lost else self._seconds(delay),
-            again_delayed_by=self._seconds(again) if twice else 0.0,
-            reordered=1 + int(overtaken * MOST_OVERTAKEN) if not lost and reorder < self.reorder else 0,
-        )
-
-    def _seconds(self, draw: float) -> float:
-        low, high = self.delay
-        return low + (high - low) * draw
-
-
-def delay_range(delay: object) -> tuple[float, float]:
-    """A delay as from and to.
-
-    Raises:
-        TypeError: It is neither a number nor two.
-    """
-    match delay:
-        case float() | int():
-            return float(delay), float(delay)
-        case (float() | int() as low, float() | int() as high):
-            return float(low), float(high)
-        case _:
-            raise TypeError(f"delay must be seconds, or (from, to), not {delay!r}")
 
 
 class FateLog(Sequence[Fate]):

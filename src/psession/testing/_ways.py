@@ -1,4 +1,4 @@
-"""The two directions of a lossy channel: each has its own luck, its own messages in the air, and a task that lands them."""
+"""The two directions of a lossy channel: each has luck of its own, messages in the air, and a task that lands them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import trio
 
 from psession.channels import FrameChannel
 from psession.errors import MessageError
-from psession.testing._fate import DRAWS, Moment, Odds, Tally
+from psession.testing._fate import Moment, Tally
 from psession.testing._flight import Flight
+from psession.testing._odds import DRAWS
 
 if TYPE_CHECKING:
     from psession.testing._fate import Direction, Fate, FateLog
+    from psession.testing._odds import Odds
 
 
 class Line:

@@ -142,11 +142,19 @@ def _arrow(step: _Step, label: str, lane: int) -> str:
 
 def _label(fate: Fate, label: Callable[[Any], str], width: int) -> str:
     text = _printable(label(fate.message))
-    if _columns(text) > width:
-        while _columns(text) > width - 1:
-            text = text[:-1]
-        text += "\N{HORIZONTAL ELLIPSIS}"
+    used = 0
+    for end, char in enumerate(text):
+        used += _columns(char)
+        if used > width:
+            text = _cut(text[:end], width - 1) + "\N{HORIZONTAL ELLIPSIS}"
+            break
     return f"#{fate.number} {text}"
+
+
+def _cut(text: str, width: int) -> str:
+    while _columns(text) > width:  # at most twice: the text is one column too wide, or one wide character
+        text = text[:-1]
+    return text
 
 
 def _printable(text: str) -> str:
@@ -180,5 +188,5 @@ def _mermaid(rows: list[_Row], left: str, right: str, first_line: str) -> str:
 def _escaped(text: str) -> str:
     """The text with what Mermaid would read as its own written as entities."""
     escaped = "".join(f"#{ord(char)};" if char in _MERMAID_SPECIAL else char for char in text)
-    # Before it parses, Mermaid cuts the last semicolon off each line that looks like a style: those of our entities too.
+    # Before it parses, Mermaid cuts the last semicolon off a line that looks like a style: an entity's as well.
     return escaped.replace("style", "st#121;le").replace("classDef", "class#68;ef")

@@ -1,79 +1,32 @@
-"""A terrible network for tests of your own: a channel that loses, repeats, delays and reorders, the same way each time."""
+"""A terrible network for tests of your own: it loses, repeats, delays and reorders, the same way each time."""
 
 from __future__ import annotations
 
 import dataclasses
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
 from psession._life import UNKNOWN_HOPS
 from psession._nursery import close_forcefully, open_quiet_nursery
-from psession._options import count
 from psession.channels import FrameChannel
 from psession.errors import MessageError
-from psession.testing._fate import DEFAULT_LOG_LIMIT, Delay, Direction, Fate, FateLog, Moment, Odds, Tally, delay_range
+from psession.testing._fate import DEFAULT_LOG_LIMIT, Direction, Fate, FateLog, Moment, Tally
+from psession.testing._odds import (
+    DEFAULT_CLOSE_TIMEOUT,
+    DEFAULT_MAX_IN_FLIGHT,
+    DEFAULT_REORDER_WITHIN,
+    Delay,
+    Directions,
+    LossyOptions,
+)
 from psession.testing._ways import Line, WayIn, WayOut
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
 __all__ = ["Direction", "Fate", "FateLog", "LossyChannel", "Moment", "Tally", "lossy"]
-
-Directions: TypeAlias = Literal["both", "send", "receive"]
-
-DEFAULT_MAX_IN_FLIGHT: Final = 1000
-"""Messages on their way in each direction, as many packets as Linux's own bad network holds (tc-netem(8), ``limit``)."""
-
-DEFAULT_REORDER_WITHIN: Final = 0.1
-"""Seconds: in a dialogue of one turn at a time nobody overtakes, so reordering alone should not look like a loss."""
-
-DEFAULT_CLOSE_TIMEOUT: Final = 1.0
-"""Seconds for a peer that reads slowly; nobody waits for one that doesn't read at all."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Options:
-    """The arguments of `lossy`, in the order and with the defaults that it has."""
-
-    seed: int | str
-    drop: float = 0.0
-    duplicate: float = 0.0
-    reorder: float = 0.0
-    delay: Delay = 0.0
-    disconnect: float = 0.0
-    directions: Directions = "both"
-    reorder_within: float = DEFAULT_REORDER_WITHIN
-    max_in_flight: int = DEFAULT_MAX_IN_FLIGHT
-    log_limit: int = DEFAULT_LOG_LIMIT
-    close_timeout: float = DEFAULT_CLOSE_TIMEOUT
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.seed, int | str):
-            raise TypeError(f"seed must be an int or a text, which its repr gives back, not {self.seed!r}")
-        if self.directions not in ("both", "send", "receive"):
-            raise ValueError(f"directions must be 'both', 'send' or 'receive', not {self.directions!r}")
-        if not self.reorder_within > 0:
-            raise ValueError(f"reorder_within must be above 0 seconds, not {self.reorder_within!r}")
-        if not self.close_timeout >= 0:
-            raise ValueError(f"close_timeout must be 0 or more seconds, not {self.close_timeout!r}")
-        count("max_in_flight", self.max_in_flight)
-        count("log_limit", self.log_limit)
-
-    def odds(self, direction: Direction) -> Odds:
-        """What happens in that direction."""
-        odds = Odds(self.drop, self.duplicate, self.reorder, self.disconnect, delay_range(self.delay))
-        return odds if self.directions in ("both", direction) else Odds()
-
-    def __str__(self) -> str:
-        given = [
-            f"{each.name}={getattr(self, each.name)!r}"
-            for each in dataclasses.fields(self)
-            if getattr(self, each.name) != each.default
-        ]
-        return ", ".join(given)
 
 
 class _Frame(NamedTuple):
@@ -90,7 +43,7 @@ class LossyChannel(FrameChannel):
         log: The fate of each message, both directions, the latest ``log_limit`` of them.
     """
 
-    def __init__(self, channel: trio.abc.Channel[Any], options: _Options) -> None:
+    def __init__(self, channel: trio.abc.Channel[Any], options: LossyOptions) -> None:
         self.log = FateLog(options.log_limit)
         self.hops = 1 + (channel.hops if isinstance(channel, FrameChannel) else UNKNOWN_HOPS)
         self._options = options
@@ -284,7 +237,7 @@ async def lossy(
         ValueError: An argument is out of its range.
         TypeError: The seed is neither an int nor a text.
     """
-    options = _Options(
+    options = LossyOptions(
         seed, drop, duplicate, reorder, delay, disconnect, directions,
         reorder_within, max_in_flight, log_limit, close_timeout,
     )  # fmt: skip

@@ -1,0 +1,73 @@
+"""Who takes part in peers.py: a module each, with the same two functions.
+
+``async serve(ready)``
+    Answers each request with itself, on loopback, until cancelled; calls ``ready(port)`` when it listens.
+``client(port, in_flight)``
+    An async context manager: connected, it yields the `Work` that does so many round trips, so many of them at once.
+
+Where a session layer is written by hand, it is what one writes in an afternoon: a number in each message, a table of
+those who wait, one reader, ten seconds of patience. It has the same JSON codec as psession, so that the layers are
+compared and not the codecs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness import MANY
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """One of them.
+
+    Attributes:
+        label: Its name in tables and pictures.
+        module: Where its two functions are.
+        package: What it is made of, whose version is worth knowing.
+        loop: Whose event loop it runs on, ``"trio"`` or ``"asyncio"``.
+        in_flight: How many round trips at once it is measured with.
+        options: What its two functions get besides.
+        served: Whether there is a server; what is in memory has none.
+    """
+
+    label: str
+    module: str
+    package: str
+    loop: str = "trio"
+    in_flight: tuple[int, ...] = (1, MANY)
+    options: dict[str, Any] = field(default_factory=dict)
+    served: bool = True
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is psession."""
+        return self.package == "psession"
+
+
+def _memory(label: str, package: str, way: str) -> Contestant:
+    return Contestant(label, "memory", package, in_flight=(1,), options={"way": way}, served=False)
+
+
+CONTESTANTS = {
+    "bare": Contestant("bare Trio TCP, a connection each", "bare", "trio"),
+    "tcp": Contestant("psession, TCP", "psession_tcp", "psession"),
+    "tcp-exact": Contestant("psession, TCP, exact", "psession_tcp", "psession", options={"exact": True}),
+    "aiorpcx": Contestant("aiorpcX, TCP", "aiorpcx", "aiorpcX", "asyncio"),
+    "websocket": Contestant("psession, WebSocket", "psession_websocket", "psession"),
+    "websocket-exact": Contestant(
+        "psession, WebSocket, exact", "psession_websocket", "psession", options={"exact": True}
+    ),
+    "websockets-asyncio": Contestant(
+        "websockets (asyncio) by hand", "websockets_asyncio", "websockets", "asyncio"
+    ),
+    "websockets-trio": Contestant("websockets.trio by hand", "websockets_trio", "websockets"),
+    "trio-websocket": Contestant("trio-websocket by hand", "trio_websocket", "trio-websocket"),
+    "socketio": Contestant("python-socketio call()", "socketio", "python-socketio", "asyncio"),
+    "grpc": Contestant("grpc.aio unary", "grpc_aio", "grpcio", "asyncio"),
+    "nats": Contestant("nats-py request(), a broker between", "nats", "nats-py", "asyncio"),
+    "memory-bare": _memory("memory: a bare channel, move_on_after", "trio", "bare"),
+    "memory-send": _memory("memory: psession session.send", "psession", "send"),
+    "memory-request": _memory("memory: psession port.request", "psession", "request"),
+}

@@ -1,0 +1,35 @@
+"""In memory: psession over a synchronous sender, and one bare memory channel, the least that a wait can cost."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+from psession import SessionManager
+
+from contestants.sharing import PATIENCE, REQUEST, Work, trio_work
+
+
+async def bare(turns: int) -> None:
+    """A cancel scope, a message in and the same message out."""
+    send, receive = trio.open_memory_channel[dict[str, Any]](10)
+    for _ in range(turns):
+        with trio.move_on_after(PATIENCE):
+            send.send_nowait(REQUEST)
+            await receive.receive()
+
+
+@asynccontextmanager
+async def client(_port: int, _in_flight: int, *, way: str) -> AsyncIterator[Work]:
+    """The sender hands each message back as its own reply, through `dispatch`."""
+    if way == "bare":
+        yield bare
+        return
+
+    def echo(message: dict[str, Any]) -> None:
+        port.dispatch(message)
+
+    async with SessionManager().port("memory", echo) as port:
+        yield trio_work([port.request if way == "request" else port.create().send])

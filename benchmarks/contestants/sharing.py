@@ -1,0 +1,59 @@
+"""What the contestants share: the message, the codec, and so many round trips at once on either loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import trio
+from harness import REQUEST, Work
+
+__all__ = ["HOST", "PATIENCE", "REQUEST", "Ask", "Ready", "Work", "asyncio_work", "decode", "encode", "trio_work"]
+
+HOST = "127.0.0.1"
+PATIENCE = 10.0
+"""Seconds that each request waits for its reply."""
+
+Ask = Callable[[dict[str, Any]], Awaitable[object]]
+"""Sends one request and returns its reply."""
+
+Ready = Callable[[int], None]
+"""Told the TCP port of a server that listens."""
+
+encode = msgspec.json.Encoder().encode
+decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+async def _ask_again_and_again(ask: Ask, turns: int) -> None:
+    for _ in range(turns):
+        await ask(REQUEST)
+
+
+def trio_work(asks: list[Ask]) -> Work:
+    """As many tasks as `asks`, each with one request at a time."""
+
+    async def work(turns: int) -> None:
+        if len(asks) == 1:
+            await _ask_again_and_again(asks[0], turns)
+            return
+        async with trio.open_nursery() as nursery:
+            for ask in asks:
+                nursery.start_soon(_ask_again_and_again, ask, turns // len(asks) + 1)
+
+    return work
+
+
+def asyncio_work(asks: list[Ask]) -> Work:
+    """The same on asyncio."""
+
+    async def work(turns: int) -> None:
+        if len(asks) == 1:
+            await _ask_again_and_again(asks[0], turns)
+            return
+        async with asyncio.TaskGroup() as group:
+            for ask in asks:
+                group.create_task(_ask_again_and_again(ask, turns // len(asks) + 1))
+
+    return work

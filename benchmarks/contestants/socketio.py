@@ -1,0 +1,45 @@
+"""python-socketio: ``call``, which is an event and its acknowledgement, over one WebSocket; aiohttp on both sides."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import socketio
+from aiohttp import web
+
+from contestants.sharing import HOST, PATIENCE, Ready, Work, asyncio_work
+
+
+async def serve(ready: Ready) -> None:
+    """Acknowledge each event with what it brought."""
+    server = socketio.AsyncServer(async_mode="aiohttp", transports=["websocket"])
+
+    @server.event
+    async def echo(_sid: str, message: dict[str, Any]) -> dict[str, Any]:
+        return message
+
+    application = web.Application()
+    server.attach(application)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, HOST, 0, shutdown_timeout=1).start()
+        ready(runner.addresses[0][1])
+        await asyncio.get_running_loop().create_future()
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def client(port: int, in_flight: int) -> AsyncIterator[Work]:
+    """One connection."""
+    connection = socketio.AsyncClient()
+    await connection.connect(f"http://{HOST}:{port}", transports=["websocket"])
+    try:
+        yield asyncio_work([partial(connection.call, "echo", timeout=PATIENCE)] * in_flight)
+    finally:
+        await connection.disconnect()

@@ -1,0 +1,224 @@
+"""The same work in psession and in what else does it in Python: a table, the floors, JSON, a picture.
+
+    python benchmarks/peers.py [--rounds N] [--seconds S] [--only NAME ...] [--json PATH] [--svg PATH]
+
+100-byte JSON requests and their replies, matched by number; client and server in a process each on loopback, one
+connection unless the table says otherwise, 1 and 64 requests in flight. Every contestant once a round, in another order
+each round, each time in a fresh client process. Quote the ratios: they are taken round by round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import statistics
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import trio
+from charts import Bar, Bars, bar_chart
+from contestants import CONTESTANTS
+from harness import MANY, Skipped, ask_process, ratio, server
+
+START_SECONDS = 30.0
+"""How long a process may take to start, and to connect."""
+
+Figures = dict[str, list[float]]
+"""Round trips a second of each contestant and number in flight (``"tcp@64"``), a figure for each round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """How many times as fast one must at least be as the other."""
+
+    what: str
+    mine: str
+    other: str
+    least: float
+
+
+def _exact(wire: str, in_flight: int) -> Floor:
+    label = {"tcp": "TCP", "websocket": "WebSocket"}[wire]
+    what = f"{label}, {in_flight} in flight: exact / classic"
+    return Floor(what, f"{wire}-exact@{in_flight}", f"{wire}@{in_flight}", 0.87)
+
+
+FLOORS = (
+    Floor("TCP, 1 in flight / bare Trio TCP", "tcp@1", "bare@1", 0.9),
+    Floor(f"TCP, {MANY} in flight / aiorpcX", f"tcp@{MANY}", f"aiorpcx@{MANY}", 3.0),
+    Floor(f"TCP, {MANY} in flight / bare Trio TCP, {MANY} connections", f"tcp@{MANY}", f"bare@{MANY}", 1.4),
+    Floor("WebSocket, 1 in flight / websockets (asyncio)", "websocket@1", "websockets-asyncio@1", 1.2),
+    Floor(f"WebSocket, {MANY} in flight / websockets (asyncio)", f"websocket@{MANY}", f"websockets-asyncio@{MANY}", 2.2),
+    Floor(f"WebSocket, {MANY} in flight / trio-websocket", f"websocket@{MANY}", f"trio-websocket@{MANY}", 8.0),
+    Floor(f"WebSocket, {MANY} in flight / websockets.trio", f"websocket@{MANY}", f"websockets-trio@{MANY}", 2.2),
+    Floor("memory, session.send / a bare channel with move_on_after", "memory-send@1", "memory-bare@1", 0.7),
+    Floor("memory, port.request / the same", "memory-request@1", "memory-bare@1", 0.45),
+    *(_exact(wire, in_flight) for wire in ("tcp", "websocket") for in_flight in (1, MANY)),
+)
+
+
+class Contest:
+    """The rounds, and what came of them.
+
+    Attributes:
+        figures: What was measured.
+        skipped: Who could not take part, and why.
+    """
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        self.figures: Figures = {}
+        self.skipped: dict[str, str] = {}
+
+    @asynccontextmanager
+    async def servers(self) -> AsyncIterator[dict[str, int]]:
+        """The servers of all, running; the TCP port of each."""
+        ports = {}
+        async with AsyncExitStack() as stack:
+            for name in self.names:
+                try:
+                    served = CONTESTANTS[name].served
+                    ports[name] = await stack.enter_async_context(server("contestant.py", name)) if served else 0
+                except (Skipped, RuntimeError, trio.TooSlowError) as why:
+                    self._skip(name, why)
+            yield ports
+
+    async def run(self, rounds: int, seconds: float) -> None:
+        """So many rounds."""
+        async with self.servers() as ports:
+            for number in range(rounds):
+                order = list(ports)
+                cut = number * len(order) // rounds
+                for name in order[cut:] + order[:cut]:
+                    if name not in self.skipped:
+                        await self._measure(name, ports[name], seconds)
+                print(f"round {number + 1} of {rounds} done", file=sys.stderr)
+
+    async def _measure(self, name: str, port: int, seconds: float) -> None:
+        limit = START_SECONDS + 20 * seconds
+        try:
+            figures = await ask_process("contestant.py", "--client", name, str(port), str(seconds), within=limit)
+        except Exception as why:
+            self._skip(name, why)
+            return
+        for in_flight, figure in figures.items():
+            self.figures.setdefault(f"{name}@{in_flight}", []).append(figure)
+
+    def _skip(self, name: str, why: Exception) -> None:
+        """It takes no part: one that fails in one round has no ratios."""
+        self.skipped[name] = str(why) or type(why).__name__
+        self.figures = {key: figures for key, figures in self.figures.items() if not key.startswith(f"{name}@")}
+        print(f"without {CONTESTANTS[name].label}: {self.skipped[name]}", file=sys.stderr)
+
+
+def versions(package: str) -> str:
+    """The version of a package that is installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def speed_table(contest: Contest) -> str:
+    """Medians, a line for each contestant."""
+    width = max(len(CONTESTANTS[name].label) for name in contest.names)
+    lines = [f"{'round trips a second':{width}}  {'1 in flight':>12}  {f'{MANY} in flight':>12}"]
+    for name in contest.names:
+        contestant = CONTESTANTS[name]
+        if name in contest.skipped:
+            lines.append(f"{contestant.label:{width}}  skipped: {contest.skipped[name]}")
+            continue
+        medians = [_median(contest.figures, f"{name}@{in_flight}") for in_flight in (1, MANY)]
+        lines.append(f"{contestant.label:{width}}  {medians[0]:>12}  {medians[1]:>12}")
+    return "\n".join(lines)
+
+
+def _median(figures: Figures, key: str) -> str:
+    return f"{statistics.median(figures[key]):,.0f}" if key in figures else "-"
+
+
+def floors(figures: Figures) -> list[dict[str, Any]]:
+    """Each floor, the ratio that was measured, and whether it is met (``None`` where one of the two is missing)."""
+    results = []
+    for floor in FLOORS:
+        both = floor.mine in figures and floor.other in figures
+        found = ratio(figures, floor.mine, floor.other) if both else None
+        met = None if found is None else found >= floor.least
+        results.append({**asdict(floor), "ratio": found, "met": met})
+    return results
+
+
+def floor_table(results: list[dict[str, Any]]) -> str:
+    """The same to read."""
+    width = max(len(result["what"]) for result in results)
+    lines = [f"{'psession /':{width}}  {'ratio':>6}  {'floor':>6}"]
+    for result in results:
+        found = "-" if result["ratio"] is None else f"{result['ratio']:.2f}"
+        word = {None: "not measured", True: "met", False: "MISSED"}[result["met"]]
+        lines.append(f"{result['what']:{width}}  {found:>6}  {result['least']:>6.2f}  {word}")
+    return "\n".join(lines)
+
+
+def picture(contest: Contest) -> str:
+    """Bars, the fastest first, without what is in memory."""
+    panels = []
+    for in_flight in (1, MANY):
+        bars = [
+            Bar(contestant.label, statistics.median(contest.figures[key]), contestant.ours)
+            for name, contestant in CONTESTANTS.items()
+            if (key := f"{name}@{in_flight}") in contest.figures and contestant.served
+        ]
+        bars.sort(key=lambda bar: -bar.value)
+        panels.append(Bars(f"{in_flight} in flight" + (", one connection" if in_flight > 1 else ""), bars))
+    title = "Request/reply round trips a second, 100-byte JSON, two processes on loopback"
+    return bar_chart(title, panels)
+
+
+def report(contest: Contest, rounds: int, seconds: float) -> dict[str, Any]:
+    """Everything, for the JSON file."""
+    return {
+        "rounds": rounds,
+        "seconds": seconds,
+        "message_bytes": 100,
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "load_average": os.getloadavg(),
+        "versions": {one.package: versions(one.package) for one in CONTESTANTS.values()},
+        "figures": contest.figures,
+        "skipped": contest.skipped,
+        "floors": floors(contest.figures),
+    }
+
+
+async def main(arguments: argparse.Namespace) -> None:
+    """Measure, print, write."""
+    contest = Contest(arguments.only or list(CONTESTANTS))
+    await contest.run(arguments.rounds, arguments.seconds)
+    results = report(contest, arguments.rounds, arguments.seconds)
+    load = ", ".join(f"{value:.1f}" for value in results["load_average"])
+    made_of = ", ".join(itertools.starmap("{} {}".format, results["versions"].items()))
+    print(f"medians of {arguments.rounds} rounds of about {arguments.seconds:g} s each; load average {load}")
+    print(f"Python {results['python']}, {made_of}\n")
+    print(speed_table(contest), floor_table(results["floors"]), sep="\n\n")
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(results, indent=2) + "\n")
+    if arguments.svg:
+        Path(arguments.svg).write_text(picture(contest))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0, help="how long each measurement takes, about")
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=CONTESTANTS, help=", ".join(CONTESTANTS))
+    parser.add_argument("--json", metavar="PATH")
+    parser.add_argument("--svg", metavar="PATH")
+    trio.run(main, parser.parse_args())

@@ -1,0 +1,141 @@
+"""The opening handshake of a WebSocket, both sides, on the Sans-I/O half of websockets. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from websockets.client import ClientProtocol
+from websockets.exceptions import InvalidHeaderValue, InvalidURI
+from websockets.extensions.permessage_deflate import enable_client_permessage_deflate, enable_server_permessage_deflate
+from websockets.headers import validate_subprotocols
+from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
+from websockets.uri import WebSocketURI, parse_uri
+
+from psession._version import __version__
+from psession.channels._websocket_options import HandshakeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from psession.channels._websocket_options import WebSocketOptions
+
+_OURS: Final = ("connection", "upgrade", "sec-websocket-")
+"""Headers that make the handshake; the others are the caller's."""
+
+_is_name: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+").fullmatch  # RFC 9110, 5.6.2
+
+_REASON_CHARS: Final = 200
+"""How much of a refusal's body an error repeats."""
+
+
+def parse_url(url: str) -> WebSocketURI:
+    """The parts of a ``ws://`` or ``wss://`` URL.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        return parse_uri(url)
+    except InvalidURI as error:
+        raise ValueError(str(error)) from error
+
+
+def client_protocol(
+    uri: WebSocketURI, options: WebSocketOptions, *, origin: str | None, subprotocols: Sequence[str]
+) -> ClientProtocol:
+    """A client that has not asked yet.
+
+    Raises:
+        TypeError: ``subprotocols`` is one string, not several.
+        ValueError: One of them is no name.
+    """
+    validate_subprotocols(subprotocols)  # type: ignore[arg-type]
+    return ClientProtocol(
+        uri,
+        origin=origin,  # type: ignore[arg-type]  # a NewType of str, as a subprotocol's name is
+        subprotocols=list(subprotocols) or None,  # type: ignore[arg-type]
+        extensions=enable_client_permessage_deflate(None) if options.compression else None,
+        max_size=options.max_size,
+    )
+
+
+def server_protocol(
+    options: WebSocketOptions, *, origins: Sequence[str | re.Pattern[str] | None] | None, subprotocols: Sequence[str]
+) -> ServerProtocol:
+    """A server that has not been asked yet.
+
+    Raises:
+        TypeError: ``subprotocols`` is one string, not several.
+        ValueError: One of them is no name.
+    """
+    validate_subprotocols(subprotocols)  # type: ignore[arg-type]
+    return ServerProtocol(
+        origins=origins,  # type: ignore[arg-type]
+        subprotocols=list(subprotocols) or None,  # type: ignore[arg-type]
+        extensions=enable_server_permessage_deflate(None) if options.compression else None,
+        max_size=options.max_size,
+    )
+
+
+def request_of(protocol: ClientProtocol, headers: Mapping[str, str] | Iterable[tuple[str, str]]) -> Request:
+    """The client's request, with the caller's headers in it.
+
+    Raises:
+        ValueError: A header is one that the handshake itself sets, or holds what no header may.
+    """
+    request = protocol.connect()
+    request.headers["User-Agent"] = f"psession/{__version__}"
+    given = list(headers.items() if hasattr(headers, "items") else headers)
+    for name, _value in given:
+        if not _is_name(name):
+            raise ValueError(f"not the name of a header: {name!r}")
+        if name.lower().startswith(_OURS):
+            raise ValueError(f"the header {name!r} is the handshake's own")
+        if name in request.headers:
+            del request.headers[name]
+    try:
+        request.headers.update(given)
+    except InvalidHeaderValue as error:
+        raise ValueError(str(error)) from error
+    return request
+
+
+def feed(protocol: ClientProtocol | ServerProtocol, data: bytes) -> tuple[Request | Response | None, bytes]:
+    """What the peer said, once it is complete, and the bytes behind it.
+
+    Line by line, since the library would take what stands behind for frames at once, and the channel does that itself.
+    """
+    at = 0
+    while at < len(data):
+        stop = data.find(b"\n", at) + 1 or len(data)
+        protocol.receive_data(data[at:stop])
+        at = stop
+        for event in protocol.events_received():
+            assert isinstance(event, Request | Response)
+            return event, data[at:]
+        if protocol.handshake_exc is not None:
+            break
+    return None, data[at:]
+
+
+def refusal(where: str, protocol: ClientProtocol, response: Response | None) -> HandshakeError:
+    """Why no WebSocket came about, as the client tells it."""
+    if response is None or response.status_code == 101:
+        return HandshakeError(f"{where}: {_reasons(protocol.handshake_exc)}")
+    body = bytes(response.body)
+    text = f"{where} answered with HTTP status {response.status_code} {response.reason_phrase}".rstrip()
+    if 300 <= response.status_code < 400:
+        text += f" (redirects are not followed; Location: {response.headers.get('Location', 'not given')})"
+    elif body.strip():
+        text += f": {' '.join(body.decode(errors='replace').split())[:_REASON_CHARS]}"
+    return HandshakeError(text, status=response.status_code, reason=response.reason_phrase, body=body)
+
+
+def _reasons(error: BaseException | None) -> str:
+    texts: list[str] = []
+    while error is not None:
+        texts.append(str(error) or type(error).__name__)
+        error = error.__cause__
+    return ": ".join(texts) or "no answer"

@@ -1,0 +1,567 @@
+"""A bad network is bad in just the way that its seed says, and in everything else a channel as any other."""
+
+import ast
+import functools
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from psession import SessionManager
+from psession.channels import FrameChannel, MemoryChannel, length_prefixed, memory_pair
+from psession.errors import MalformedMessageError
+from psession.testing import Fate, FateLog, LossyChannel, check_channel, lossy, sequence_diagram
+
+FAULTS: dict[str, Any] = {"drop": 0.2, "duplicate": 0.2, "reorder": 0.2, "delay": (0.0, 1.0)}
+
+
+class PlainChannel(trio.abc.Channel[Any]):
+    """A channel with no more than Trio asks for."""
+
+    def __init__(self, channel: MemoryChannel) -> None:
+        self._channel = channel
+
+    async def send(self, value: Any) -> None:
+        await self._channel.send(value)
+
+    async def receive(self) -> Any:
+        return await self._channel.receive()
+
+    async def aclose(self) -> None:
+        await self._channel.aclose()
+
+
+async def receive_all(channel: trio.abc.Channel[Any], got: list[Any]) -> None:
+    """What comes until the channel ends."""
+    with pytest.raises((trio.EndOfChannel, trio.BrokenResourceError)):
+        while True:
+            got.append(await channel.receive())
+
+
+async def carry(messages: list[Any], *, pause: float = 0.0, **options: Any) -> tuple[list[Any], LossyChannel]:
+    """Send the messages through a bad network, and close it: what came out at the other end, and the channel."""
+    left, right = memory_pair()
+    got: list[Any] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive_all, right, got)
+        async with lossy(left, **options) as line:
+            for message in messages:
+                await line.send(message)
+                await trio.sleep(pause)
+        await right.aclose()
+    return got, line
+
+
+# -- the contract ------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def faultless(
+    plain: bool = False, both: bool = True, **options: Any
+) -> AsyncIterator[tuple[trio.abc.Channel[Any], trio.abc.Channel[Any]]]:
+    left, right = memory_pair()
+    ends: list[trio.abc.Channel[Any]] = [PlainChannel(left), PlainChannel(right)] if plain else [left, right]
+    async with lossy(ends[0], seed=1, **options) as bad:
+        if not both:
+            async with ends[1]:
+                yield bad, ends[1]
+        else:
+            async with lossy(ends[1], seed=2, **options) as other:
+                yield bad, other
+
+
+@pytest.mark.parametrize("both", [False, True])
+async def test_without_faults_it_keeps_the_contract(both: bool, autojump_clock: trio.testing.MockClock) -> None:
+    await check_channel(functools.partial(faultless, both=both))
+
+
+async def test_around_a_plain_channel_it_keeps_the_contract(autojump_clock: trio.testing.MockClock) -> None:
+    await check_channel(functools.partial(faultless, plain=True))
+
+
+async def test_with_a_constant_delay_it_keeps_the_contract(autojump_clock: trio.testing.MockClock) -> None:
+    await check_channel(functools.partial(faultless, delay=0.001), patience=60)
+
+
+async def test_with_room_for_one_message_it_keeps_the_contract(autojump_clock: trio.testing.MockClock) -> None:
+    await check_channel(functools.partial(faultless, max_in_flight=1))
+
+
+async def test_it_can_stand_before_a_stream_of_bytes() -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    far = length_prefixed(theirs, codec="msgpack")
+    async with far, lossy(length_prefixed(ours, codec="msgpack"), seed=1) as line:
+        await line.send({"a": 1})
+        assert await far.receive() == {"a": 1}
+        await far.send({"b": 2})
+        assert await line.receive() == {"b": 2}
+        with pytest.raises(MalformedMessageError):
+            await line.send({"a": math.nan})  # its sender's fault, and its sender is told
+        assert line.statistics()["send"].messages == 1
+
+
+async def test_what_is_no_message_reaches_the_receiver_as_its_error() -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    async with lossy(length_prefixed(ours), seed=1, drop=1.0) as line:
+        await theirs.send_all(b"\0\0\0\3{{{")
+        with pytest.raises(MalformedMessageError):
+            await line.receive()
+        await theirs.send_all(b"\0\0\0\3}}}")
+        (error,) = await line.receive_batch()
+        assert isinstance(error, MalformedMessageError)
+        assert len(line.log) == 0
+
+
+# -- the same seed, the same fates -------------------------------------------------------------------------------------
+
+
+async def test_the_same_seed_gives_the_same_fates_whatever_the_timing(autojump_clock: trio.testing.MockClock) -> None:
+    messages = list(range(200))
+    _, fast = await carry(messages, seed=7, **FAULTS)
+    _, slow = await carry(messages, seed=7, pause=0.37, **FAULTS)
+    _, tight = await carry(messages, seed=7, max_in_flight=1, **FAULTS)
+    assert list(fast.log) == list(slow.log) == list(tight.log)
+    assert [fate.time for fate in fast.log] != [fate.time for fate in slow.log]
+
+
+async def test_another_seed_gives_other_fates(autojump_clock: trio.testing.MockClock) -> None:
+    _, one = await carry(list(range(50)), seed=7, **FAULTS)
+    _, other = await carry(list(range(50)), seed=8, **FAULTS)
+    assert list(one.log) != list(other.log)
+
+
+async def test_one_direction_does_not_disturb_the_fates_of_the_other(autojump_clock: trio.testing.MockClock) -> None:
+    _, alone = await carry(list(range(50)), seed=7, **FAULTS)
+    left, right = memory_pair()
+    async with lossy(left, seed=7, **FAULTS) as line:
+        for number in range(50):
+            await line.send(number)
+            await right.send(-number)
+        await trio.sleep(5)
+    assert [fate for fate in line.log if fate.direction == "send"] == list(alone.log)
+    received = [fate for fate in line.log if fate.direction == "receive"]
+    assert len(received) == 50
+    assert [fate.dropped for fate in received] != [fate.dropped for fate in alone.log]
+
+
+async def test_higher_odds_keep_the_faults_of_lower_ones(autojump_clock: trio.testing.MockClock) -> None:
+    _, few = await carry(list(range(100)), seed=7, drop=0.1)
+    _, many = await carry(list(range(100)), seed=7, drop=0.4)
+    assert {fate.number for fate in few.log if fate.dropped} < {fate.number for fate in many.log if fate.dropped}
+
+
+async def test_a_seed_means_the_same_on_every_machine(autojump_clock: trio.testing.MockClock) -> None:
+    got, line = await carry(list(range(12)), seed=2024, drop=0.25, duplicate=0.25)
+    assert [fate.number for fate in line.log if fate.dropped] == [2, 5, 6, 7, 11, 12]
+    assert got == [0, 2, 3, 7, 8, 9]
+
+
+async def test_the_rates_are_those_asked_for(autojump_clock: trio.testing.MockClock) -> None:
+    _, line = await carry(list(range(10_000)), seed=1, drop=0.2, duplicate=0.1, reorder=0.05)
+    tally = line.statistics()["send"]
+    assert (tally.messages, tally.dropped, tally.duplicated, tally.reordered) == (10_000, 2001, 866, 404)
+    assert str(tally) == "10000 (2001 dropped, 866 duplicated, 404 reordered)"
+
+
+# -- every message -----------------------------------------------------------------------------------------------------
+
+seeds = st.integers(0, 2**32)
+odds = st.floats(0, 1)
+
+
+def run(carrying: Any) -> Any:
+    """Run it to its end on virtual time."""
+    return trio.run(carrying, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=seeds, duplicate=odds, reorder=odds, high=st.floats(0, 10), count=st.integers(0, 40))
+def test_what_is_not_dropped_arrives_at_least_once(
+    seed: int, duplicate: float, reorder: float, high: float, count: int
+) -> None:
+    options = {"seed": seed, "duplicate": duplicate, "reorder": reorder, "delay": (0.0, high)}
+    got, line = run(functools.partial(carry, list(range(count)), **options))
+    assert set(got) == set(range(count))
+    assert len(got) == sum(fate.copies for fate in line.log) == sum(len(fate.arrived) for fate in line.log)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=seeds, reorder=odds, high=st.floats(0, 10), count=st.integers(0, 40))
+def test_what_is_not_duplicated_arrives_once(seed: int, reorder: float, high: float, count: int) -> None:
+    got, _ = run(functools.partial(carry, list(range(count)), seed=seed, reorder=reorder, delay=(0.0, high)))
+    assert sorted(got) == list(range(count))
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=seeds, drop=odds, delay=st.floats(0, 10), count=st.integers(0, 40))
+def test_what_is_neither_reordered_nor_delayed_unevenly_arrives_in_order(
+    seed: int, drop: float, delay: float, count: int
+) -> None:
+    got, line = run(functools.partial(carry, list(range(count)), seed=seed, drop=drop, delay=delay))
+    assert got == [fate.message for fate in line.log if not fate.dropped]
+
+
+# -- time --------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_delay_is_exact_on_virtual_time(autojump_clock: trio.testing.MockClock) -> None:
+    left, right = memory_pair()
+    async with lossy(left, seed=1, delay=2.5) as line:
+        await line.send("there")
+        assert trio.current_time() == 0.0
+        assert await right.receive() == "there"
+        assert trio.current_time() == 2.5
+        await right.send("back")
+        assert await line.receive() == "back"
+        assert trio.current_time() == 5.0
+    assert trio.current_time() == 5.0
+    assert [(fate.time, fate.arrived[0].time) for fate in line.log] == [(0.0, 2.5), (2.5, 5.0)]
+
+
+async def test_a_message_arrives_when_its_fate_says(autojump_clock: trio.testing.MockClock) -> None:
+    _, line = await carry(list(range(50)), seed=3, pause=0.1, delay=(0.5, 2.0))
+    for fate in line.log:
+        assert 0.5 <= fate.delayed_by <= 2.0
+        assert fate.arrived[0].time == pytest.approx(fate.time + fate.delayed_by)
+
+
+async def test_a_reordered_message_lets_later_ones_go_ahead(autojump_clock: trio.testing.MockClock) -> None:
+    got, line = await carry(list(range(1, 41)), seed=5, reorder=0.3)
+    assert got != sorted(got)
+    assert trio.current_time() <= 0.1
+    for fate in line.log:
+        overtook = [number for number in got[: got.index(fate.number)] if number > fate.number]
+        assert len(overtook) <= fate.reordered
+
+
+async def test_a_reordered_message_does_not_wait_for_ever(autojump_clock: trio.testing.MockClock) -> None:
+    left, right = memory_pair()
+    async with lossy(left, seed=1, reorder=1.0, reorder_within=0.25) as line:
+        await line.send("alone")
+        assert await right.receive() == "alone"
+        assert trio.current_time() == 0.25
+
+
+async def test_closing_lets_what_was_sent_arrive(autojump_clock: trio.testing.MockClock) -> None:
+    left, right = memory_pair()
+    async with trio.open_nursery() as nursery:
+        got: list[Any] = []
+        nursery.start_soon(receive_all, right, got)
+        async with lossy(left, seed=1, delay=7.0) as line:
+            await line.send("late")
+            await line.aclose()
+            assert trio.current_time() == 7.0
+    assert got == ["late"]
+
+
+async def test_closing_does_not_wait_for_who_does_not_read(autojump_clock: trio.testing.MockClock) -> None:
+    left, _right = memory_pair(0)
+    async with lossy(left, seed=1, delay=7.0, reorder_within=0.5, close_timeout=2.0) as line:
+        await line.send("unread")
+        await line.aclose()
+        assert trio.current_time() == 9.5
+
+
+async def test_the_end_comes_after_what_is_in_the_air(autojump_clock: trio.testing.MockClock) -> None:
+    left, right = memory_pair()
+    async with lossy(left, seed=1, delay=3.0) as line:
+        await right.send("last")
+        await right.aclose()
+        assert await line.receive() == "last"
+        assert trio.current_time() == 3.0
+        for _time in ("first", "second"):
+            with pytest.raises(trio.EndOfChannel):
+                await line.receive()
+
+
+# -- the line breaks ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_broken_line_is_broken_both_ways_and_at_both_ends(autojump_clock: trio.testing.MockClock) -> None:
+    left, right = memory_pair()
+    async with lossy(left, seed=1, disconnect=1.0, directions="send") as line, trio.open_nursery() as nursery:
+        nursery.start_soon(receive_all, right, [])
+        nursery.start_soon(receive_all, line, [])
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(trio.BrokenResourceError):
+            await line.send("never")
+        with pytest.raises(trio.BrokenResourceError):
+            await line.send("nor this")
+        with pytest.raises(trio.BrokenResourceError):
+            await line.receive_batch()
+        assert line.receive_batch_now() == []
+        assert line.send_frame_now(line.encode("nor that")) is None
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(trio.BrokenResourceError):
+            await right.send("to nobody")
+    assert [(fate.message, fate.disconnected) for fate in line.log] == [("never", True)]
+    assert trio.current_time() == 0.0
+    with pytest.raises(trio.ClosedResourceError):
+        await line.send("closed")
+
+
+async def test_a_message_that_comes_can_break_the_line_too() -> None:
+    left, right = memory_pair()
+    async with lossy(left, seed=1, disconnect=1.0, directions="receive") as line:
+        await line.send("out")
+        assert await right.receive() == "out"
+        await right.send("in")
+        with pytest.raises(trio.BrokenResourceError):
+            await line.receive()
+        await line.aclose()
+
+
+async def test_what_is_in_the_air_when_the_line_breaks_is_lost(autojump_clock: trio.testing.MockClock) -> None:
+    seed, breaks_at = 4, 0
+    left, right = memory_pair()
+    got: list[Any] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive_all, right, got)
+        async with lossy(left, seed=seed, disconnect=0.1, delay=1.0) as line:
+            with pytest.raises(trio.BrokenResourceError):
+                for breaks_at in range(1000):
+                    await line.send(breaks_at)
+                    await trio.sleep(0.3)
+    assert breaks_at > 3
+    assert got == list(range(len(got)))
+    assert len(got) == breaks_at - 4  # sent 1.2 s before and earlier; 0.9 s are too few
+    assert [fate.number for fate in line.log if not fate.arrived] == [
+        breaks_at - 2,
+        breaks_at - 1,
+        breaks_at,
+        breaks_at + 1,
+    ]
+
+
+async def test_who_waits_for_room_is_woken_by_a_break(autojump_clock: trio.testing.MockClock) -> None:
+    left, right = memory_pair()
+
+    async def send() -> None:
+        with pytest.raises(trio.BrokenResourceError):
+            await line.send("waits")
+
+    async with lossy(left, seed=1, disconnect=1.0, directions="receive", max_in_flight=1) as line:
+        line._out.odds = line._in.odds.__class__(delay=(9.0, 9.0))
+        await line.send("under way")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            await trio.testing.wait_all_tasks_blocked()
+            await right.send("the end")
+    assert trio.current_time() == 0.0
+
+
+async def test_a_wrapped_channel_that_breaks_breaks_the_line() -> None:
+    left, right = memory_pair()
+    async with lossy(left, seed=1) as line:
+        await right.aclose()
+        with pytest.raises(trio.EndOfChannel):
+            await line.receive()
+        with pytest.raises(trio.BrokenResourceError, match="wrapped channel broke") as caught:  # noqa: PT012 - in time
+            for _ in range(3):
+                await line.send("to nobody")
+        assert isinstance(caught.value.__cause__, trio.BrokenResourceError)
+
+
+# -- cancelling and bounds ---------------------------------------------------------------------------------------------
+
+
+async def test_a_send_cancelled_while_it_waits_for_room_never_set_out(autojump_clock: trio.testing.MockClock) -> None:
+    left, right = memory_pair()
+    async with lossy(left, seed=1, delay=5.0, max_in_flight=2) as line:
+        await line.send(1)
+        await line.send(2)
+        assert line.send_frame_now(line.encode(3)) is None
+        with trio.move_on_after(1) as scope:
+            await line.send(3)
+        assert scope.cancelled_caught
+        await line.send(4)
+        assert trio.current_time() == 5.0
+        assert [await right.receive() for _ in range(3)] == [1, 2, 4]
+        assert line.statistics()["send"].waited_for_room == 2
+        assert [fate.number for fate in line.log] == [1, 2, 3]
+
+
+async def test_what_nobody_receives_is_left_with_the_sender(autojump_clock: trio.testing.MockClock) -> None:
+    left, right = memory_pair(0)
+    async with lossy(left, seed=1, max_in_flight=3) as line:
+        with trio.move_on_after(1):
+            for number in range(100):
+                await right.send(number)
+        assert number == 3
+        assert await line.receive_batch() == [0, 1, 2]
+        await right.send(3)
+        assert await line.receive() == 3
+
+
+async def test_a_cancelled_receive_loses_nothing_that_is_late(autojump_clock: trio.testing.MockClock) -> None:
+    left, right = memory_pair()
+    got: list[Any] = []
+    async with lossy(left, seed=1, delay=(0.0, 1.0)) as line:
+        for number in range(30):
+            await right.send(number)
+        while len(got) < 30:
+            with trio.move_on_after(0.01):
+                got.append(await line.receive())
+    assert sorted(got) == list(range(30))
+
+
+async def test_leaving_the_block_cancelled_is_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    left, right = memory_pair()
+    with trio.move_on_after(1):
+        async with lossy(left, seed=1, delay=100.0) as line:
+            await line.send("lost")
+            await trio.sleep_forever()
+    assert trio.current_time() == 1.0
+    with pytest.raises(trio.EndOfChannel):
+        await right.receive()
+
+
+async def test_a_goodbye_in_a_shielded_finally_still_travels(autojump_clock: trio.testing.MockClock) -> None:
+    left, right = memory_pair()
+    with trio.move_on_after(1):
+        async with lossy(left, seed=1, delay=0.5) as line:
+            try:
+                await trio.sleep_forever()
+            finally:
+                with trio.CancelScope(shield=True):
+                    await line.send("bye")
+                    assert await right.receive() == "bye"
+                    await right.send("bye bye")
+                    assert await line.receive() == "bye bye"
+    assert trio.current_time() == 2.0
+
+
+async def test_a_cancelled_aclose_closes_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    left, right = memory_pair()
+    async with lossy(left, seed=1, delay=100.0) as line:
+        await line.send("lost")
+        with trio.move_on_after(2):
+            await line.aclose()
+        assert trio.current_time() == 2.0
+        with pytest.raises(trio.EndOfChannel):
+            await right.receive()
+
+
+async def test_the_log_forgets_the_oldest_and_says_how_many() -> None:
+    _, line = await carry(list(range(10)), seed=1, log_limit=3)
+    assert isinstance(line.log, FateLog)
+    assert ([fate.message for fate in line.log], line.log.forgotten, len(line.log)) == ([7, 8, 9], 7, 3)
+    assert (line.log[-1].message, [fate.message for fate in line.log[1:]]) == (9, [8, 9])
+    assert repr(line.log) == "<FateLog of 3 messages, 7 forgotten>"
+    assert sequence_diagram(line.log).startswith("7 earlier messages forgotten\n")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        *[
+            ({name: value}, ValueError)
+            for name in ("drop", "duplicate", "reorder", "disconnect")
+            for value in (-0.1, 1.1)
+        ],
+        ({"drop": math.nan}, ValueError),
+        ({"delay": -1}, ValueError),
+        ({"delay": math.inf}, ValueError),
+        ({"delay": (2, 1)}, ValueError),
+        ({"delay": (1, 2, 3)}, TypeError),
+        ({"delay": "1"}, TypeError),
+        ({"directions": "up"}, ValueError),
+        ({"reorder_within": 0}, ValueError),
+        ({"max_in_flight": 0}, ValueError),
+        ({"log_limit": 0}, ValueError),
+        ({"close_timeout": -1}, ValueError),
+        ({"seed": None}, TypeError),
+    ],
+    ids=str,
+)
+async def test_what_makes_no_network_is_refused(wrong: dict[str, Any], error: type[Exception]) -> None:
+    left, _right = memory_pair()
+    (name,) = wrong
+    with pytest.raises(error, match=name):
+        async with lossy(left, **{"seed": 1, **wrong}):
+            raise AssertionError
+
+
+# -- a failure can be seen again ---------------------------------------------------------------------------------------
+
+
+async def test_an_error_in_the_block_says_how_to_make_the_network_again() -> None:
+    left, _right = memory_pair()
+    failure = AssertionError("0 valves open")
+    with pytest.raises(AssertionError) as caught:  # noqa: PT012 - the block is what is tested
+        async with lossy(left, seed=7, drop=1.0, delay=(0, 0.5)) as line:
+            await line.send({"q": 1})
+            raise failure
+    assert caught.value is failure
+    assert failure.__notes__ == [
+        "the network was lossy(channel, seed=7, drop=1.0, delay=(0, 0.5)): 1 (1 dropped) sent, 0 received"
+    ]
+    line.annotate(failure)
+    assert len(failure.__notes__) == 1
+
+
+async def test_its_repr_is_the_call_with_all_that_is_not_default() -> None:
+    options: dict[str, Any] = {
+        "seed": "a seed", "drop": 0.1, "duplicate": 0.2, "reorder": 0.3, "delay": 0.5, "disconnect": 0.01,
+        "directions": "send", "reorder_within": 0.2, "max_in_flight": 5, "log_limit": 6, "close_timeout": 2,
+    }  # fmt: skip
+    left, right = memory_pair()
+    async with lossy(left, **options) as line:
+        call = ast.parse(repr(line), mode="eval").body
+        assert isinstance(call, ast.Call)
+        assert {each.arg: ast.literal_eval(each.value) for each in call.keywords} == options
+    async with lossy(right, seed=1) as line:
+        assert repr(line) == "lossy(channel, seed=1)"
+
+
+async def test_being_cancelled_is_no_failure_to_explain() -> None:
+    left, _right = memory_pair()
+    with trio.CancelScope() as scope:
+        async with lossy(left, seed=1):
+            scope.cancel()
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+
+
+async def test_two_bad_networks_both_explain_themselves() -> None:
+    left, right = memory_pair()
+    with pytest.raises(KeyError) as caught:
+        async with lossy(left, seed=1), lossy(right, seed=2):
+            raise KeyError
+    assert [note.split(":")[0] for note in caught.value.__notes__] == [
+        "the network was lossy(channel, seed=2)",
+        "the network was lossy(channel, seed=1)",
+    ]
+
+
+# -- under a port ------------------------------------------------------------------------------------------------------
+
+
+async def answer(session: Any) -> None:
+    async for message in session:
+        await session.post({"answer": message["question"]})
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_a_port_gets_its_answers_over_a_bad_network_at_each_end(
+    seed: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    left, right = memory_pair()
+    manager, server = SessionManager(session_timeout=1.5), SessionManager()
+    async with (
+        lossy(left, seed=seed, **FAULTS) as line,
+        lossy(right, seed=seed, drop=0.1) as far,
+        server.port("client", far, on_session=answer),
+        manager.port("server", line) as port,
+    ):
+        for number in range(20):
+            assert (await port.request({"question": number}, retry_count=30))["answer"] == number
+    assert line.statistics()["send"].dropped > 0
+    assert isinstance(far, FrameChannel)
+    assert all(isinstance(fate, Fate) for fate in far.log)
