@@ -70,7 +70,8 @@ class Options:
         retry_on: Exceptions of the sender that are retried as silence is.
         session_ids: The numbers this side hands out; any other in a message was opened by the peer. By default 1 to
             ``max_session_count``; for a port with `on_session` as many from 65536 up, out of the way of a peer that
-            uses the default.
+            uses the default. A wide range protects from a peer that answers twice: its second answer meets the next
+            owner of the number, which the whole rotation lies before.
         session_id_rest: How long a number rests after a turn that was not answered, for its late reply to pass. 60 is
             the guide's default timeout: what no peer was ever given more than.
         on_unanswered: What the next ``send`` of a session does after a turn whose reply may still come: take a

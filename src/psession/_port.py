@@ -325,7 +325,7 @@ class Port:
 
     def _turn_ends(self, session: Session) -> None:
         self._turns -= 1
-        if not session._once and not session.incoming and session._ending is None:
+        if not session._once and session._ending is None and (session._receiving or not session.incoming):
             self._idle_enter(session)
 
     def _idle_enter(self, session: Session) -> None:

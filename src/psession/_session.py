@@ -103,7 +103,8 @@ class Session:
     ) -> Any:
         """Send `message` and return the peer's reply to it.
 
-        A second ``send`` in the same session waits until the first is over. The caller's message is not changed.
+        A second ``send`` in the same session waits until the first is over, and its own time starts then. The caller's
+        message is not changed.
 
         Args:
             message: What to send; it goes out with the session's number in it.
@@ -126,7 +127,7 @@ class Session:
                 channel ended or broke.
             SessionInvalidError: The session is over, or its peer's number may not be used again.
             MessageError: The message cannot be encoded, or is too large.
-            Exception: What the sender raised.
+            Exception: What the sender raised. Whether the message left then nobody knows: it counts as not answered.
         """
         patience = self._patience
         if timeout is not None or retry_count is not None or retry_interval is not None or retry_on is not None:

@@ -1,7 +1,9 @@
 """Messages over streams of bytes: what a bad one costs, how an end is told, what cancelling and closing leave."""
 
+import contextlib
 import gc
 import math
+import os
 import struct
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -301,6 +303,18 @@ async def test_a_frame_goes_out_at_once_over_a_socket_alone(open_tcp: OpenTcp, o
     async with open_tls() as (left, _):
         assert lines(left).send_frame_now(b"{}\n") is None
     assert Raw(lines).channel.send_frame_now(b"{}\n") is None
+
+
+async def test_a_frame_does_not_go_out_into_the_middle_of_another(open_tcp: OpenTcp) -> None:
+    async with open_tcp() as (left, right), trio.open_nursery() as nursery:
+        channel = lines(left, max_message_bytes=math.inf)
+        nursery.start_soon(channel.send, {"long": "x" * 20_000_000})
+        await trio.testing.wait_all_tasks_blocked()
+        with contextlib.suppress(BlockingIOError):
+            while os.read(right.socket.fileno(), 65536):  # the socket has room again, and the sender has not run yet
+                pass
+        assert channel.send_frame_now(b"{}\n") is None
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_broken_socket_is_found_out_by_the_next_send(open_tcp: OpenTcp) -> None:

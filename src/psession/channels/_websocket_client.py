@@ -140,7 +140,7 @@ async def _greet(stream: trio.abc.Stream, protocol: ClientProtocol, request: Req
     Raises:
         HandshakeError: There is none.
     """
-    from psession.channels._websocket_handshake import feed, refusal
+    from psession.channels._websocket_handshake import answer_at_end, feed, refusal
 
     protocol.send_request(request)
     response = None
@@ -151,8 +151,7 @@ async def _greet(stream: trio.abc.Stream, protocol: ClientProtocol, request: Req
             if data := bytes(await stream.receive_some(RECEIVE_BYTES)):
                 response, rest = feed(protocol, data)
                 continue
-            protocol.receive_eof()
-            response = next(iter(protocol.events_received()), None)
+            response = answer_at_end(protocol)
             break
     except trio.BrokenResourceError as error:
         raise HandshakeError(f"{where}: the connection broke: {error.__cause__ or error}") from error

@@ -121,7 +121,7 @@ class Door:
                 raise trio.BrokenResourceError("the client hung up")
             request, rest = feed(protocol, data)
             if request is not None:
-                return request, rest  # type: ignore[return-value]  # a server is sent requests
+                return request, rest
             if received > MAX_REQUEST_BYTES and protocol.handshake_exc is None:
                 protocol.send_response(protocol.reject(431, "The request is too long.\n"))
                 return None, b""

@@ -13,8 +13,13 @@ from os import urandom
 from typing import TYPE_CHECKING, Any, Final
 
 from websockets.exceptions import PayloadTooBig
-from websockets.frames import BINARY, CLOSE, CONT, PING, PONG, TEXT, CloseCode, Frame, Opcode, apply_mask
+from websockets.frames import BINARY, CLOSE, CONT, PING, PONG, TEXT, CloseCode, Frame, Opcode
 from websockets.protocol import OPEN, Side
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # where it could not be compiled
+    from websockets.utils import apply_mask
 
 from psession.errors import MalformedMessageError, MessageError, MessageTooLargeError
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, overload
 
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidHeaderValue, InvalidURI
@@ -17,7 +18,7 @@ from psession._version import __version__
 from psession.channels._websocket_options import HandshakeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from psession.channels._websocket_options import WebSocketOptions
 
@@ -87,7 +88,7 @@ def request_of(protocol: ClientProtocol, headers: Mapping[str, str] | Iterable[t
     """
     request = protocol.connect()
     request.headers["User-Agent"] = f"psession/{__version__}"
-    given = list(headers.items() if hasattr(headers, "items") else headers)
+    given: list[tuple[str, str]] = [*(headers.items() if isinstance(headers, Mapping) else headers)]  # pyright: ignore
     for name, _value in given:
         if not _is_name(name):
             raise ValueError(f"not the name of a header: {name!r}")
@@ -100,6 +101,14 @@ def request_of(protocol: ClientProtocol, headers: Mapping[str, str] | Iterable[t
     except InvalidHeaderValue as error:
         raise ValueError(str(error)) from error
     return request
+
+
+@overload
+def feed(protocol: ClientProtocol, data: bytes) -> tuple[Response | None, bytes]: ...
+
+
+@overload
+def feed(protocol: ServerProtocol, data: bytes) -> tuple[Request | None, bytes]: ...
 
 
 def feed(protocol: ClientProtocol | ServerProtocol, data: bytes) -> tuple[Request | Response | None, bytes]:
@@ -118,6 +127,12 @@ def feed(protocol: ClientProtocol | ServerProtocol, data: bytes) -> tuple[Reques
         if protocol.handshake_exc is not None:
             break
     return None, data[at:]
+
+
+def answer_at_end(protocol: ClientProtocol) -> Response | None:
+    """The answer of a server whose body ends with its connection, if that is what ended."""
+    protocol.receive_eof()
+    return next((event for event in protocol.events_received() if isinstance(event, Response)), None)
 
 
 def refusal(where: str, protocol: ClientProtocol, response: Response | None) -> HandshakeError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES
@@ -43,7 +44,7 @@ def check_library() -> None:
         ModuleNotFoundError: It is not; it says how to get it.
     """
     try:
-        import websockets  # noqa: F401 - only asked for
+        import_module("websockets")
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             'WebSockets need the library websockets: pip install "psession[websocket]"', name=error.name
