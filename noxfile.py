@@ -101,6 +101,16 @@ def examples(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """The benchmark, on the newest dependencies; its table is the result."""
-    session.install(".[all]")
-    session.run("python", "benchmarks/core.py", *session.posargs)
+    """The benchmarks, on the newest dependencies; their tables are the result. `-- --quick` only tries them."""
+    session.install(".[all]", *group("bench"))
+    if shutil.which("nats-server", path=f"{os.environ.get('PATH', '')}:/usr/sbin") is None:
+        session.warn("no nats-server here, so nats-py is left out; Debian has it: apt-get install nats-server")
+    quick = ["--quick"] if "--quick" in session.posargs else []
+    effort = ["--rounds", "1", "--seconds", "0.2"] if quick else []
+    effort += [argument for argument in session.posargs if argument != "--quick"]
+    results = Path(session.create_tmp())
+    session.run("python", "benchmarks/core.py", *effort)
+    for name in ("peers", "scale"):
+        files = ["--json", str(results / f"{name}.json"), "--svg", str(results / f"{name}.svg")]
+        session.run("python", f"benchmarks/{name}.py", *effort, *files, *(quick if name == "scale" else []))
+    session.log(f"figures and pictures are in {results}")

@@ -1,4 +1,4 @@
-"""Pictures for the README, as SVG written by hand: bars and curves, in colours that a light and a dark page both bear."""
+"""Pictures for the README, as SVG written by hand: bars and curves, in colours for a light and for a dark page."""
 
 from __future__ import annotations
 
@@ -33,12 +33,11 @@ class Bars:
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """Curves over one axis of counts, which is logarithmic; `values` are for the vertical axis, from zero."""
+    """Curves by name, of counts on a logarithmic axis and values from zero."""
 
     title: str
     unit: str
-    counts: list[int]
-    values: dict[str, list[float]]
+    points: dict[str, list[tuple[int, float]]]
 
 
 def bar_chart(title: str, panels: list[Bars]) -> str:
@@ -71,13 +70,15 @@ def curve_chart(title: str, panels: list[Curves]) -> str:
     parts = [_text(12, 26, title, size=15, weight=600)]
     for number, panel in enumerate(panels):
         parts += _curves(panel, margin + number * (width + gap), top, width, height)
-    keys = max(len(panel.values) for panel in panels)
+    keys = max((len(panel.points) for panel in panels), default=0)
     return _svg(top + height + 48 + 18 * keys, title, parts)
 
 
 def _curves(panel: Curves, left: float, top: float, width: float, height: float) -> list[str]:
-    highest = _round_up(max((value for values in panel.values.values() for value in values), default=1.0))
-    decades = math.log10(max(panel.counts[-1], 2))
+    points = [point for curve in panel.points.values() for point in curve]
+    counts = sorted({count for count, _ in points})
+    highest = _round_up(max(value for _, value in points))
+    decades = math.log10(max(counts[-1], 2))
     bottom = top + height
     parts = [_text(left - 40, top - 12, f"{panel.title}, {panel.unit}", size=12.5, weight=600)]
     for step in range(5):
@@ -88,13 +89,15 @@ def _curves(panel: Curves, left: float, top: float, width: float, height: float)
     def place(count: int, value: float) -> tuple[float, float]:
         return left + width * math.log10(max(count, 1)) / decades, bottom - height * value / highest
 
-    parts += [_text(place(count, 0)[0], bottom + 17, _short(count), anchor="middle", size=11) for count in panel.counts]
-    for number, (label, values) in enumerate(panel.values.items()):
+    parts += [
+        _text(place(count, 0)[0], bottom + 17, _short(count), anchor="middle", size=11) for count in _spaced(counts)
+    ]
+    for number, (label, curve) in enumerate(panel.points.items()):
         colour = COLOURS[number % len(COLOURS)]
-        points = [place(count, value) for count, value in zip(panel.counts, values, strict=True)]
-        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        places = [place(count, value) for count, value in curve]
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(f"<polyline points='{line}' fill='none' stroke='{colour}' stroke-width='2'/>")
-        parts += [f"<circle cx='{x:.1f}' cy='{y:.1f}' r='3' fill='{colour}'/>" for x, y in points]
+        parts += [f"<circle cx='{x:.1f}' cy='{y:.1f}' r='3' fill='{colour}'/>" for x, y in places]
         key = bottom + 40 + 18 * number
         parts.append(f"<circle cx='{left:.1f}' cy='{key - 4:.1f}' r='4' fill='{colour}'/>")
         parts.append(_text(left + 10, key, label))
@@ -107,8 +110,13 @@ def _round_up(value: float) -> float:
     return next(step * size for step in (1, 1.2, 1.6, 2, 3, 4, 6, 8, 10) if step * size >= value)
 
 
+def _spaced(counts: list[int]) -> list[int]:
+    """Those whose labels do not touch."""
+    return [count for number, count in enumerate(counts) if number == 0 or count >= 4 * counts[number - 1]]
+
+
 def _short(count: int) -> str:
-    return f"{count / 1000:g}k" if count >= 1000 else str(count)
+    return f"{count / 1000:.0f}k" if count >= 1000 else str(count)
 
 
 def _text(x: float, y: float, text: str, *, anchor: str = "start", size: float = 12, weight: int = 400) -> str:

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
 import trio_websocket
-from harness import MANY, REQUEST, Work, rounds, server, table
+from harness import MANY, REQUEST, Work, end_with_parent, rounds, server, table
 
 from psession import Port, Session, SessionManager
-from psession.channels import lines, trio_websocket as websocket_channel
+from psession.channels import lines
+from psession.channels import trio_websocket as websocket_channel
 
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 # -- servers, each in a process of its own ---------------------------------------------------------------------------
 
@@ -178,6 +181,7 @@ if __name__ == "__main__":
     parser.add_argument("--serve", metavar="KIND", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
+        end_with_parent()
         trio.run(serve, arguments.serve)
     else:
         trio.run(main, arguments.rounds, arguments.seconds)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -22,11 +25,14 @@ REQUEST = {"type": "request", "device": "lamp-0042", "command": "queryStatus", "
 MANY = 64
 """How many requests are in flight where it is not one."""
 
+QUIET_SHARE = 0.1
+"""How much of the processors others may use while one measures."""
+
 Work = Callable[[int], Awaitable[None]]
 """Does so many round trips."""
 
 
-class Skipped(Exception):  # noqa: N818 - not an error
+class Skipped(Exception):
     """Something is not on this machine; the text says what."""
 
 
@@ -45,7 +51,7 @@ async def server(script: str, kind: str) -> AsyncIterator[int]:
 async def server_process(script: str, kind: str) -> AsyncIterator[tuple[int, int]]:
     """The same, with the number of the process, to ask for its memory."""
     process = await trio.lowlevel.open_process(
-        [sys.executable, str(HERE / script), "--serve", kind], stdout=subprocess.PIPE
+        [sys.executable, str(HERE / script), "--serve", kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert process.stdout is not None
     try:
@@ -66,6 +72,23 @@ async def server_process(script: str, kind: str) -> AsyncIterator[tuple[int, int
             await process.wait()
 
 
+def end_with_parent() -> None:
+    """Terminate this process, a server, when the one that started it is gone, however that came about."""
+
+    def watch() -> None:
+        with contextlib.suppress(OSError):
+            os.read(0, 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def cpu_seconds(process: int) -> float:
+    """What a process has used of the processors, which other processes do not change; to 10 ms."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 async def ask_process(script: str, *arguments: str, within: float) -> Any:
     """Run ``script arguments`` in a process of its own, at most `within` seconds: the JSON that it prints.
 
@@ -77,6 +100,22 @@ async def ask_process(script: str, *arguments: str, within: float) -> Any:
         done = await trio.run_process([sys.executable, str(HERE / script), *arguments], capture_stdout=True)
         return json.loads(_unless_skipped(done.stdout))
     raise Skipped(f"not done in {within:g} s")
+
+
+async def when_quiet(patience: float) -> None:
+    """Wait until nothing else keeps the machine busy, at most so many seconds; where Linux does not say, not at all."""
+    over = trio.current_time() + patience
+    while trio.current_time() < over and Path("/proc/stat").exists():  # noqa: ASYNC240 - no disk behind it
+        before = _busy_and_idle()
+        await trio.sleep(0.3)
+        busy, idle = (now - then for now, then in zip(_busy_and_idle(), before, strict=True))
+        if busy <= QUIET_SHARE * (busy + idle):
+            return
+
+
+def _busy_and_idle() -> tuple[int, int]:
+    user, nice, system, idle, waiting, *rest = map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:])
+    return user + nice + system + sum(rest), idle + waiting
 
 
 def _unless_skipped(line: bytes) -> bytes:
@@ -126,3 +165,9 @@ def table(figures: dict[str, list[float]], against: dict[str, str]) -> str:
             line += f"  {ratio(figures, name, against[name]):.2f} of {against[name]}"
         lines.append(line)
     return "\n".join(lines)
+
+
+def write(path: str | None, text: str) -> None:
+    """Write a file, where one was asked for."""
+    if path is not None:
+        Path(path).write_text(text)

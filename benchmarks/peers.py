@@ -1,10 +1,11 @@
 """The same work in psession and in what else does it in Python: a table, the floors, JSON, a picture.
 
-    python benchmarks/peers.py [--rounds N] [--seconds S] [--only NAME ...] [--json PATH] [--svg PATH]
+    python benchmarks/peers.py [--rounds N] [--seconds S] [--patience S] [--only NAME ...] [--json PATH] [--svg PATH]
 
 100-byte JSON requests and their replies, matched by number; client and server in a process each on loopback, one
 connection unless the table says otherwise, 1 and 64 requests in flight. Every contestant once a round, in another order
-each round, each time in a fresh client process. Quote the ratios: they are taken round by round.
+each round, each time in a fresh client process. Quote the ratios: they are taken round by round. "By CPU" is the same
+ratio of the µs of CPU that a round trip costs, which a busy machine changes less.
 """
 
 from __future__ import annotations
@@ -16,23 +17,24 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 from charts import Bar, Bars, bar_chart
 from contestants import CONTESTANTS
-from harness import MANY, Skipped, ask_process, ratio, server
+from harness import MANY, Skipped, ask_process, ratio, server_process, when_quiet, write
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 START_SECONDS = 30.0
 """How long a process may take to start, and to connect."""
 
 Figures = dict[str, list[float]]
-"""Round trips a second of each contestant and number in flight (``"tcp@64"``), a figure for each round."""
+"""For each contestant and number in flight (``"tcp@64"``), a figure for each round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,16 @@ FLOORS = (
     Floor(f"TCP, {MANY} in flight / aiorpcX", f"tcp@{MANY}", f"aiorpcx@{MANY}", 3.0),
     Floor(f"TCP, {MANY} in flight / bare Trio TCP, {MANY} connections", f"tcp@{MANY}", f"bare@{MANY}", 1.4),
     Floor("WebSocket, 1 in flight / websockets (asyncio)", "websocket@1", "websockets-asyncio@1", 1.2),
-    Floor(f"WebSocket, {MANY} in flight / websockets (asyncio)", f"websocket@{MANY}", f"websockets-asyncio@{MANY}", 2.2),
+    Floor(
+        f"WebSocket, {MANY} in flight / websockets (asyncio)", f"websocket@{MANY}", f"websockets-asyncio@{MANY}", 2.2
+    ),
+    Floor("WebSocket, 1 in flight / the same, as first written", "websocket@1", "websockets-first@1", 1.2),
+    Floor(
+        f"WebSocket, {MANY} in flight / the same, as first written",
+        f"websocket@{MANY}",
+        f"websockets-first@{MANY}",
+        2.2,
+    ),
     Floor(f"WebSocket, {MANY} in flight / trio-websocket", f"websocket@{MANY}", f"trio-websocket@{MANY}", 8.0),
     Floor(f"WebSocket, {MANY} in flight / websockets.trio", f"websocket@{MANY}", f"websockets-trio@{MANY}", 2.2),
     Floor("memory, session.send / a bare channel with move_on_after", "memory-send@1", "memory-bare@1", 0.7),
@@ -69,48 +80,56 @@ class Contest:
     """The rounds, and what came of them.
 
     Attributes:
-        figures: What was measured.
+        figures: Round trips a second.
+        cpu: µs of CPU for each round trip: the client's and the server's added up, or, with many in flight, where they
+            work at the same time, of the one that has more to do.
         skipped: Who could not take part, and why.
     """
 
     def __init__(self, names: list[str]) -> None:
         self.names = names
         self.figures: Figures = {}
+        self.cpu: Figures = {}
         self.skipped: dict[str, str] = {}
 
     @asynccontextmanager
-    async def servers(self) -> AsyncIterator[dict[str, int]]:
-        """The servers of all, running; the TCP port of each."""
+    async def servers(self) -> AsyncIterator[dict[str, tuple[int, int]]]:
+        """The servers of all, running; the TCP port and the process of each."""
         ports = {}
         async with AsyncExitStack() as stack:
             for name in self.names:
                 try:
-                    served = CONTESTANTS[name].served
-                    ports[name] = await stack.enter_async_context(server("contestant.py", name)) if served else 0
+                    ports[name] = (0, 0)
+                    if CONTESTANTS[name].served:
+                        ports[name] = await stack.enter_async_context(server_process("contestant.py", name))
                 except (Skipped, RuntimeError, trio.TooSlowError) as why:
                     self._skip(name, why)
             yield ports
 
-    async def run(self, rounds: int, seconds: float) -> None:
-        """So many rounds."""
+    async def run(self, rounds: int, seconds: float, patience: float) -> None:
+        """So many rounds; before each measurement so much patience for a quiet machine."""
         async with self.servers() as ports:
             for number in range(rounds):
                 order = list(ports)
                 cut = number * len(order) // rounds
                 for name in order[cut:] + order[:cut]:
                     if name not in self.skipped:
-                        await self._measure(name, ports[name], seconds)
+                        await when_quiet(patience)
+                        await self._measure(name, *ports[name], seconds)
                 print(f"round {number + 1} of {rounds} done", file=sys.stderr)
 
-    async def _measure(self, name: str, port: int, seconds: float) -> None:
+    async def _measure(self, name: str, port: int, process: int, seconds: float) -> None:
         limit = START_SECONDS + 20 * seconds
+        arguments = ("--client", name, str(port), str(process), str(seconds))
         try:
-            figures = await ask_process("contestant.py", "--client", name, str(port), str(seconds), within=limit)
+            figures = await ask_process("contestant.py", *arguments, within=limit)
         except Exception as why:
             self._skip(name, why)
             return
-        for in_flight, figure in figures.items():
-            self.figures.setdefault(f"{name}@{in_flight}", []).append(figure)
+        for in_flight, (rate, mine, theirs) in figures.items():
+            self.figures.setdefault(f"{name}@{in_flight}", []).append(rate)
+            cpu = max(mine, theirs) if process == 0 or in_flight != "1" else mine + theirs
+            self.cpu.setdefault(f"{name}@{in_flight}", []).append(cpu)
 
     def _skip(self, name: str, why: Exception) -> None:
         """It takes no part: one that fails in one round has no ratios."""
@@ -130,14 +149,18 @@ def versions(package: str) -> str:
 def speed_table(contest: Contest) -> str:
     """Medians, a line for each contestant."""
     width = max(len(CONTESTANTS[name].label) for name in contest.names)
-    lines = [f"{'round trips a second':{width}}  {'1 in flight':>12}  {f'{MANY} in flight':>12}"]
+    lines = [
+        f"{'':{width}}  {'round trips a second':>22}  {'µs of CPU each':>16}",
+        f"{'in flight':{width}}  {1:>10}  {MANY:>10}  {1:>7}  {MANY:>7}",
+    ]
     for name in contest.names:
-        contestant = CONTESTANTS[name]
+        label = CONTESTANTS[name].label
         if name in contest.skipped:
-            lines.append(f"{contestant.label:{width}}  skipped: {contest.skipped[name]}")
+            lines.append(f"{label:{width}}  skipped: {contest.skipped[name]}")
             continue
-        medians = [_median(contest.figures, f"{name}@{in_flight}") for in_flight in (1, MANY)]
-        lines.append(f"{contestant.label:{width}}  {medians[0]:>12}  {medians[1]:>12}")
+        rates = [_median(contest.figures, f"{name}@{in_flight}") for in_flight in (1, MANY)]
+        cpu = [_median(contest.cpu, f"{name}@{in_flight}") for in_flight in (1, MANY)]
+        lines.append(f"{label:{width}}  {rates[0]:>10}  {rates[1]:>10}  {cpu[0]:>7}  {cpu[1]:>7}")
     return "\n".join(lines)
 
 
@@ -145,25 +168,26 @@ def _median(figures: Figures, key: str) -> str:
     return f"{statistics.median(figures[key]):,.0f}" if key in figures else "-"
 
 
-def floors(figures: Figures) -> list[dict[str, Any]]:
+def floors(figures: Figures, cpu: Figures) -> list[dict[str, Any]]:
     """Each floor, the ratio that was measured, and whether it is met (``None`` where one of the two is missing)."""
     results = []
     for floor in FLOORS:
         both = floor.mine in figures and floor.other in figures
         found = ratio(figures, floor.mine, floor.other) if both else None
         met = None if found is None else found >= floor.least
-        results.append({**asdict(floor), "ratio": found, "met": met})
+        by_cpu = ratio(cpu, floor.other, floor.mine) if both else None
+        results.append({**asdict(floor), "ratio": found, "by_cpu": by_cpu, "met": met})
     return results
 
 
 def floor_table(results: list[dict[str, Any]]) -> str:
     """The same to read."""
     width = max(len(result["what"]) for result in results)
-    lines = [f"{'psession /':{width}}  {'ratio':>6}  {'floor':>6}"]
+    lines = [f"{'psession /':{width}}  {'ratio':>6}  {'by CPU':>6}  {'floor':>6}"]
     for result in results:
-        found = "-" if result["ratio"] is None else f"{result['ratio']:.2f}"
+        found = ["-" if value is None else f"{value:.2f}" for value in (result["ratio"], result["by_cpu"])]
         word = {None: "not measured", True: "met", False: "MISSED"}[result["met"]]
-        lines.append(f"{result['what']:{width}}  {found:>6}  {result['least']:>6.2f}  {word}")
+        lines.append(f"{result['what']:{width}}  {found[0]:>6}  {found[1]:>6}  {result['least']:>6.2f}  {word}")
     return "\n".join(lines)
 
 
@@ -192,26 +216,25 @@ def report(contest: Contest, rounds: int, seconds: float) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "load_average": os.getloadavg(),
         "versions": {one.package: versions(one.package) for one in CONTESTANTS.values()},
-        "figures": contest.figures,
+        "round_trips_per_second": contest.figures,
+        "cpu_microseconds": contest.cpu,
         "skipped": contest.skipped,
-        "floors": floors(contest.figures),
+        "floors": floors(contest.figures, contest.cpu),
     }
 
 
 async def main(arguments: argparse.Namespace) -> None:
     """Measure, print, write."""
     contest = Contest(arguments.only or list(CONTESTANTS))
-    await contest.run(arguments.rounds, arguments.seconds)
+    await contest.run(arguments.rounds, arguments.seconds, arguments.patience)
     results = report(contest, arguments.rounds, arguments.seconds)
     load = ", ".join(f"{value:.1f}" for value in results["load_average"])
     made_of = ", ".join(itertools.starmap("{} {}".format, results["versions"].items()))
     print(f"medians of {arguments.rounds} rounds of about {arguments.seconds:g} s each; load average {load}")
     print(f"Python {results['python']}, {made_of}\n")
     print(speed_table(contest), floor_table(results["floors"]), sep="\n\n")
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(results, indent=2) + "\n")
-    if arguments.svg:
-        Path(arguments.svg).write_text(picture(contest))
+    write(arguments.json, json.dumps(results, indent=2) + "\n")
+    write(arguments.svg, picture(contest))
 
 
 if __name__ == "__main__":
@@ -219,6 +242,7 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="how long each measurement takes, about")
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=CONTESTANTS, help=", ".join(CONTESTANTS))
+    parser.add_argument("--patience", type=float, default=0.0, help="how long to wait for a quiet machine, each time")
     parser.add_argument("--json", metavar="PATH")
     parser.add_argument("--svg", metavar="PATH")
     trio.run(main, parser.parse_args())

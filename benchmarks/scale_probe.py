@@ -1,7 +1,7 @@
 """One measurement of scale.py, in a process of its own so that it meets a fresh heap. Started by scale.py.
 
-    python benchmarks/scale_probe.py PROBE COUNT SECONDS      prints JSON
-    python benchmarks/scale_probe.py --serve KIND             prints the TCP port, serves until terminated
+python benchmarks/scale_probe.py PROBE COUNT SECONDS      prints JSON
+python benchmarks/scale_probe.py --serve KIND             prints the TCP port, serves until terminated
 """
 
 from __future__ import annotations
@@ -15,21 +15,23 @@ import os
 import random
 import resource
 import statistics
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
-from harness import MANY, REQUEST, Work, measure, server, server_process
+from harness import MANY, REQUEST, Work, end_with_parent, measure, server, server_process
 
 from psession import Port, Session, SessionManager
 from psession.channels import lines
 
-PEAK_SHARE = 0.5
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
 HOST = "127.0.0.1"
-SERVER = {"max_incoming_sessions": 70_000, "session_max_life": math.inf}
+WIDE = {"max_incoming_sessions": 70_000, "session_max_life": math.inf}
+"""Options of a side that keeps as many sessions of its peer as there are numbers."""
 
 
 # -- the far side ----------------------------------------------------------------------------------------------------
@@ -41,10 +43,10 @@ async def answer(session: Session) -> None:
         await session.post(message)
 
 
-async def serve(_kind: str) -> None:
-    """A port for each connection, a handler for each session."""
+async def serve(kind: str) -> None:
+    """A port for each connection, a handler for each session; `kind` is ``"wide"`` or ``"default"``, its options."""
     raise_file_limit()
-    manager = SessionManager(on_session=answer, **SERVER)
+    manager = SessionManager(on_session=answer, **(WIDE if kind == "wide" else {}))
     numbers = itertools.count()
 
     async def meet(stream: trio.SocketStream) -> None:
@@ -151,7 +153,7 @@ async def idle_sessions(count: int, seconds: float) -> dict[str, float]:
 
 async def tcp_sessions(count: int, seconds: float) -> dict[str, float]:
     """A turn over TCP, 64 in flight, in each of so many sessions in turn, which are open on both sides."""
-    async with server("scale_probe.py", "sessions") as tcp, tcp_port(SessionManager(**SERVER), tcp) as port:
+    async with server("scale_probe.py", "wide") as tcp, tcp_port(SessionManager(**WIDE), tcp) as port:
         opened = [port.create().send for _ in range(max(count, MANY))]
         return await microseconds(in_turns(opened, MANY), len(opened), seconds)
 
@@ -166,21 +168,22 @@ async def ports(count: int, seconds: float) -> dict[str, float]:
 async def connections(count: int, seconds: float) -> dict[str, float]:
     """A turn over TCP, one at a time, over each of so many connections to one server process in turn."""
     manager = SessionManager(session_max_life=math.inf)
-    async with server("scale_probe.py", "sessions") as tcp:
-        async with many(partial(tcp_port, manager, tcp), count) as opened:
-            return await microseconds(in_turns([port.create().send for port in opened]), count, seconds)
+    async with server("scale_probe.py", "default") as tcp, many(partial(tcp_port, manager, tcp), count) as opened:
+        return await microseconds(in_turns([port.create().send for port in opened]), count, seconds)
 
 
 async def session_bytes(count: int, _seconds: float) -> dict[str, float]:
     """Memory of an open session: fresh, after a turn, and on the side that its peer opened it on."""
-    async with server_process("scale_probe.py", "sessions") as (tcp, process):
-        async with tcp_port(SessionManager(**SERVER), tcp) as port:
-            await port.request(REQUEST)
-            near, far = resident(), resident(process)
-            opened = [port.create() for _ in range(count)]
-            fresh = resident()
-            await in_turns([session.send for session in opened], MANY)(count)
-            used, served = resident(), resident(process)
+    async with (
+        server_process("scale_probe.py", "wide") as (tcp, process),
+        tcp_port(SessionManager(**WIDE), tcp) as port,
+    ):
+        await port.request(REQUEST)
+        near, far = resident(), resident(process)
+        opened = [port.create() for _ in range(count)]
+        fresh = resident()
+        await in_turns([session.send for session in opened], MANY)(count)
+        used, served = resident(), resident(process)
     return {
         "fresh": (fresh - near) / count,
         "after a turn": (used - near) / count,
@@ -204,7 +207,7 @@ async def port_bytes(count: int, _seconds: float) -> dict[str, float]:
 async def connection_bytes(count: int, _seconds: float) -> dict[str, float]:
     """Memory of a TCP connection with its port, after a turn: here and in the server, the kernel's part not counted."""
     manager = SessionManager()
-    async with server_process("scale_probe.py", "sessions") as (tcp, process):
+    async with server_process("scale_probe.py", "default") as (tcp, process):
         async with many(partial(tcp_port, manager, tcp), 1) as first:
             await first[0].request(REQUEST)
         near, far = resident(), resident(process)
@@ -215,44 +218,54 @@ async def connection_bytes(count: int, _seconds: float) -> dict[str, float]:
 
 async def requests_bytes(count: int, _seconds: float) -> dict[str, float]:
     """Memory of both processes after so many requests and after a hundredth of them, 64 in flight, a session each."""
-    async with server_process("scale_probe.py", "sessions") as (tcp, process):
-        async with tcp_port(SessionManager(), tcp) as port:
-            work = in_turns([port.request] * MANY, MANY)
-            few = max(count // 100, MANY)
-            await work(few)
-            near, far = resident(), resident(process)
-            await work(count - few)
-            near_after, far_after = resident(), resident(process)
-    return {"client": near_after / near, "server": far_after / far, "client bytes": near_after, "few": few}
+    async with (
+        server_process("scale_probe.py", "default") as (tcp, process),
+        tcp_port(SessionManager(), tcp) as port,
+    ):
+        work = in_turns([port.request] * MANY, MANY)
+        few = max(count // 100, MANY)
+        await work(few)
+        near, far = resident(), resident(process)
+        await work(count - few)
+        near_after, far_after = resident(), resident(process)
+    return {"client": near_after / near, "server": far_after / far, "client, bytes": near_after}
 
 
 async def latency(steady: int, seconds: float) -> dict[str, float]:
     """At half the peak load, over TCP: the median and the 99th percentile in µs, from when a request was due.
 
-    Requests are due at random (``steady`` 0: Poisson) or evenly (1), whether or not those before are answered.
+    Requests are due evenly (`steady` is 1) or at random, as Poisson has it (0), whether or not those before are
+    answered; each takes a session that is free.
     """
-    async with server("scale_probe.py", "sessions") as tcp, tcp_port(SessionManager(), tcp) as port:
-        peak = await measure(in_turns([port.request] * MANY, MANY), seconds)
-        rate = peak * PEAK_SHARE
-        took: list[float] = []
-        loads = random.Random(1)
+    async with server("scale_probe.py", "default") as tcp, tcp_port(SessionManager(), tcp) as port:
+        peak = await measure(in_turns([port.create().send for _ in range(MANY)], MANY), seconds)
+        took = await open_loop(port, peak / 2, 4 * seconds, steady=bool(steady))
+    ninety_nine, median = statistics.quantiles(took, n=100)[98] * 1e6, statistics.median(took) * 1e6
+    return {"peak, a second": peak, "median, µs": median, "p99, µs": ninety_nine, "p99 / median": ninety_nine / median}
 
-        async def one(due: float) -> None:
-            await port.request(REQUEST)
-            took.append(trio.current_time() - due)
 
-        async with trio.open_nursery() as nursery:
-            due = trio.current_time() + 0.01
-            over = due + 4 * seconds
-            while due < over:
-                # Not trio.sleep, which wakes a millisecond late: that is ten round trips.
-                while trio.current_time() < due:
-                    await trio.lowlevel.checkpoint()
-                nursery.start_soon(one, due)
-                due += 1 / rate if steady else loads.expovariate(rate)
-    ninety_nine = statistics.quantiles(took, n=100)[98] * 1e6
-    median = statistics.median(took) * 1e6
-    return {"peak": peak, "median": median, "p99": ninety_nine, "ratio": ninety_nine / median}
+async def open_loop(port: Port, rate: float, seconds: float, *, steady: bool) -> list[float]:
+    """So many requests a second for so long; how long each took, from when it was due, in seconds."""
+    took: list[float] = []
+    free: list[Session] = []
+    chance = random.Random(1)
+
+    async def one(due: float) -> None:
+        session = free.pop() if free else port.create()
+        await session.send(REQUEST)
+        took.append(trio.current_time() - due)
+        free.append(session)
+
+    async with trio.open_nursery() as nursery:
+        due = trio.current_time() + 0.01
+        over = due + seconds
+        while due < over:
+            # Not trio.sleep, which wakes up to a millisecond late: that is ten round trips.
+            while trio.current_time() < due:
+                await trio.lowlevel.checkpoint()
+            nursery.start_soon(one, due)
+            due += 1 / rate if steady else chance.expovariate(rate)
+    return took
 
 
 PROBES = {
@@ -278,6 +291,7 @@ if __name__ == "__main__":
     parser.add_argument("--serve", metavar="KIND")
     arguments = parser.parse_args()
     if arguments.serve:
+        end_with_parent()
         trio.run(serve, arguments.serve)
     else:
         trio.run(main, arguments.probe, arguments.count, arguments.seconds)

@@ -6,8 +6,8 @@
     An async context manager: connected, it yields the `Work` that does so many round trips, so many of them at once.
 
 Where a session layer is written by hand, it is what one writes in an afternoon: a number in each message, a table of
-those who wait, one reader, ten seconds of patience. It has the same JSON codec as psession, so that the layers are
-compared and not the codecs.
+those who wait, one reader, ten seconds of patience; with the same JSON codec as psession, and without compression, so
+that the layers are compared. Only "as first written" has the standard library's `json` and its library's defaults.
 """
 
 from __future__ import annotations
@@ -59,8 +59,9 @@ CONTESTANTS = {
     "websocket-exact": Contestant(
         "psession, WebSocket, exact", "psession_websocket", "psession", options={"exact": True}
     ),
-    "websockets-asyncio": Contestant(
-        "websockets (asyncio) by hand", "websockets_asyncio", "websockets", "asyncio"
+    "websockets-asyncio": Contestant("websockets (asyncio) by hand", "websockets_asyncio", "websockets", "asyncio"),
+    "websockets-first": Contestant(
+        "websockets (asyncio), as first written", "websockets_asyncio", "websockets", "asyncio", options={"first": True}
     ),
     "websockets-trio": Contestant("websockets.trio by hand", "websockets_trio", "websockets"),
     "trio-websocket": Contestant("trio-websocket by hand", "trio_websocket", "trio-websocket"),

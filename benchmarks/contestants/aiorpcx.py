@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiorpcx import RPCSession, connect_rs, handler_invocation, serve_rs
 
 from contestants.sharing import HOST, PATIENCE, Ready, Work, asyncio_work
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 
 class Answers(RPCSession):  # type: ignore[misc]

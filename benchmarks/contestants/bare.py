@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from contestants.sharing import HOST, Ask, Ready, Work, decode, encode, trio_work
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 
 async def serve(ready: Ready) -> None:

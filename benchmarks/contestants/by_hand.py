@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from contestants.sharing import PATIENCE, decode, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 
 class Requests:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
-from psession import SessionManager
 
 from contestants.sharing import PATIENCE, REQUEST, Work, trio_work
+from psession import SessionManager
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 
 async def bare(turns: int) -> None:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import socket
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nats
 from harness import Skipped
-from nats.aio.client import Client
-from nats.aio.msg import Msg
 
 from contestants.sharing import HOST, PATIENCE, Ready, Work, asyncio_work, decode, encode
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
 
 
 async def serve(ready: Ready) -> None:
     """Start the broker, and answer each request with itself."""
-    program = shutil.which("nats-server", path="/usr/sbin:/usr/local/bin:/usr/bin:/bin")
+    program = shutil.which("nats-server", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if program is None:
         raise Skipped("there is no nats-server on this machine (Debian has it: apt-get install nats-server)")
     with socket.create_server((HOST, 0)) as free:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psession
 import trio
 from harness import Skipped
+
+import psession
+from contestants.sharing import HOST, Ready, Work, trio_work
 from psession import Port, Session, SessionManager
 from psession.channels import lines
 
-from contestants.sharing import HOST, Ready, Work, trio_work
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 
 async def answer(session: Session) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 from harness import Skipped
-from psession import SessionManager, channels
 
 from contestants.psession_tcp import answer, options, turns
 from contestants.sharing import HOST, Ready, Work
+from psession import SessionManager, channels
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 
 async def serve(ready: Ready, *, exact: bool = False) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import socketio
 from aiohttp import web
 
 from contestants.sharing import HOST, PATIENCE, Ready, Work, asyncio_work
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 
 async def serve(ready: Ready) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import trio
 import trio_websocket as library
 
 from contestants.by_hand import Requests
 from contestants.sharing import HOST, Ready, Work, decode, encode, trio_work
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 
 async def serve(ready: Ready) -> None:

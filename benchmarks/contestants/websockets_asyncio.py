@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+import json
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection
@@ -14,21 +14,34 @@ from websockets.asyncio.server import serve as serve_websocket
 
 from contestants.sharing import HOST, PATIENCE, Ready, Work, asyncio_work, decode, encode
 
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
-async def serve(ready: Ready) -> None:
-    """Decode, and send it back encoded; no compression, as psession has none by default."""
+
+async def serve(ready: Ready, *, first: bool = False) -> None:
+    """Decode, and send it back encoded."""
 
     async def answer(connection: ServerConnection) -> None:
         async for data in connection:
             await connection.send(encode(decode(data)), text=True)
 
-    async with serve_websocket(answer, HOST, 0, compression=None) as server:
+    async def answer_first(connection: ServerConnection) -> None:
+        async for data in connection:
+            await connection.send(json.dumps(json.loads(data)))
+
+    async with serve_websocket(answer_first if first else answer, HOST, 0, **_options(first)) as server:
         ready(server.sockets[0].getsockname()[1])
         await asyncio.get_running_loop().create_future()
 
 
+def _options(first: bool) -> dict[str, Any]:
+    return {} if first else {"compression": None}
+
+
 class Requests:
     """Replies by their numbers."""
+
+    decode = staticmethod(decode)
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
@@ -38,7 +51,7 @@ class Requests:
     async def read(self) -> None:
         """The one reader."""
         async for data in self.connection:
-            reply = decode(data)
+            reply = self.decode(data)
             future = self.waiting.get(reply["id"])
             if future is not None and not future.done():
                 future.set_result(reply)
@@ -55,11 +68,27 @@ class Requests:
             del self.waiting[number]
 
 
+class FirstRequests(Requests):
+    """The same with the standard library's codec and its way to time out."""
+
+    decode = staticmethod(json.loads)
+
+    async def ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        """One request and its reply."""
+        number = next(self.numbers)
+        future = self.waiting[number] = asyncio.get_running_loop().create_future()
+        try:
+            await self.connection.send(json.dumps({**message, "id": number}))
+            return await asyncio.wait_for(future, PATIENCE)
+        finally:
+            del self.waiting[number]
+
+
 @asynccontextmanager
-async def client(port: int, in_flight: int) -> AsyncIterator[Work]:
+async def client(port: int, in_flight: int, *, first: bool = False) -> AsyncIterator[Work]:
     """One connection and its reader."""
-    async with connect(f"ws://{HOST}:{port}", compression=None) as connection:
-        requests = Requests(connection)
+    async with connect(f"ws://{HOST}:{port}", **_options(first)) as connection:
+        requests = (FirstRequests if first else Requests)(connection)
         reader = asyncio.create_task(requests.read())
         try:
             yield asyncio_work([requests.ask] * in_flight)

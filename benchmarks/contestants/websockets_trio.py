@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import trio
 from websockets.trio.client import connect
@@ -14,6 +14,9 @@ from websockets.trio.server import serve as serve_websocket
 from contestants.by_hand import Requests
 from contestants.psession_websocket import tcp_port
 from contestants.sharing import HOST, Ready, Work, decode, encode, trio_work
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 
 async def serve(ready: Ready) -> None:

@@ -175,7 +175,7 @@ class Session:
         seconds("timeout", timeout)
         with trio.move_on_after(timeout):
             return await self._next_message()
-        for _ in range(self.port._hops):
+        for _ in range(self.port._hops + 1):
             if self._unread:
                 break
             await trio.lowlevel.checkpoint()

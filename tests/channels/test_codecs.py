@@ -157,6 +157,15 @@ def test_nan_as_a_key_of_messagepack_is_refused() -> None:
         MsgpackCodec().encode({"a": {math.nan: 1}})
 
 
+def test_what_cannot_be_searched_for_nan_is_refused() -> None:
+    class Key(msgspec.Struct, frozen=True):
+        a: int
+
+    assert MsgpackCodec().encode({"a": {Key(1): 1.5}})
+    with pytest.raises(MalformedMessageError, match="cannot be searched"):
+        MsgpackCodec().encode({"a": {Key(1): math.nan}})
+
+
 @both
 @pytest.mark.parametrize(
     ("message", "where"),

@@ -1,12 +1,9 @@
 """Messages over streams of bytes: what a bad one costs, how an end is told, what cancelling and closing leave."""
 
-import contextlib
 import gc
 import math
-import os
 import struct
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import outcome
@@ -18,7 +15,6 @@ from psession.channels import FramedChannel, JsonCodec, MsgpackCodec, length_pre
 from psession.errors import MalformedMessageError, MessageError, MessageTooLargeError
 
 MockClock = trio.testing.MockClock
-OpenTcp = Callable[[], AbstractAsyncContextManager[tuple[trio.SocketStream, trio.SocketStream]]]
 either = pytest.mark.parametrize("make", [lines, length_prefixed])
 
 
@@ -292,114 +288,6 @@ async def test_messages_in_hand_are_gone_when_this_side_closes() -> None:
     await raw.channel.aclose()
     with pytest.raises(trio.ClosedResourceError):
         await raw.channel.receive()
-
-
-async def test_a_frame_goes_out_at_once_over_a_socket_alone(open_tcp: OpenTcp, open_tls: Any) -> None:
-    async with open_tcp() as (left, right):
-        channel = lines(left)
-        assert channel.send_frame_now(b"{}\n") == b""
-        assert channel.bytes_sent == 3
-        assert await lines(right).receive() == {}
-    async with open_tls() as (left, _):
-        assert lines(left).send_frame_now(b"{}\n") is None
-    assert Raw(lines).channel.send_frame_now(b"{}\n") is None
-
-
-async def test_a_frame_does_not_go_out_into_the_middle_of_another(open_tcp: OpenTcp) -> None:
-    async with open_tcp() as (left, right), trio.open_nursery() as nursery:
-        channel = lines(left, max_message_bytes=math.inf)
-        nursery.start_soon(channel.send, {"long": "x" * 20_000_000})
-        await trio.testing.wait_all_tasks_blocked()
-        with contextlib.suppress(BlockingIOError):
-            while os.read(right.socket.fileno(), 65536):  # the socket has room again, and the sender has not run yet
-                pass
-        assert channel.send_frame_now(b"{}\n") is None
-        nursery.cancel_scope.cancel()
-
-
-async def test_a_broken_socket_is_found_out_by_the_next_send(open_tcp: OpenTcp) -> None:
-    async with open_tcp() as (left, right):
-        channel = lines(left)
-        await right.aclose()
-        while channel.send_frame_now(b"{}\n") is not None:
-            pass
-        with pytest.raises(trio.BrokenResourceError):
-            await channel.send_frames([b"{}\n"])
-
-
-async def test_a_connection_reset_breaks_the_channel(open_tcp: OpenTcp) -> None:
-    async with open_tcp() as (left, right):
-        right.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, struct.pack("ii", 1, 0))
-        await right.aclose()
-        with pytest.raises(trio.BrokenResourceError, match="reset"):
-            await lines(left).receive()
-
-
-async def test_a_reset_that_a_look_met_first_is_told_to_who_receives(open_tcp: OpenTcp) -> None:
-    async with open_tcp() as (left, right):
-        channel = lines(left)
-        right.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, struct.pack("ii", 1, 0))
-        await right.aclose()
-        assert channel.receive_batch_now() == channel.receive_batch_now() == []
-        for _ in range(2):
-            with pytest.raises(trio.BrokenResourceError, match="reset"):
-                await channel.receive()
-
-
-async def test_a_look_leaves_the_end_to_who_receives(open_tcp: OpenTcp) -> None:
-    async with open_tcp() as (left, right):
-        channel = lines(left)
-        await right.send_all(b'{"a":1}\n{"a"')
-        await right.aclose()
-        assert channel.receive_batch_now() == [{"a": 1}]
-        assert channel.receive_batch_now() == []
-        with pytest.raises(trio.BrokenResourceError, match="ended inside a message"):
-            await channel.receive()
-        assert channel.receive_batch_now() == []
-
-
-async def test_a_look_does_not_overtake_what_is_in_hand(open_tcp: OpenTcp) -> None:
-    async with open_tcp() as (left, right):
-        channel = lines(left)
-        await right.send_all(b'{"a":1}\n{"a":2}\n')
-        assert await channel.receive() == {"a": 1}
-        await right.send_all(b'{"a":3}\n')
-        assert channel.receive_batch_now() == []
-        assert [await channel.receive() for _ in range(2)] == [{"a": 2}, {"a": 3}]
-
-
-async def test_a_stream_that_somebody_else_closed_is_a_closed_one(open_tcp: OpenTcp) -> None:
-    async with open_tcp() as (left, _):
-        channel = lines(left)
-        async with trio.open_nursery() as nursery:
-
-            async def receive() -> None:
-                with pytest.raises(trio.ClosedResourceError):
-                    await channel.receive()
-
-            nursery.start_soon(receive)
-            await trio.testing.wait_all_tasks_blocked()
-            await left.aclose()
-        assert channel.receive_batch_now() == []
-        for call in (channel.receive(), channel.send({})):
-            with pytest.raises(trio.ClosedResourceError):
-                await call
-
-
-async def test_the_pipes_of_a_process_carry_lines() -> None:
-    process = await trio.lowlevel.open_process(["cat"], stdin=-1, stdout=-1)
-    assert process.stdio is not None
-    async with lines(process.stdio) as channel:
-        await channel.send({"a": 1})
-        assert await channel.receive() == {"a": 1}
-    assert await process.wait() == 0
-
-
-async def test_a_tls_peer_that_goes_without_goodbye_breaks_the_channel(open_tls: Any) -> None:
-    async with open_tls() as (left, right):
-        await right.transport_stream.aclose()
-        with pytest.raises(trio.BrokenResourceError):
-            await lines(left).receive()
 
 
 async def test_an_abandoned_channel_is_silent() -> None:

@@ -77,6 +77,8 @@ async def test_a_clean_close_is_the_end(open_websockets: Any, code: int) -> None
                 await channel.receive()
         with pytest.raises(trio.BrokenResourceError):
             await channel.send({})
+        with trio.testing.assert_checkpoints():
+            await channel.aclose()
 
 
 @pytest.mark.parametrize("code", [1002, 1011, 4000])

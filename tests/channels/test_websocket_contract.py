@@ -7,15 +7,13 @@ from typing import Any
 
 import pytest
 import trio
-from websockets.datastructures import Headers
-from websockets.extensions.permessage_deflate import PerMessageDeflate
-from websockets.http11 import Request, Response
-from websockets.protocol import Protocol, Side
+from websockets.protocol import Side
 
-from psession.channels import FrameChannel
-from psession.channels._websocket import WebSocketChannel
-from psession.channels._websocket_options import Opening, WebSocketOptions
+from psession.channels import FrameChannel, WebSocketChannel
+from psession.channels._websocket_options import WebSocketOptions
 from psession.testing import check_channel
+
+from .websocket_ends import agreed
 
 SOON = 0.01
 """Seconds that a real transport here waits for the goodbye of a peer that says nothing."""
@@ -27,20 +25,12 @@ def _masks_that_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("psession.channels._websocket_frames.urandom", lambda size: b"\x1f\x2e\x3d\x4c" * (size // 4))
 
 
-def agreed(side: Side, compression: str | None) -> Opening:
-    """A handshake that both sides skipped."""
-    protocol = Protocol(side)
-    if compression:
-        protocol.extensions = [PerMessageDeflate(False, False, 15, 15)]
-    return Opening(protocol, Request("/", Headers()), Response(101, "", Headers()), b"")
-
-
 @asynccontextmanager
 async def websockets(open_streams: Any, **options: Any) -> AsyncIterator[tuple[FrameChannel, FrameChannel]]:
     told = WebSocketOptions(close_timeout=SOON, **options)
     async with open_streams() as streams, trio.open_nursery() as nursery:
         left, right = (
-            WebSocketChannel(stream, agreed(side, told.compression), told, nursery=nursery)
+            WebSocketChannel(stream, agreed(side, compression=told.compression), told, nursery=nursery)
             for stream, side in zip(streams, (Side.CLIENT, Side.SERVER), strict=True)
         )
         async with left, right:

@@ -1,5 +1,7 @@
 """What a bad network did can be read: in a terminal, and on a page."""
 
+import inspect
+import textwrap
 from typing import Any
 
 import pytest
@@ -50,6 +52,16 @@ TEXT = """\
 2.500  |<--- #3 hello --|
 2.500  |-- #6 hello --~ |  delayed by 4.000 s, not arrived
 3.000  |-- #7 hello --# |  the line breaks"""
+
+
+def test_the_example_in_the_documentation_is_what_it_draws() -> None:
+    question, answer = {"sid": 1, "q": 1}, {"sid": 1, "a": 1}
+    log = [
+        fate(1, message=question, time=0.0, order=1, dropped=True),
+        fate(2, message=question, time=1.0, order=2, arrives=[(1.0, 3)]),
+        fate(1, "receive", message=answer, time=1.0, order=4, delayed_by=0.25, arrives=[(1.25, 5)]),
+    ]
+    assert textwrap.indent(sequence_diagram(log), "    ") in (inspect.getdoc(sequence_diagram) or "")
 
 
 def test_mermaid_shows_the_same() -> None:

@@ -1,9 +1,11 @@
-"""What carries a port's messages: each function makes a channel out of a transport that is open already.
+"""What carries a port's messages: most functions make a channel out of a transport that is open already.
 
 ==================== ================================================================================================
 `memory_pair`        two ends in one program, nothing encoded
 `lines`              a stream of bytes (TCP, TLS, a Unix socket, pipes), one message a line
 `length_prefixed`    the same, each message after its length: for MessagePack, or messages with line breaks
+`open_websocket`     connect to a WebSocket server (extra ``websocket``)
+`serve_websocket`    be one: a channel for each client (the same extra)
 `trio_websocket`     an open connection of the library trio-websocket
 `anyio_stream`       a byte stream or an object stream of AnyIO's making
 ==================== ================================================================================================
@@ -18,6 +20,10 @@ from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES, Frame, FrameChann
 from psession.channels._framed import FramedChannel, length_prefixed, lines
 from psession.channels._memory import MemoryChannel, memory_pair
 from psession.channels._trio_websocket import TrioWebSocketChannel, trio_websocket
+from psession.channels._websocket import WebSocketChannel
+from psession.channels._websocket_client import open_websocket
+from psession.channels._websocket_options import HandshakeError
+from psession.channels._websocket_server import WebSocketServer, serve_websocket
 from psession.channels.codecs import Codec, JsonCodec, MsgpackCodec
 
 __all__ = [
@@ -27,14 +33,19 @@ __all__ = [
     "Frame",
     "FrameChannel",
     "FramedChannel",
+    "HandshakeError",
     "JsonCodec",
     "MemoryChannel",
     "Message",
     "MsgpackCodec",
     "TrioWebSocketChannel",
+    "WebSocketChannel",
+    "WebSocketServer",
     "anyio_stream",
     "length_prefixed",
     "lines",
     "memory_pair",
+    "open_websocket",
+    "serve_websocket",
     "trio_websocket",
 ]

@@ -21,8 +21,8 @@ _HINT: Final = 'a message is an object, such as {"command": "status"}'
 
 FLOAT32: Final = 0xCA
 FLOAT64: Final = 0xCB
-_odd_float32: Final = re.compile(rb"\xca[\x7f\xff][\x80-\xff]").search
-_odd_float64: Final = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]").search
+odd_float32: Final = re.compile(rb"\xca[\x7f\xff][\x80-\xff]").search
+odd_float64: Final = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]").search
 """MessagePack's type byte of a float, then an exponent of all ones: NaN or infinity (IEEE 754). Text or bytes may hold
 these bytes too, so what they find must be looked at; where they find nothing every float is finite. Two, and not one
 with a choice, because a pattern that starts with a fixed byte is searched for three to six times as fast."""
@@ -42,28 +42,28 @@ def refuse_null_from_float(message: Any) -> None:
     try:
         data = _as_msgpack(message)
     except (OverflowError, TypeError, ValueError):  # such as an integer beyond 64 bits, which only JSON has
-        _refuse_odd_members(message)
+        refuse_odd_members(message)
     else:
-        refuse_odd_floats(data, message)
-
-
-def refuse_odd_floats(data: bytes, message: Any) -> None:
-    """Raise if the message, whose MessagePack is ``data``, holds NaN or an infinity.
-
-    Raises:
-        MalformedMessageError: It does; the text says where.
-    """
-    if _odd_float64(data) or _odd_float32(data):
-        _refuse_odd_members(message)
+        if odd_float64(data):
+            refuse_odd_members(message)
 
 
 _Place: TypeAlias = "tuple[_Place, Any] | None"
 """Where a member stands: where its container stands, and its key there. Linked, since a path is seldom shown."""
 
 
-def _refuse_odd_members(message: Any) -> None:
+def refuse_odd_members(message: Any) -> None:
+    """Raise for the first NaN or infinity in the message, in time proportional to its size.
+
+    Raises:
+        MalformedMessageError: There is one; the text says where.
+    """
     # to_builtins takes apart just what the encoders do (Structs, dataclasses, sets, enums), with the names of the wire.
-    members: list[tuple[Any, _Place]] = [(msgspec.to_builtins(message, builtin_types=(bytes,), enc_hook=repr), None)]
+    try:
+        plain = msgspec.to_builtins(message, builtin_types=(bytes,), enc_hook=repr)
+    except TypeError as error:  # a Struct as a key of MessagePack: it encodes, and cannot be looked through
+        raise MalformedMessageError(f"it may hold NaN, and cannot be searched for it: {reason(error)}") from error
+    members: list[tuple[Any, _Place]] = [(plain, None)]
     while members:
         member, place = members.pop()
         if isinstance(member, float):

@@ -67,8 +67,8 @@ async def open_websocket(
         origin: The header ``Origin``, for servers that check it.
         max_message_bytes: How long an encoded message may be, either way; a longer one from the server breaks the
             channel with close code 1009. ``math.inf`` for no limit.
-        compression: ``"deflate"`` offers permessage-deflate (RFC 7692). Small messages gain little, and cost 20 times
-            the time; then frames are neither joined before the writer's turn nor written inline.
+        compression: ``"deflate"`` offers permessage-deflate (RFC 7692). What is sent is then compressed
+            by the writer, in its order, and never written inline: slower by a scheduler pass and the compressing.
         ping_interval: Seconds of silence after which the server is pinged; ``math.inf`` for never.
         ping_timeout: Seconds it may stay silent after that, before the channel breaks.
         connect_timeout: Seconds for all that comes before the block: addresses, TCP, TLS, handshake.

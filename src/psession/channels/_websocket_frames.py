@@ -3,7 +3,8 @@
 The protocol is the Sans-I/O half of the library websockets. What is done here is the common case: a message in one
 frame, whole in the buffer. Every other frame (control frames, fragments, compressed or faulty ones) is handed to the
 library's parser, always as one whole frame, so that the two never disagree about where the next one begins. For a
-masked message of 106 bytes: 0.8 us to write and 1.3 us to read, where ``Frame.serialize`` takes 5.9 and the parser 13.
+masked message of 106 bytes: 0.9 us to write and 0.5 to 1.2 us to read, where ``Frame.serialize`` takes 5.9 and the
+parser 3.5 to 7.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, Protocol
 import msgspec
 
 from psession.channels import _faults
-from psession.channels._faults import FLOAT32, FLOAT64
+from psession.channels._faults import FLOAT32, FLOAT64, odd_float32, odd_float64
 from psession.errors import MalformedMessageError, MessageError
 
 __all__ = ["Codec", "CodecName", "JsonCodec", "MsgpackCodec"]
@@ -112,8 +112,8 @@ class MsgpackCodec:
             data = self._encode(message)
         except Exception as error:
             raise _faults.not_encoded("MessagePack", message, self._encode, error) from error
-        if FLOAT64 in data:
-            _faults.refuse_odd_floats(data, message)
+        if FLOAT64 in data and odd_float64(data):
+            _faults.refuse_odd_members(message)
         if self._only_objects and data[0] not in _MSGPACK_OBJECTS:
             raise _faults.not_an_object(message)
         return data
@@ -130,8 +130,8 @@ class MsgpackCodec:
             message = self._decode(data)
         except Exception as error:
             raise _faults.not_decoded("MessagePack", data, error) from error
-        if FLOAT64 in data or FLOAT32 in data:
-            _faults.refuse_odd_floats(data, message)
+        if (FLOAT64 in data and odd_float64(data)) or (FLOAT32 in data and odd_float32(data)):
+            _faults.refuse_odd_members(message)
         return message
 
 

@@ -58,7 +58,7 @@ class Flight:
     def land(self, now: float) -> list[tuple[Fate, Any]]:
         """What has arrived by ``now``, in order."""
         landed: list[Copy] = []
-        while self.next_landing() <= now:
+        while len(self) and self.next_landing() <= now:
             if self._waiting and not (self._due and self._due[0].due <= self._waiting[0].due + self._within):
                 landed.append(self._waiting.pop(0))
                 continue

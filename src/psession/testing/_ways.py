@@ -199,18 +199,14 @@ class WayIn(Way):
 
     async def fetch(self) -> None:
         """Take from the wrapped channel what comes, until it ends. What is in the air then still lands."""
-        frames = self.line.frames
         try:
             while True:
                 await self.wait_for_room()
-                batch: list[Any] = []
                 try:
-                    batch = [await self.line.channel.receive()] if frames is None else await frames.receive_batch()
+                    message = await self.line.channel.receive()  # not a batch, for which there may be no room
                 except MessageError as error:
-                    batch = [error]
-                for message in batch:
-                    await self.wait_for_room()
-                    self._take(message)
+                    message = error
+                self._take(message)
         except Exception as error:
             self.failure = error
         finally:

@@ -1,0 +1,409 @@
+"""Serving and opening WebSockets: handshakes and their refusals, limits, handlers that fail, and leaving."""
+
+import contextlib
+import logging
+import re
+import ssl
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+
+from psession import SessionManager
+from psession.channels import HandshakeError, WebSocketChannel, WebSocketServer, open_websocket, serve_websocket
+
+from .websocket_ends import HERE, echo, serving, url
+
+Contexts = tuple[ssl.SSLContext, ssl.SSLContext]
+
+
+async def settled(condition: Callable[[], bool]) -> None:
+    """Sockets take a moment to tell."""
+    with trio.fail_after(5):
+        while not condition():  # noqa: ASYNC110 - the system sets no event
+            await trio.sleep(0.001)
+
+
+async def ask(server: WebSocketServer, request: bytes) -> bytes:
+    """What the server answers to these bytes, up to where it hangs up."""
+    async with await trio.open_tcp_stream(HERE, server.port) as stream:
+        await stream.send_all(request)
+        return b"".join([bytes(data) async for data in stream])
+
+
+REQUEST = (
+    b"GET /path HTTP/1.1\r\nHost: here\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+async def test_both_sides_know_of_each_other() -> None:
+    seen: list[WebSocketChannel] = []
+
+    async def handler(channel: WebSocketChannel) -> None:
+        seen.append(channel)
+        await echo(channel)
+
+    async with (
+        serving(handler, subprotocols=["b", "a"]) as server,
+        open_websocket(url(server, "/x?y=%20z"), subprotocols=["a", "b"], headers={"X-Key": "1"}) as client,
+    ):
+        await client.send({"a": 1})
+        assert await client.receive() == {"a": 1}
+        assert [end.path for end in (client, *seen)] == ["/x?y=%20z"] * 2
+        assert [end.subprotocol for end in (client, *seen)] == ["b", "b"]
+        assert seen[0].request.headers["x-key"] == "1"
+        assert seen[0].request.headers["user-agent"].startswith("psession/")
+        assert client.remote == (HERE, server.port) == server.addresses[0]
+        assert seen[0].remote is not None
+        assert client.response.status_code == 101
+        assert server.connections == 1
+
+
+async def test_a_manager_talks_through_it_both_ways() -> None:
+    async def handler(channel: WebSocketChannel) -> None:
+        async def answer(session: Any) -> None:
+            async for message in session:
+                await session.post({"twice": 2 * message["n"]})
+
+        async with SessionManager().port("client", channel, on_session=answer) as port:
+            await port.wait_closed()
+
+    async with (
+        serving(handler) as server,
+        open_websocket(url(server)) as channel,
+        SessionManager().port("server", channel) as port,
+        trio.open_nursery() as nursery,
+    ):
+
+        async def call(number: int) -> None:
+            assert (await port.request({"n": number}))["twice"] == 2 * number
+
+        for number in range(100):
+            nursery.start_soon(call, number)
+
+
+async def test_tls_and_the_name_in_the_certificate(tls_contexts: Contexts) -> None:
+    async with serving(ssl_context=tls_contexts[1], close_timeout=0.5) as server:
+        async with open_websocket(f"wss://localhost:{server.port}", ssl_context=tls_contexts[0]) as client:
+            await client.send({"a": "x" * 300_000})
+            assert len((await client.receive())["a"]) == 300_000
+            assert client.remote is not None
+        assert client.close_code == 1000
+        for name, context in ((HERE, tls_contexts[0]), ("localhost", None)):
+            with pytest.raises(HandshakeError, match=f"wss://{name}.*: no TLS: .*certificate"):
+                async with open_websocket(f"wss://{name}:{server.port}", ssl_context=context):
+                    raise AssertionError
+        assert await ask(server, REQUEST) == b""
+        await settled(lambda: server.connections == 0)
+
+
+async def test_an_ipv6_address_stands_in_brackets() -> None:
+    async with serving(host="::1") as server, open_websocket(f"ws://[::1]:{server.port}/") as client:
+        await client.send({})
+        assert await client.receive() == {}
+        assert client.request.headers["host"] == f"[::1]:{server.port}"
+
+
+async def test_deflate_is_used_where_both_want_it() -> None:
+    message = {"text": "the same again and again " * 40}
+    async with serving(compression="deflate") as server:
+        async with open_websocket(url(server), compression="deflate") as client:
+            for _ in range(3):
+                await client.send(message)
+                assert await client.receive() == message
+            assert client.bytes_sent + client.bytes_received < 600
+        async with open_websocket(url(server)) as client:
+            await client.send(message)
+            assert await client.receive() == message
+            assert client.bytes_sent > 1000
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (REQUEST.replace(b"GET", b"POST"), b"405 "),
+        (REQUEST.replace(b"HTTP/1.1", b"HTTP/1.0"), b"505 "),
+        (REQUEST.replace(b"Version: 13", b"Version: 8"), b"400 "),
+        (REQUEST.replace(b"dGhlIHNhbXBsZSBub25jZQ==", b"short"), b"400 "),
+        (REQUEST.replace(b"Upgrade: websocket\r\n", b""), b"426 "),
+        (b"GET / HTTP/1.1\r\nHost: here\r\n\r\n", b"426 "),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n", b"400 "),
+        (b"hello\r\n\r\n", b"400 "),
+        (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n", b"414 "),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * 9000 + b"\r\n\r\n", b"431 "),
+        (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 200 + b"\r\n", b"431 "),
+        (b"GET / HTTP/1.1\r\n" + b"".join(b"X%d: %s\r\n" % (n, b"x" * 8000) for n in range(60)), b"431 "),
+    ],
+)
+async def test_a_bad_handshake_is_answered_with_the_status_that_belongs_there(
+    request_bytes: bytes, status: bytes
+) -> None:
+    async with serving() as server:
+        assert (await ask(server, request_bytes)).startswith(b"HTTP/1.1 " + status)
+        await settled(lambda: server.connections == 0)
+        async with open_websocket(url(server)) as client:
+            await client.send({})
+            assert await client.receive() == {}
+
+
+async def test_frames_sent_with_the_request_are_not_lost() -> None:
+    async with serving() as server, await trio.open_tcp_stream(HERE, server.port) as stream:
+        await stream.send_all(REQUEST + b"\x81\x82\0\0\0\0{}")
+        got = b""
+        while not got.endswith(b"\x81\x02{}"):
+            got += await stream.receive_some()
+        assert got.startswith(b"HTTP/1.1 101 ")
+
+
+async def test_a_handshake_that_takes_too_long_is_cut_off() -> None:
+    async with serving(handshake_timeout=0.02) as server:
+        assert await ask(server, REQUEST[:-2]) == b""
+        await settled(lambda: server.connections == 0)
+
+
+async def test_origins_are_checked() -> None:
+    allowed = ["https://good.example", re.compile(r"https://.*\.good\.example")]
+    async with serving(origins=allowed) as server:
+        for origin in ("https://good.example", "https://a.good.example"):
+            async with open_websocket(url(server), origin=origin) as client:
+                assert client.close_code is None
+        for origin in ("https://evil.example", None):
+            with pytest.raises(HandshakeError, match=r"HTTP status 403 Forbidden: .*Origin") as caught:
+                async with open_websocket(url(server), origin=origin):
+                    raise AssertionError
+            assert (caught.value.status, caught.value.reason) == (403, "Forbidden")
+
+
+async def test_subprotocols_must_meet() -> None:
+    async with serving(subprotocols=["a"]) as server:
+        for offered in (["b"], []):
+            with pytest.raises(HandshakeError, match=r"HTTP status 400 Bad Request: .*subprotocol"):
+                async with open_websocket(url(server), subprotocols=offered):
+                    raise AssertionError
+
+
+async def test_process_request_may_refuse_sync_or_async(caplog: pytest.LogCaptureFixture) -> None:
+    async def check(request: Any) -> tuple[int, str] | None:
+        if request.path == "/fails":
+            raise RuntimeError("oops")
+        return (401, "who are you?") if "authorization" not in request.headers else None
+
+    async with serving(process_request=check) as server:
+        with pytest.raises(HandshakeError, match=r"HTTP status 401 Unauthorized: who are you\?") as caught:
+            async with open_websocket(url(server)):
+                raise AssertionError
+        assert caught.value.body == b"who are you?"
+        async with open_websocket(f"ws://ann:secret@{HERE}:{server.port}/") as client:
+            assert client.request.headers["authorization"] == "Basic YW5uOnNlY3JldA=="
+        with pytest.raises(HandshakeError, match="500"):
+            async with open_websocket(url(server, "/fails")):
+                raise AssertionError
+        assert "process_request failed" in caplog.text
+    async with serving(process_request=lambda request: (404, "not here")) as server:
+        with pytest.raises(HandshakeError, match="404 Not Found: not here"):
+            async with open_websocket(url(server)):
+                raise AssertionError
+
+
+async def test_clients_beyond_the_limit_get_503_until_one_leaves() -> None:
+    async with serving(max_connections=2) as server, open_websocket(url(server)), open_websocket(url(server)):
+        with pytest.raises(HandshakeError, match="HTTP status 503 Service Unavailable: There is no room"):
+            async with open_websocket(url(server)):
+                raise AssertionError
+        assert server.refused == 1
+        crowd = [await trio.open_tcp_stream(HERE, server.port) for _ in range(40)]
+        await settled(lambda: server.refused == 41)
+        assert server.connections == 2
+        for stream in crowd:
+            await stream.aclose()
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (
+            b"HTTP/1.1 302 Found\r\nLocation: wss://else.where/\r\nContent-Length: 0\r\n\r\n",
+            "redirects are not followed",
+        ),
+        (b"HTTP/1.1 200 OK\r\n\r\n<html>until the end", "HTTP status 200 OK: <html>until the end"),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nnope", "HTTP status 404 Not Found: nope"),
+        (b"HTTP/1.1 101 Fine\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", "Sec-WebSocket-Accept"),
+        (b"220 mail.example ESMTP\r\n", "valid HTTP response"),
+        (b"", "connection closed while reading"),
+    ],
+)
+async def test_a_refusal_says_what_the_server_said(answer: bytes, words: str) -> None:
+    (listener,) = await trio.open_tcp_listeners(0, host=HERE)
+
+    async def respond() -> None:
+        async with await listener.accept() as stream:
+            await stream.receive_some()
+            await stream.send_all(answer)
+
+    where = f"ws://{HERE}:{listener.socket.getsockname()[1]}/?token=secret"
+    async with listener, trio.open_nursery() as nursery:
+        nursery.start_soon(respond)
+        with pytest.raises(HandshakeError, match=re.escape(words)) as caught:
+            async with open_websocket(where):
+                raise AssertionError
+    assert "secret" not in str(caught.value)
+
+
+async def test_a_server_that_says_nothing_is_given_up() -> None:
+    (listener,) = await trio.open_tcp_listeners(0, host=HERE)
+    async with listener:
+        with pytest.raises(TimeoutError, match=r"no WebSocket handshake with ws://.* in 0\.02 s"):
+            async with open_websocket(f"ws://{HERE}:{listener.socket.getsockname()[1]}", connect_timeout=0.02):
+                raise AssertionError
+    with pytest.raises(OSError, match="attempts to connect"):
+        async with open_websocket(f"ws://{HERE}:1"):
+            raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("where", "options", "words"),
+    [
+        ("http://here/", {}, "isn't a valid"),
+        ("ws://", {}, "hostname"),
+        ("ws://here/", {"ssl_context": ssl.create_default_context()}, "an ssl_context is for wss"),
+        ("ws://here/", {"headers": {"Upgrade": "x"}}, "the handshake's own"),
+        ("ws://here/", {"headers": {"A\r\nB": "x"}}, "not the name of a header"),
+        ("ws://here/", {"headers": [("A", "x\r\nB: y")]}, "invalid A header"),
+        ("ws://here/", {"subprotocols": ["a b"]}, "invalid subprotocol"),
+        ("ws://here/", {"compression": "br"}, "compression must be"),
+    ],
+)
+async def test_arguments_that_are_wrong_are_refused_before_anything_is_opened(
+    where: str, options: Any, words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        async with open_websocket(where, **options):
+            raise AssertionError
+    with pytest.raises(TypeError, match="not a str"):
+        async with open_websocket("ws://here", subprotocols="ab"):
+            raise AssertionError
+
+
+@pytest.mark.parametrize("wrong", [{"handshake_timeout": 0}, {"max_connections": 0}, {"ping_interval": -1}])
+async def test_a_server_with_wrong_options_does_not_start(wrong: Any) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        await serve_websocket(echo, HERE, 0, **wrong)
+
+
+# -- handlers, and leaving ---------------------------------------------------------------------------------------------
+
+
+async def test_a_handler_that_fails_ends_its_own_connection_alone(caplog: pytest.LogCaptureFixture) -> None:
+    async def handler(channel: WebSocketChannel) -> None:
+        if channel.path == "/bad":
+            raise ExceptionGroup("two", [ValueError("one"), KeyError("two")])
+        await echo(channel)
+
+    async with serving(handler) as server, open_websocket(url(server)) as good:
+        async with open_websocket(url(server, "/bad")) as bad:
+            with pytest.raises(trio.BrokenResourceError, match="code 1011"):
+                await bad.receive()
+        assert "ValueError: one" in caplog.text
+        await good.send({})
+        assert await good.receive() == {}
+        await settled(lambda: server.connections == 1)
+
+
+async def test_a_client_that_leaves_is_no_failure_of_its_handler(caplog: pytest.LogCaptureFixture) -> None:
+    async def handler(channel: WebSocketChannel) -> None:
+        while True:
+            await channel.receive()
+
+    async with serving(handler) as server:
+        async with open_websocket(url(server)):
+            pass
+        await settled(lambda: server.connections == 0)
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+
+
+async def test_when_a_handler_returns_its_client_sees_a_clean_end() -> None:
+    async def handler(channel: WebSocketChannel) -> None:
+        await channel.send({"a": 1})
+
+    async with serving(handler) as server, open_websocket(url(server)) as client:
+        assert [message async for message in client] == [{"a": 1}]
+        assert client.close_code == 1000
+
+
+async def test_a_server_that_leaves_says_so_to_all_whoever_closes_their_channels() -> None:
+    async def handler(channel: WebSocketChannel) -> None:
+        if channel.path == "/port":
+            async with SessionManager().port("client", channel) as port:
+                await port.wait_closed()
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery, contextlib.AsyncExitStack() as stack:
+        scope = trio.CancelScope()
+
+        async def serve(task_status: trio.TaskStatus[WebSocketServer]) -> None:
+            with scope:
+                await serve_websocket(handler, HERE, 0, task_status=task_status)
+
+        server = await nursery.start(serve)
+        clients = [
+            await stack.enter_async_context(open_websocket(url(server, path))) for path in ("/", "/port", "/", "/port")
+        ]
+        await settled(lambda: server.connections == 4)
+        scope.cancel()
+        for client in clients:
+            with pytest.raises(trio.EndOfChannel):
+                await client.receive()
+            assert client.close_code == 1001
+            await client.aclose()
+    assert server.connections == 0
+
+
+async def test_leaving_is_bounded_though_no_client_answers() -> None:
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(lambda **kw: serve_websocket(echo, HERE, 0, close_timeout=0.05, **kw))
+        streams = [await trio.open_tcp_stream(HERE, server.port) for _ in range(3)]
+        for stream in streams:
+            await stream.send_all(REQUEST)
+            await stream.receive_some()
+        await settled(lambda: server.connections == 3)
+        started = trio.current_time()
+        nursery.cancel_scope.cancel()
+    assert trio.current_time() - started < 1
+    assert server.connections == 0
+    for stream in streams:
+        assert await stream.receive_some() == b"\x88\x02\x03\xe9"
+        await stream.aclose()
+
+
+async def test_what_the_body_raises_comes_out_as_it_is() -> None:
+    error = KeyError("mine")
+    async with serving() as server:
+        with pytest.raises(KeyError) as caught:
+            async with open_websocket(url(server)):
+                raise error
+        assert caught.value is error
+        with trio.move_on_after(0.01) as scope:
+            async with open_websocket(url(server)):
+                await trio.sleep_forever()
+        assert scope.cancelled_caught
+        await settled(lambda: server.connections == 0)
+
+
+# -- the library -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "start", [lambda: open_websocket("ws://here").__aenter__(), lambda: serve_websocket(echo, HERE, 0)]
+)
+async def test_a_missing_library_is_told_with_the_command_that_brings_it(
+    monkeypatch: pytest.MonkeyPatch, start: Callable[[], Any]
+) -> None:
+    monkeypatch.setitem(sys.modules, "websockets", None)
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "psession\[websocket\]"'):
+        await start()
