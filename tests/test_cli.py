@@ -101,9 +101,9 @@ def test_an_address_is_read_and_written_alike(url: str, address: Address) -> Non
 def test_without_the_library_it_says_what_to_install(
     argv: list[str], capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "trio_websocket", None)
+    monkeypatch.setitem(sys.modules, "websockets", None)
     assert main(argv) == Exit.FAILED
-    assert 'pip install "psession[trio-websocket]"' in complaint(capsys)
+    assert 'pip install "psession[websocket]"' in complaint(capsys)
 
 
 # ----------------------------------------------------------------------------------------------------------- echo, call

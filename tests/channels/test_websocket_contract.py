@@ -19,12 +19,6 @@ SOON = 0.01
 """Seconds that a real transport here waits for the goodbye of a peer that says nothing."""
 
 
-@pytest.fixture(autouse=True)
-def _masks_that_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client masks each frame anew, so no two are equal; the contract compares frames of equal messages."""
-    monkeypatch.setattr("psession.channels._websocket_frames.urandom", lambda size: b"\x1f\x2e\x3d\x4c" * (size // 4))
-
-
 @asynccontextmanager
 async def websockets(open_streams: Any, **options: Any) -> AsyncIterator[tuple[FrameChannel, FrameChannel]]:
     told = WebSocketOptions(close_timeout=SOON, **options)

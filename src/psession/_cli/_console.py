@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LOGGERS = ("psession", "trio", "trio-websocket")
+LOGGERS = ("psession", "trio")
 
 
 class OutputLost(Exception):

@@ -1,24 +1,21 @@
-"""The commands' WebSocket. All they know of it is `open_ws` and `serve_ws`: the library is named here alone."""
+"""The commands' WebSocket. All they know of it is `open_ws` and `serve_ws`."""
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
-from importlib.util import find_spec
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
-from psession._cli._address import Address
-from psession._cli._problem import Exit, Problem
-from psession._cli._sockets import Channel, Handler, connect, serve_streams
-from psession._nursery import open_quiet_nursery
-from psession.channels import trio_websocket
+from psession._cli._console import complain
+from psession._cli._problem import Exit, Problem, reason
+from psession.channels import HandshakeError, WebSocketChannel, WebSocketServer, open_websocket, serve_websocket
+from psession.channels._websocket_options import check_library as find_websockets
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-HANDSHAKE_SECONDS = 10.0
-"""How long a client may take to say that it wants a WebSocket: its first packet lost twice is 3 s (RFC 6298, 2.1)."""
+    from psession._cli._sockets import Channel, Handler
 
 
 def check_library() -> None:
@@ -27,9 +24,10 @@ def check_library() -> None:
     Raises:
         Problem: It is not; it says how to get it.
     """
-    if find_spec("trio_websocket") is None:
-        text = 'ws:// needs the library trio-websocket: pip install "psession[trio-websocket]"'
-        raise Problem(text, Exit.FAILED)
+    try:
+        find_websockets()
+    except ModuleNotFoundError as error:
+        raise Problem(str(error), Exit.FAILED) from error
 
 
 @asynccontextmanager
@@ -44,23 +42,18 @@ async def open_ws(url: str, *, within: float) -> AsyncIterator[Channel]:
         Problem: No connection, or no WebSocket there.
     """
     check_library()
-    from trio_websocket import ConnectionRejected, wrap_client_stream
-
-    address = Address.parse(url)
-    deadline = trio.current_time() + within
-    # Not the library's own open_websocket_url(), which leaves the socket open when it is not this side that closes.
-    try:
-        async with await connect(address.host, address.port, within=within) as stream, open_quiet_nursery() as nursery:
-            connection = None
-            with trio.move_on_at(deadline):
-                connection = await wrap_client_stream(nursery, stream, address.netloc, address.path)
-            if connection is None:
-                raise Problem(f"no WebSocket handshake with {url} in {within:g} s", Exit.CONNECTION)
-            async with trio_websocket(connection) as channel:
-                yield channel
-            nursery.cancel_scope.cancel()
-    except ConnectionRejected as error:
-        raise Problem(f"{url} is no WebSocket: it answered HTTP {error.status_code}", Exit.CONNECTION) from error
+    async with AsyncExitStack() as stack:
+        # Only what entering raises is translated: the body's own errors are not about the handshake.
+        try:
+            channel = await stack.enter_async_context(open_websocket(url, connect_timeout=within))
+        except HandshakeError as error:
+            told = str(error) if error.status is None else f"it answered HTTP {error.status}"
+            raise Problem(f"{url} is no WebSocket: {told}", Exit.CONNECTION) from error
+        except TimeoutError as error:
+            raise Problem(f"no WebSocket handshake with {url} in {within:g} s", Exit.CONNECTION) from error
+        except (OSError, UnicodeError) as error:
+            raise Problem(f"cannot connect to {url}: {reason(error)}", Exit.CONNECTION) from error
+        yield channel
 
 
 async def serve_ws(
@@ -72,19 +65,18 @@ async def serve_ws(
         Problem: It cannot listen there.
     """
     check_library()
-    from trio_websocket import wrap_server_stream
 
-    async def upgrade(stream: trio.SocketStream) -> None:
-        # Not the library's own server: there, garbage in one handshake can end all connections.
-        async with open_quiet_nursery() as nursery:
-            connection = None
-            with trio.move_on_after(HANDSHAKE_SECONDS):
-                request = await wrap_server_stream(nursery, stream)
-                connection = await request.accept()
-            if connection is None:
-                raise Problem(f"no WebSocket handshake in {HANDSHAKE_SECONDS:g} s", Exit.CONNECTION)
-            async with trio_websocket(connection) as channel:
-                await handler(channel)
-            nursery.cancel_scope.cancel()
+    async def handle(channel: WebSocketChannel) -> None:
+        try:
+            await handler(channel)
+        except Exception as error:
+            host, port = (channel.remote or ("?", "?"))[:2]
+            complain(f"{host} port {port}: connection closed: {reason(error)}")
 
-    await serve_streams(upgrade, host, port, task_status=task_status)
+    async with trio.open_nursery() as nursery:
+        try:
+            server: WebSocketServer = await nursery.start(serve_websocket, handle, host, port)
+        except (OSError, UnicodeError) as error:
+            raise Problem(f"cannot listen on {host} port {port}: {reason(error)}", Exit.CONNECTION) from error
+        task_status.started(server.port)
+    raise AssertionError("serve_websocket never returns")
