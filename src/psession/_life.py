@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from psession import errors
+from psession._busywait import BusyWait
 from psession._ending import port_closed, port_left
 from psession._nursery import close_forcefully, close_quietly, open_quiet_nursery
 from psession._outbox import ChannelOutbox, SenderOutbox
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from psession._outbox import Outbox, Sender
     from psession._port import Port
     from psession._session import Session
-
-MOST_SKIPPED_POLLS = 255
 
 UNKNOWN_HOPS = 3
 """Scheduler passes granted to a late reply on a channel that does not say how many tasks it passes through."""
@@ -57,8 +56,7 @@ class _Life:
         self.reading = trio.CancelScope(shield=True)
         self.timing = trio.CancelScope(shield=True)
         self.burst = 0
-        self.polls_skipped = 0
-        self.polls_to_skip = 0
+        self.awake = BusyWait()
         self.shut = False
         self.plain: trio.MemorySendChannel[Any] | None = None
         port._outbox = self._outbox(target)
@@ -67,7 +65,9 @@ class _Life:
         port._take_plain = self.take_plain
         port._timekeeper = Timekeeper(port, self._start_timekeeper)
         port._stop = self._stop
-        port._poll = self._poll if isinstance(target, FrameChannel) else _nothing_to_poll
+        if isinstance(target, FrameChannel) and target.joins:
+            port._awake = BusyWait()
+            port._look = self._look
         if self.channel is not None:
             port._hops = self.channel.hops if isinstance(self.channel, FrameChannel) else UNKNOWN_HOPS
             nursery.start_soon(self._read, name=f"psession reader of {port.name!r}")
@@ -81,21 +81,13 @@ class _Life:
             return ChannelOutbox(target, self._alone, limit, counters, self._start_writer)
         return SenderOutbox(target, limit, counters, self._start_writer)
 
-    def _poll(self) -> None:
-        """Take what has come already, before waiting for it.
-
-        Where both ends share a processor, the peer's answer is often there when the write returns: then a turn needs no
-        pass of the reader. A try that finds nothing costs 3 µs, so each makes the next ones rarer, down to 1 in 256.
-        """
-        if self.polls_skipped < self.polls_to_skip:
-            self.polls_skipped += 1
-            return
+    def _look(self) -> bool:
+        """Route what has come already, without waiting. Whether there was anything."""
         assert isinstance(self.channel, FrameChannel)
-        self.polls_skipped = 0
         batch = self.channel.receive_batch_now()
-        self.polls_to_skip = 0 if batch else min(2 * self.polls_to_skip + 1, MOST_SKIPPED_POLLS)
         if batch:
             self._route(batch)
+        return bool(batch)
 
     def _alone(self) -> bool:
         """Whether a message would travel alone: nothing else is under way that one write could take along."""
@@ -138,6 +130,13 @@ class _Life:
     async def _read_batches(self, channel: FrameChannel) -> None:
         while True:
             self._route(await channel.receive_batch())
+            while self._is_asked_singly() and await self.awake.until(self._look):
+                pass
+
+    def _is_asked_singly(self) -> bool:
+        """Whether the peer asks one thing at a time: then its next question comes soon after the handler's answer."""
+        port = self.port
+        return port._awake is not None and self.burst == 1 and not port._turns and port._handlers > 0
 
     def _route(self, batch: list[Any]) -> None:
         self.burst = len(batch)
@@ -244,10 +243,6 @@ class _Life:
         outbox.discard()
         if self.channel is not None:
             await close_forcefully(self.channel)
-
-
-def _nothing_to_poll() -> None:
-    """A sender brings no channel to look into."""
 
 
 async def _fail(error: Exception) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
+    from psession._busywait import BusyWait
     from psession._ending import Ending
     from psession._options import Options
     from psession._outbox import Outbox
@@ -59,7 +60,8 @@ class Port:
         self._start_handler: Callable[[Session], None]
         self._take_plain: Callable[[Any], None]
         self._timekeeper: Timekeeper
-        self._poll: Callable[[], None]
+        self._awake: BusyWait | None = None
+        self._look: Callable[[], bool]
         self._stop: Callable[[], None]
 
     def __repr__(self) -> str:

@@ -118,10 +118,14 @@ class Turn:
             try:
                 self._transmit(frame)
                 if self.filled:
-                    # The reply is in hand: a synchronous sender brought it, or it was in the socket already. What is
-                    # left is the one checkpoint that is due.
+                    # A synchronous sender brought the reply with it: what is left is the one checkpoint that is due.
                     await trio.lowlevel.cancel_shielded_checkpoint()
                     return self._take().unwrap()
+                awake = session.port._awake
+                if awake is not None and self.ticket is None:
+                    await awake.until(self._look)
+                    if self.filled:
+                        return self._take().unwrap()
                 outcome = await self._wait_until(now + wait)
                 if outcome is None:
                     continue
@@ -141,10 +145,10 @@ class Turn:
         self.attempts += 1
         ticket = self.ticket
         if ticket is None or ticket.taken:
-            port = self.session.port
-            self.ticket = port._outbox.put(frame, self)
-            if self.ticket is None and not self.filled:
-                port._poll()
+            self.ticket = self.session.port._outbox.put(frame, self)
+
+    def _look(self) -> bool:
+        return self.filled or (self.session.port._look() and self.filled)
 
     async def _wait_until(self, due: float) -> Outcome[Any] | None:
         """The outcome, ``None`` when there was none at `due`; what comes before this task runs again still counts."""
