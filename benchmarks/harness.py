@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import stat
 import statistics
 import subprocess
 import sys
@@ -73,7 +74,12 @@ async def server_process(script: str, kind: str) -> AsyncIterator[tuple[int, int
 
 
 def end_with_parent() -> None:
-    """Terminate this process, a server, when the one that started it is gone, however that came about."""
+    """Terminate this process, a server, when the one that started it is gone, however that came about.
+
+    Not where its standard input is no pipe: then somebody started it by hand.
+    """
+    if not stat.S_ISFIFO(os.fstat(0).st_mode):
+        return
 
     def watch() -> None:
         with contextlib.suppress(OSError):

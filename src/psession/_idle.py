@@ -47,6 +47,10 @@ class IdleQueue(Generic[T]):
                 break
         return due
 
+    def shortest_life(self) -> float:
+        """The shortest life of anything idle; ``math.inf`` when nothing is."""
+        return min((life for life, queue in self._queues.items() if queue), default=float("inf"))
+
     def pop_due(self, now: float) -> list[T]:
         """Take out everything whose life is over at `now`, and the queues that are empty."""
         over: list[T] = []

@@ -30,7 +30,7 @@ class SidPool:
         self._state = bytearray()
         self._cursor = 0
         self._high = 0
-        self._resting: OrderedDict[int, tuple[float, int]] = OrderedDict()
+        self._resting: OrderedDict[int, tuple[float, float]] = OrderedDict()
         self._settled: OrderedDict[int, None] = OrderedDict()
 
     def __contains__(self, sid: int) -> bool:
@@ -65,8 +65,8 @@ class SidPool:
         """`sid` is free: every reply to it was received."""
         self._state[self._ids.index(sid)] = _FREE
 
-    def rest(self, sid: int, until: float, owed: int) -> None:
-        """`sid` was given back while `owed` replies may still come; it is safe at `until`."""
+    def rest(self, sid: int, until: float, owed: float) -> None:
+        """`sid` was given back while `owed` replies may still come (``math.inf``: who knows); it is safe at `until`."""
         self._state[self._ids.index(sid)] = _RESTING
         self._resting[sid] = (until, owed)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 from contextlib import asynccontextmanager
+from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -17,7 +19,7 @@ from psession._timekeeper import Timekeeper
 from psession.channels._base import FrameChannel
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from psession._outbox import Outbox, Sender
     from psession._port import Port
@@ -52,6 +54,7 @@ class _Life:
     def __init__(self, port: Port, target: trio.abc.Channel[Any] | Sender, nursery: trio.Nursery) -> None:
         self.port = port
         self.nursery = nursery
+        self.context = copy_context()
         self.channel = target if isinstance(target, trio.abc.Channel) else None
         self.reading = trio.CancelScope(shield=True)
         self.timing = trio.CancelScope(shield=True)
@@ -70,9 +73,13 @@ class _Life:
             port._look = self._look
         if self.channel is not None:
             port._hops = self.channel.hops if isinstance(self.channel, FrameChannel) else UNKNOWN_HOPS
-            nursery.start_soon(self._read, name=f"psession reader of {port.name!r}")
+            self._spawn(self._read, name=f"psession reader of {port.name!r}")
         else:
             port._hops = UNKNOWN_HOPS
+
+    def _spawn(self, function: Callable[..., Awaitable[None]], *arguments: Any, name: str | None = None) -> None:
+        """Start a task of the port's, in the context variables of who opened it, whoever's deed it follows from."""
+        self.context.run(partial(self.nursery.start_soon, function, *arguments, name=name))
 
     def _outbox(self, target: trio.abc.Channel[Any] | Sender) -> Outbox:
         port = self.port
@@ -81,6 +88,7 @@ class _Life:
             return ChannelOutbox(target, self._alone, limit, counters, self._start_writer)
         return SenderOutbox(target, limit, counters, self._start_writer)
 
+    @trio.lowlevel.enable_ki_protection
     def _look(self) -> bool:
         """Route what has come already, without waiting. Whether there was anything."""
         assert isinstance(self.channel, FrameChannel)
@@ -96,10 +104,10 @@ class _Life:
     # -- the tasks ---------------------------------------------------------------------------------------------------
 
     def _start_writer(self) -> None:
-        self.nursery.start_soon(self._write, name=f"psession writer of {self.port.name!r}")
+        self._spawn(self._write, name=f"psession writer of {self.port.name!r}")
 
     def _start_timekeeper(self) -> None:
-        self.nursery.start_soon(self._keep_time, name=f"psession timekeeper of {self.port.name!r}")
+        self._spawn(self._keep_time, name=f"psession timekeeper of {self.port.name!r}")
 
     async def _keep_time(self) -> None:
         with self.timing:
@@ -158,7 +166,7 @@ class _Life:
                 self.take_plain(message)
 
     def _start_handler(self, session: Session) -> None:
-        self.nursery.start_soon(self._handle, session, name=f"psession handler of {self.port.name!r}")
+        self._spawn(self._handle, session, name=f"psession handler of {self.port.name!r}")
 
     async def _handle(self, session: Session) -> None:
         await self.port._handle(session)
@@ -183,14 +191,14 @@ class _Life:
             return
         if inspect.isawaitable(result):
             self.plain, rest = trio.open_memory_channel[Any](port._options.inbox_limit)
-            self.nursery.start_soon(self._serve_plain, result, rest, name=f"psession on_message of {port.name!r}")
+            self._spawn(self._serve_plain, result, rest, name=f"psession on_message of {port.name!r}")
 
     def _crashed(self, error: Exception) -> None:
         """Count it and log it; under ``strict`` it is the port that fails, not who brought the message."""
         try:
             self.port._crashed(None, error)
         except Exception:
-            self.nursery.start_soon(_fail, error)
+            self._spawn(_fail, error)
 
     async def _serve_plain(self, result: object, rest: trio.MemoryReceiveChannel[Any]) -> None:
         """Run an async ``on_message``, one message at a time, in order."""
@@ -217,8 +225,9 @@ class _Life:
         """The port is closed, its block not left yet: stop reading and close the channel at once."""
         self.reading.cancel()
         if not self.shut:
-            self.nursery.start_soon(self._shut)
+            self._spawn(self._shut)
 
+    @trio.lowlevel.enable_ki_protection
     async def leave(self) -> None:
         """The block is left: everything ends, within ``grace`` seconds."""
         port = self.port
@@ -228,19 +237,23 @@ class _Life:
         self.timing.cancel()
         await self._shut()
 
+    @trio.lowlevel.enable_ki_protection
     async def _shut(self) -> None:
         """Flush what was accepted, then close the channel. Shielded; ``grace`` seconds in all."""
         if self.shut:
             return
         self.shut = True
         outbox = self.port._outbox
-        with trio.CancelScope(deadline=trio.current_time() + self.port._options.grace, shield=True):
-            await outbox.finished.wait()
-            if self.channel is not None:
-                await close_quietly(self.channel)
-            return
-        outbox.scope.cancel()
-        outbox.discard()
+        try:
+            with trio.CancelScope(deadline=trio.current_time() + self.port._options.grace, shield=True):
+                await outbox.finished.wait()
+                if self.channel is not None:
+                    await close_quietly(self.channel)
+                return
+        finally:
+            # Whatever got in between (a second Ctrl-C, say): the writer is shielded, and nobody else would end it.
+            outbox.scope.cancel()
+            outbox.discard()
         if self.channel is not None:
             await close_forcefully(self.channel)
 

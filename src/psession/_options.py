@@ -201,6 +201,8 @@ def seconds(name: str, value: object) -> None:
     """Refuse what is no duration: bool, NaN, negative, not a number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+    if isinstance(value, int) and value > LARGEST_ID:
+        raise ValueError(f"{name} must be math.inf for no limit, not an integer past 2**53")
     if math.isnan(value) or value < 0:
         raise ValueError(f"{name} must be 0 or more seconds (math.inf for no limit), not {value!r}")
 
@@ -211,8 +213,8 @@ def retries(name: str, value: object) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a whole number (or math.inf for no limit), not {value!r}")
-    if value < 0:
-        raise ValueError(f"{name} must be 0 or more, not {value!r}")
+    if not 0 <= value <= LARGEST_ID:
+        raise ValueError(f"{name} must be 0 or more (math.inf for no limit), and no integer past 2**53")
 
 
 def count(name: str, value: object) -> None:

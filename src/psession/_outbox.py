@@ -7,6 +7,7 @@ writes happen only where a write is one synchronous call. See docs/design.md, "T
 from __future__ import annotations
 
 import inspect
+import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from psession.channels._base import FrameChannel
+from psession.errors import MessageError
 
 if TYPE_CHECKING:
     from psession._statistics import Statistics
     from psession._turn import Turn
+
+log = logging.getLogger("psession")
 
 MAX_JOINED_BYTES = 64 * 1024
 """How much one write joins: past this a system call costs its copying, not its entry."""
@@ -102,6 +106,8 @@ class Outbox:
             ticket = self.put(frame, None)
         if ticket is not None and ticket.done is not None:
             await self._written(ticket)
+            if not ticket.taken:
+                check()
             return
         self._since_yield += 1
         if self._since_yield >= POSTS_A_PASS:
@@ -232,6 +238,7 @@ class ChannelOutbox(Outbox):
     def encode(self, message: Any) -> Any:
         return message if self._frames is None else self._frames.encode(message)
 
+    @trio.lowlevel.enable_ki_protection
     def put(self, frame: Any, turn: Turn | None) -> Ticket | None:
         if self._frames is not None and not self.writing and not self._queue and self._alone():
             left = self._frames.send_frame_now(frame)
@@ -276,7 +283,18 @@ class ChannelOutbox(Outbox):
             self._can_flush = self._frames.joins
             return
         for ticket in batch:
-            await self._channel.send(ticket.frame)
+            try:
+                await self._channel.send(ticket.frame)
+            except MessageError as error:
+                self._refused(ticket, error)
+
+    def _refused(self, ticket: Ticket, error: MessageError) -> None:
+        """A message that the channel will not take: its sender's error, or nobody's any more; the channel goes on."""
+        if ticket.turn is not None:
+            ticket.turn.sender_failed(error)
+        else:
+            self._counters.malformed += 1
+            log.warning("a posted message was not sent: %s", error)
 
 
 class SenderOutbox(Outbox):
@@ -307,6 +325,7 @@ class SenderOutbox(Outbox):
         result = self._sender(frame)
         if result is None or not inspect.isawaitable(result):
             return None
+        self._is_async = True  # from now on it is called when the writer is there to await it, so that it can wait
         ticket = self._ticket(result, turn)
         ticket.taken = True
         return self._enqueue(ticket)
@@ -329,7 +348,9 @@ class SenderOutbox(Outbox):
     async def _write(self, batch: list[Ticket]) -> None:
         for ticket in batch:
             try:
-                await (ticket.frame if not self._is_async else self._sender(ticket.frame))  # type: ignore[misc]
+                result = ticket.frame if inspect.isawaitable(ticket.frame) else self._sender(ticket.frame)
+                if inspect.isawaitable(result):
+                    await result
             except Exception as error:
                 ticket.error = error
                 if ticket.turn is not None:

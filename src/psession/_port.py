@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 import trio
@@ -233,7 +234,8 @@ class Port:
             idle = self._idle_incoming.pop_oldest()
             while idle is not None and not idle._is_idle:
                 idle = self._idle_incoming.pop_oldest()  # busy: it comes back when its handler waits again
-            if idle is None:
+            if idle is None or self._handlers >= 2 * options.max_incoming_sessions:
+                # The second: sessions were ended for others, and their handlers take their time to notice.
                 self._counters.refused += 1
                 self._warn(
                     "refused", "not taken: max_incoming_sessions (%d) are all at work", options.max_incoming_sessions
@@ -312,6 +314,8 @@ class Port:
 
     async def _open_within(self, patience: Patience) -> Session:
         """Under ``"wait"``: a session, or a timeout when no number came free within one attempt's patience."""
+        with suppress(errors.SessionOverflowError):
+            return self._table.open(patience, None)
         with trio.move_on_after(patience.timeout):
             return await self._table.open_when_free(patience, None)
         self._counters.timed_out += 1
@@ -339,8 +343,8 @@ class Port:
     def _idle_leave(self, session: Session) -> None:
         (self._idle_incoming if session.incoming else self._idle).leave(session, session._max_life)
 
-    def _expire(self) -> float:
-        """End what has been idle too long. Returns when to look again."""
+    def _expire(self) -> tuple[float, float]:
+        """End what has been idle too long. Returns when the next is due, and the shortest life that is watched."""
         now = trio.current_time()
         for queue in (self._idle, self._idle_incoming):
             for session in queue.pop_due(now):
@@ -348,7 +352,8 @@ class Port:
                     continue  # what goes on in it will make it idle anew
                 self._counters.expired += 1
                 session._end(expired(session._max_life))
-        return min(self._idle.next_due(), self._idle_incoming.next_due())
+        queues = (self._idle, self._idle_incoming)
+        return min(queue.next_due() for queue in queues), min(queue.shortest_life() for queue in queues)
 
     def _end(self, ending: Ending) -> None:
         """The port is over: every waiter gets its error now; the first ending counts."""

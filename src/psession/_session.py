@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -71,7 +71,7 @@ class Session:
         self._patience = patience
         self._max_life = max_life
         self._turn: Turn | None = None
-        self._line: deque[tuple[trio.lowlevel.Task, Turn]] | None = None
+        self._line: OrderedDict[Turn, trio.lowlevel.Task] | None = None
         self._ending: Ending | None = None
         self._has_replies = False
         self._inbox_in = None
@@ -247,13 +247,12 @@ class Session:
         """Wait until the turns before this one are over. Cancelled: the place in the line is gone."""
         line = self._line
         if line is None:
-            line = self._line = deque()
+            line = self._line = OrderedDict()
         turn.started = trio.current_time()
-        place = (trio.lowlevel.current_task(), turn)
-        line.append(place)
+        line[turn] = trio.lowlevel.current_task()
 
         def abort_fn(_: Any) -> trio.lowlevel.Abort:
-            line.remove(place)
+            del line[turn]
             self.port._counters.cancelled += 1
             return trio.lowlevel.Abort.SUCCEEDED
 
@@ -292,8 +291,11 @@ class Session:
         if not turn.filled and self._has_replies:
             turn.end(ending)
             settled = 1
+        elif turn.failed and turn.revoked is None:
+            turn.revoked = ending  # its sender's error may be one that it tries again on
+            settled = 1
         while self._line:
-            task, following = self._line.popleft()
+            following, task = self._line.popitem(last=False)
             trio.lowlevel.reschedule(task, Error(self._ending_error(ending, following)))
             settled += 1
         self.port._counters.count(ending.counter, settled)

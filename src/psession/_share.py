@@ -83,8 +83,10 @@ async def share(
             yield bus
         finally:
             outbox.close()
-            with trio.CancelScope(deadline=trio.current_time() + grace, shield=True):
-                await outbox.finished.wait()
-                await close_quietly(channel)
-            outbox.scope.cancel()
+            try:
+                with trio.CancelScope(deadline=trio.current_time() + grace, shield=True):
+                    await outbox.finished.wait()
+                    await close_quietly(channel)
+            finally:
+                outbox.scope.cancel()
             await close_forcefully(channel)

@@ -65,8 +65,12 @@ class SessionTable:
                 if self._options.on_session_overflow != "wait":
                     raise
             next_safe = self.pool.next_safe()
-            with trio.move_on_at(math.inf if next_safe is None else next_safe):
-                await self._freed.park()
+            try:
+                with trio.move_on_at(math.inf if next_safe is None else next_safe):
+                    await self._freed.park()
+            except trio.Cancelled:
+                self._freed.unpark()  # who is next takes over: this one alone may have known when to look
+                raise
 
     def accept(self, sid: int) -> Session:
         """A session that the peer opened."""
@@ -93,7 +97,7 @@ class SessionTable:
             session._owed = 0
             return min(session._unsafe_until, self.pool.next_safe() or math.inf)
         del self.sessions[session.sid]
-        self.pool.rest(session.sid, session._unsafe_until, session._owed or 1)
+        self.pool.rest(session.sid, session._unsafe_until, session._owed or math.inf)
         session.sid = fresh
         session._owed, session._unsafe_until = 0, 0.0
         self.sessions[fresh] = session
@@ -109,7 +113,7 @@ class SessionTable:
         if owed:
             self.pool.rest(session.sid, trio.current_time() + self._options.session_id_rest, owed)
         elif session._unsafe_until:
-            self.pool.rest(session.sid, session._unsafe_until, 1)
+            self.pool.rest(session.sid, session._unsafe_until, math.inf)  # how many are owed nobody knows any more
         else:
             self.pool.give_back(session.sid)
         if self._freed:
@@ -147,6 +151,8 @@ class SessionTable:
     def _make_room(self) -> None:
         """Overflow: end a session as the policy says. With no session open, all numbers rest: nothing to end."""
         policy = self._options.on_session_overflow
+        if not self.by_age and policy not in ("refuse", "wait"):
+            return
         if policy in ("refuse", "wait"):
             self._raise_overflow("end sessions, or widen session_ids and max_session_count")
         victim = self._chosen(policy(self._port)) if callable(policy) else next(iter(self.by_age), None)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from psession._port import Port
     from psession._turn import Turn
 
+MOST_LOOKS = 256
+"""Looks in a row, where bytes never stop coming: a TLS record of 16 KiB each makes 4 MiB, a large socket buffer."""
+
 SLACK = 1000
 """Entries of turns that are over, beyond as many as are waiting, before they are swept out: trio's own figure."""
 
@@ -77,7 +80,7 @@ class Timekeeper:
     async def run(self) -> None:
         """The task. Never returns."""
         while True:
-            idle_due = self._port._expire()
+            idle_due, self._shortest_life = self._port._expire()
             turn_due = self._heap[0][0] if self._heap else math.inf
             self._asleep_until = min(turn_due, idle_due, trio.current_time() + self._shortest_life)
             self._wake = trio.Event()
@@ -93,12 +96,13 @@ class Timekeeper:
             at, _, turn = heappop(self._heap)
             if turn.due == at:
                 due.append((at, turn))
-        # The last look: a deadline and a reply may come in the same tick, and the reader is `hops` passes behind. While
-        # replies to these very turns keep coming it goes on: each look makes the list shorter, or ends it.
-        looked_at = len(due) + 1
-        while due and len(due) < looked_at:
-            looked_at = len(due)
-            for _ in range(self._port._hops + 1):
+        # The last look: a deadline and a reply may come in the same tick, and the reader is `hops` passes behind. It
+        # goes on while replies to these very turns keep coming, or bytes do: the reply may lie behind them.
+        port, seen = self._port, None
+        for _ in range(MOST_LOOKS):
+            if not due or seen == (seen := (len(due), port._outbox.wire_bytes()[1])):
+                break
+            for _ in range(port._hops + 1):
                 await trio.lowlevel.checkpoint()
             due = [(at, turn) for at, turn in due if turn.due == at and not turn.filled]
         for _, turn in due:

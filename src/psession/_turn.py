@@ -33,6 +33,7 @@ class Turn:
         "due",
         "failed",
         "filled",
+        "revoked",
         "sent",
         "session",
         "silent",
@@ -56,6 +57,8 @@ class Turn:
         """Whether that outcome is the peer's reply."""
         self.failed = False
         """Whether that outcome is the sender's exception."""
+        self.revoked: Ending | None = None
+        """The end that came after the sender's exception and before this turn saw that."""
         self.silent = False
         """Whether the timekeeper's word that the time is over is in the channel."""
         self.due: float | None = None
@@ -82,6 +85,7 @@ class Turn:
             port._counters.cancelled += 1
         if self.ticket is not None and not self.ticket.taken:
             port._outbox.withdraw(self.ticket)
+        self.ticket = None  # the timekeeper may know this turn for a while yet: its frame must not stay with it
         if self.due is not None:
             port._timekeeper.forget(self)
         if self.silent:
@@ -95,7 +99,7 @@ class Turn:
                 session._end(UNANSWERED)
         port._turn_ends(session)
         if session._line:
-            task, following = session._line.popleft()
+            following, task = session._line.popitem(last=False)
             session._turn = following
             trio.lowlevel.reschedule(task)
 
@@ -130,7 +134,9 @@ class Turn:
                 if outcome is None:
                     continue
                 return outcome.unwrap()
-            except patience.retry_on:
+            except patience.retry_on as error:
+                if self.revoked is not None:
+                    raise session._ending_error(self.revoked, self) from error
                 ended = self.taken and not self.failed
                 if pause is None or ended or self.answered:
                     raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -65,10 +66,11 @@ class Envelope:
             stamped.pop(name, None)
             stamped[name] = sid
             return stamped
-        if isinstance(message, msgspec.Struct):
-            return msgspec.structs.replace(message, **{name: sid})
-        if dataclasses.is_dataclass(message) and not isinstance(message, type):
-            return dataclasses.replace(message, **{name: sid})
+        with suppress(TypeError):  # it has no such field
+            if isinstance(message, msgspec.Struct):
+                return msgspec.structs.replace(message, **{name: sid})
+            if dataclasses.is_dataclass(message) and not isinstance(message, type):
+                return dataclasses.replace(message, **{name: sid})
         raise TypeError(
             f"a message must be a mapping (or a msgspec.Struct or dataclass with the field {name!r}), "
             f"not {type(message).__name__}: {message!r:.80}"

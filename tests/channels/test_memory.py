@@ -45,15 +45,6 @@ async def test_a_batch_takes_those_who_wait_for_room_along() -> None:
         assert sorted(await right.receive_batch()) == [1, 2, 3, 4]
 
 
-async def test_what_is_there_now_comes_without_waiting() -> None:
-    left, right = memory_pair()
-    assert right.receive_batch_now() == []
-    await left.send_frames([1, 2])
-    assert right.receive_batch_now() == [1, 2]
-    await left.aclose()
-    assert right.receive_batch_now() == []
-
-
 async def test_several_tasks_may_receive() -> None:
     left, right = memory_pair()
     got: list[Any] = []

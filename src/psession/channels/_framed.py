@@ -100,7 +100,10 @@ class FramedChannel(WireChannel):
         except OSError as error:
             self._failure = error  # the socket says it once; the reader, which the socket wakes now, needs it too
             return []
-        return self._messages(data)
+        messages = self._messages(data)
+        if self._framing.lost is not None:
+            trio.lowlevel.notify_closing(self._socket)  # nothing more will come: the reader must say so
+        return messages
 
     def _messages(self, data: bytes) -> list[Message | MessageError]:
         self.bytes_received += len(data)
@@ -118,7 +121,12 @@ class FramedChannel(WireChannel):
         while True:
             if self._socket.fileno() < 0:
                 raise trio.ClosedResourceError("somebody else closed the stream under this channel")
-            await trio.lowlevel.wait_readable(self._socket)
+            try:
+                await trio.lowlevel.wait_readable(self._socket)
+            except trio.ClosedResourceError:
+                if self._framing.lost is None:
+                    raise
+                return b""
             try:
                 if self._failure is not None:
                     raise self._failure

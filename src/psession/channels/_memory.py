@@ -80,10 +80,12 @@ class MemoryChannel(FrameChannel):
             trio.ClosedResourceError: This side closed.
         """
         first = await self._incoming.receive()
-        return [first, *self.receive_batch_now()]
+        return [first, *self._rest()]
 
-    def receive_batch_now(self) -> list[Message | MessageError]:
-        """What has arrived, without waiting: up to ``max_buffer`` messages, and those of tasks that wait for room."""
+    # No receive_batch_now: it would overtake a message that Trio has handed to a task that waits but has not run yet.
+
+    def _rest(self) -> list[Message | MessageError]:
+        """What has arrived besides: up to ``max_buffer`` messages, and those of tasks that wait for room."""
         batch: list[Message | MessageError] = []
         with suppress(trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
             while True:

@@ -164,9 +164,12 @@ class WebSocketChannel(FramedChannel):
             async with self._send_lock:
                 self._control_waits_for_task = False
                 if not (self._torn or self._mid_frame) and (data := self._take_control()):
-                    self._torn = True  # stays so if this is cut off
-                    await self._stream.send_all(data)
-                    self._torn = False
+                    try:
+                        await self._stream.send_all(data)
+                    except BaseException:
+                        # Not before: whoever closes the channel meanwhile still has its goodbye to say after this.
+                        self._torn = True
+                        raise
                     self.bytes_sent += len(data)
                 self._after_control()
 
