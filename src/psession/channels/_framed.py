@@ -121,6 +121,8 @@ class FramedChannel(WireChannel):
         while True:
             if self._socket.fileno() < 0:
                 raise trio.ClosedResourceError("somebody else closed the stream under this channel")
+            if self._framing.lost is not None:
+                return b""  # found by `receive_batch_now` after this task was woken, and before it ran
             try:
                 await trio.lowlevel.wait_readable(self._socket)
             except trio.ClosedResourceError:
