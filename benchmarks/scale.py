@@ -167,7 +167,7 @@ def picture(results: Results) -> str:
         found = {label: figures for label, figures in found.items() if figures}
         if found:
             panels.append(Curves(title, "µs a turn", {label: _points(figures) for label, figures in found.items()}))
-    return curve_chart("What a turn costs, against the number of", panels)
+    return curve_chart("What a turn costs, by how many there are", panels)
 
 
 def _points(figures: dict[str, float]) -> list[tuple[int, float]]:

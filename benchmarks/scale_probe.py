@@ -238,34 +238,61 @@ async def latency(steady: int, seconds: float) -> dict[str, float]:
     answered; each takes a session that is free.
     """
     async with server("scale_probe.py", "default") as tcp, tcp_port(SessionManager(), tcp) as port:
-        peak = await measure(in_turns([port.create().send for _ in range(MANY)], MANY), seconds)
-        took = await open_loop(port, peak / 2, 4 * seconds, steady=bool(steady))
+        load = Load(port)
+        peak = await measure(load.at_most, seconds)
+        took = await load.at_rate(peak / 2, 4 * seconds, steady=bool(steady))
+    took = took[len(took) // 10 :]
     ninety_nine, median = statistics.quantiles(took, n=100)[98] * 1e6, statistics.median(took) * 1e6
     return {"peak, a second": peak, "median, µs": median, "p99, µs": ninety_nine, "p99 / median": ninety_nine / median}
 
 
-async def open_loop(port: Port, rate: float, seconds: float, *, steady: bool) -> list[float]:
-    """So many requests a second for so long; how long each took, from when it was due, in seconds."""
-    took: list[float] = []
-    free: list[Session] = []
-    chance = random.Random(1)
+class Load:
+    """Requests that are a task each, as a server's are, and take a session that is free."""
 
-    async def one(due: float) -> None:
-        session = free.pop() if free else port.create()
+    def __init__(self, port: Port) -> None:
+        self._port = port
+        self._free = [port.create() for _ in range(MANY)]
+
+    async def request(self) -> None:
+        """One round trip."""
+        session = self._free.pop() if self._free else self._port.create()
         await session.send(REQUEST)
-        took.append(trio.current_time() - due)
-        free.append(session)
+        self._free.append(session)
 
-    async with trio.open_nursery() as nursery:
-        due = trio.current_time() + 0.01
-        over = due + seconds
-        while due < over:
-            # Not trio.sleep, which wakes up to a millisecond late: that is ten round trips.
-            while trio.current_time() < due:
-                await trio.lowlevel.checkpoint()
-            nursery.start_soon(one, due)
-            due += 1 / rate if steady else chance.expovariate(rate)
-    return took
+    async def at_most(self, turns: int) -> None:
+        """As many as there is time for, 64 in flight."""
+        left = turns
+
+        async def one_after_the_other() -> None:
+            nonlocal left
+            await self.request()
+            left -= 1
+            if left >= MANY:
+                nursery.start_soon(one_after_the_other)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(MANY):
+                nursery.start_soon(one_after_the_other)
+
+    async def at_rate(self, rate: float, seconds: float, *, steady: bool) -> list[float]:
+        """So many a second for so long; how long each took, from when it was due, in seconds."""
+        took: list[float] = []
+        chance = random.Random(1)
+
+        async def one(due: float) -> None:
+            await self.request()
+            took.append(trio.current_time() - due)
+
+        async with trio.open_nursery() as nursery:
+            due = trio.current_time() + 0.01
+            over = due + seconds
+            while due < over:
+                # Not trio.sleep, which wakes up to a millisecond late: that is ten round trips.
+                while trio.current_time() < due:
+                    await trio.lowlevel.checkpoint()
+                nursery.start_soon(one, due)
+                due += 1 / rate if steady else chance.expovariate(rate)
+        return took
 
 
 PROBES = {
