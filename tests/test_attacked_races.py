@@ -97,3 +97,19 @@ def test_an_interrupt_while_leaving_comes_when_the_port_is_left(monkeypatch: pyt
     with pytest.raises(KeyboardInterrupt):
         trio.run(main)
     assert not manager.ports
+
+
+async def test_a_session_that_made_no_room_after_all_still_expires(autojump_clock: MockClock) -> None:
+    async def slow_to_leave(session: Any) -> None:
+        async for _ in session:
+            pass
+        await trio.sleep(1000)
+
+    manager = SessionManager(Wire(), on_session=slow_to_leave, max_incoming_sessions=1, session_max_life=10)
+    async with manager.port("p") as port:
+        for sid in (1, 2, 3):  # 2 takes the room of 1, whose handler stays; 3 finds 2 idle, and too many handlers
+            port.dispatch({"sid": sid})
+            await settle()
+        assert (list(port.sessions), port.statistics().refused) == ([2], 1)
+        await trio.sleep(10)
+        assert list(port.sessions) == []

@@ -71,11 +71,9 @@ class _Life:
         if isinstance(target, FrameChannel) and target.joins:
             port._awake = BusyWait()
             port._look = self._look
+        port._hops = target.hops if isinstance(target, FrameChannel) else UNKNOWN_HOPS
         if self.channel is not None:
-            port._hops = self.channel.hops if isinstance(self.channel, FrameChannel) else UNKNOWN_HOPS
             self._spawn(self._read, name=f"psession reader of {port.name!r}")
-        else:
-            port._hops = UNKNOWN_HOPS
 
     def _spawn(self, function: Callable[..., Awaitable[None]], *arguments: Any, name: str | None = None) -> None:
         """Start a task of the port's, in the context variables of who opened it, whoever's deed it follows from."""
@@ -148,28 +146,23 @@ class _Life:
 
     def _route(self, batch: list[Any]) -> None:
         self.burst = len(batch)
-        dispatch = self.port.dispatch
+        give = self.port._give
         for message in batch:
             if isinstance(message, errors.MessageError):
                 self.port._malformed(message)
-            elif not dispatch(message):
-                self.take_plain(message)
+            else:
+                give(message)
 
     async def _read_messages(self, channel: trio.abc.Channel[Any]) -> None:
         while True:
             try:
                 message = await channel.receive()
             except errors.MessageError as error:
-                self.port._malformed(error)
-                continue
-            if not self.port.dispatch(message):
-                self.take_plain(message)
+                message = error
+            self._route([message])
 
     def _start_handler(self, session: Session) -> None:
-        self._spawn(self._handle, session, name=f"psession handler of {self.port.name!r}")
-
-    async def _handle(self, session: Session) -> None:
-        await self.port._handle(session)
+        self._spawn(self.port._handle, session, name=f"psession handler of {self.port.name!r}")
 
     def take_plain(self, message: Any) -> None:
         """A message that is no session's."""

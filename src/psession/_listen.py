@@ -46,7 +46,7 @@ class Listener:
     def port_opened(self, port: Port) -> None:
         """Deliver what came for a port while it was being opened."""
         for message in self._held.pop(port.name, ()):
-            _give(port, message)
+            port._give(message)
 
     async def run(self, channel: trio.abc.Channel[Any]) -> None:
         """Read until the channel ends or this side closes it; what `on_unknown` still does then is cancelled."""
@@ -78,7 +78,7 @@ class Listener:
             return
         port = None if name is None else self._ports.get(name)
         if port is not None:
-            _give(port, message)
+            port._give(message)
         elif name is None or self._on_unknown is None:
             self._counters.unknown_port += 1
         elif name in self._held:
@@ -108,8 +108,3 @@ class Listener:
     def _malformed(self, text: str, *values: object) -> None:
         self._counters.malformed += 1
         log.warning(f"listen: message dropped: {text}", *values)
-
-
-def _give(port: Port, message: Any) -> None:
-    if not port.dispatch(message):
-        port._take_plain(message)

@@ -116,7 +116,7 @@ class Options:
         for name in ("max_session_count", "max_incoming_sessions", "inbox_limit", "max_queued_bytes"):
             count(name, getattr(self, name))
         Envelope(self.session_id_name)
-        _one_of("on_session_overflow", self.on_session_overflow, Overflow)
+        _one_of("on_session_overflow", self.on_session_overflow, Overflow, or_callable=True)
         _one_of("on_unanswered", self.on_unanswered, Unanswered)
         exceptions("retry_on", self.retry_on)
         for name in ("on_session", "on_message"):
@@ -231,12 +231,10 @@ def exceptions(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a tuple of Exception classes, not {value!r}")
 
 
-def _one_of(name: str, value: object, choices: Any) -> None:
+def _one_of(name: str, value: object, choices: Any, *, or_callable: bool = False) -> None:
     allowed = choices.__args__
-    if name == "on_session_overflow" and callable(value):
-        return
-    if value not in allowed:
-        extra = " or a callable" if name == "on_session_overflow" else ""
+    if value not in allowed and not (or_callable and callable(value)):
+        extra = " or a callable" if or_callable else ""
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}{extra}, not {value!r}")
 
 

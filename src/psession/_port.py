@@ -179,6 +179,11 @@ class Port:
             self._accept(sid, message)
         return True
 
+    def _give(self, message: Any) -> None:
+        """A message that came for this port, a session's or not."""
+        if not self.dispatch(message):
+            self._take_plain(message)
+
     # -- all sessions at once ----------------------------------------------------------------------------------------
 
     def cancel(self) -> None:
@@ -231,11 +236,9 @@ class Port:
     def _accept(self, sid: int, message: Any) -> None:
         options = self._options
         if self._handlers >= options.max_incoming_sessions:
-            idle = self._idle_incoming.pop_oldest()
-            while idle is not None and not idle._is_idle:
-                idle = self._idle_incoming.pop_oldest()  # busy: it comes back when its handler waits again
-            if idle is None or self._handlers >= 2 * options.max_incoming_sessions:
-                # The second: sessions were ended for others, and their handlers take their time to notice.
+            # At twice as many, sessions were ended for others and their handlers take their time to notice.
+            idle = None if self._handlers >= 2 * options.max_incoming_sessions else self._longest_idle()
+            if idle is None:
                 self._counters.refused += 1
                 self._warn(
                     "refused", "not taken: max_incoming_sessions (%d) are all at work", options.max_incoming_sessions
@@ -248,6 +251,13 @@ class Port:
         self._handlers += 1
         session._deliver(message)
         self._start_handler(session)
+
+    def _longest_idle(self) -> Session | None:
+        """The session of the peer that has been idle longest, taken out of its queue."""
+        idle = self._idle_incoming.pop_oldest()
+        while idle is not None and not idle._is_idle:
+            idle = self._idle_incoming.pop_oldest()  # busy: it comes back when its handler waits again
+        return idle
 
     def _stray(self, sid: int) -> None:
         """A message for a number of this side that no session has: a reply nobody waits for. It is never answered."""
@@ -326,7 +336,7 @@ class Port:
     def _encode(self, message: Any, sid: int) -> Any:
         return self._to_frame(self._envelope.stamp(message, sid))
 
-    def _turn_begins(self, session: Session) -> None:
+    def _turn_begins(self) -> None:
         self._turns += 1
 
     def _turn_ends(self, session: Session) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, NoReturn, TypeAlias
@@ -11,6 +10,7 @@ import trio
 
 from psession._cli._console import complain
 from psession._cli._problem import Exit, Problem, reason
+from psession._listeners import open_listeners
 
 Channel: TypeAlias = trio.abc.Channel[Any]
 Handler: TypeAlias = Callable[[Channel], Awaitable[None]]
@@ -44,23 +44,12 @@ async def serve_streams(
     Raises:
         Problem: It cannot listen there; it says why.
     """
-    listeners = await _listen(host, port)
-    task_status.started(listeners[0].socket.getsockname()[1])
-    await trio.serve_listeners(partial(_alone, handler), listeners)
-
-
-async def _listen(host: str, port: int) -> list[trio.SocketListener]:
     try:
-        listeners = await trio.open_tcp_listeners(port, host=host)
+        listeners = await open_listeners(host, port)
     except (OSError, UnicodeError) as error:
         raise Problem(f"cannot listen on {host} port {port}: {reason(error)}", Exit.CONNECTION) from error
-    if port == 0:
-        # A name with several addresses would get a port for each: one number must do, and who connects tries them all.
-        listeners.sort(key=lambda listener: listener.socket.family != socket.AF_INET)
-        for listener in listeners[1:]:
-            await listener.aclose()
-        del listeners[1:]
-    return listeners
+    task_status.started(listeners[0].socket.getsockname()[1])
+    await trio.serve_listeners(partial(_alone, handler), listeners)
 
 
 async def _alone(handler: StreamHandler, stream: trio.SocketStream) -> None:

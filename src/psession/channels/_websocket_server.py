@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import socket
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias
 
 import trio
 
+from psession._listeners import open_listeners
 from psession._nursery import open_quiet_nursery
 from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES
 from psession.channels._websocket import GOING_AWAY, INTERNAL_ERROR, WebSocketChannel
@@ -179,7 +179,7 @@ async def serve_websocket(
         raise ValueError(f"max_connections must be at least 1, not {max_connections!r}")
     make_protocol = partial(server_protocol, options, origins=origins, subprotocols=subprotocols)
     make_protocol()  # wrong names are the caller's to learn, not the first client's
-    listeners = await _listen(host, port, backlog)
+    listeners = await open_listeners(host, port, backlog)
     door = Door(
         make_protocol,
         process_request=process_request,
@@ -198,17 +198,6 @@ async def serve_websocket(
             server._leave()
             handlers.cancel_scope.cancel()
     raise AssertionError("trio.serve_listeners returned")
-
-
-async def _listen(host: str | None, port: int, backlog: int | None) -> list[trio.SocketListener]:
-    listeners = await trio.open_tcp_listeners(port, host=host, backlog=backlog)
-    if port == 0:
-        # Each address would get a port of its own, and one number must do.
-        listeners.sort(key=lambda listener: listener.socket.family != socket.AF_INET)
-        for listener in listeners[1:]:
-            await listener.aclose()
-        del listeners[1:]
-    return listeners
 
 
 async def _shielded_nursery(task_status: trio.TaskStatus[trio.Nursery]) -> None:
