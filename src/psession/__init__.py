@@ -7,11 +7,12 @@ from psession._session import Session
 from psession._share import SharedChannel, share
 from psession._statistics import Statistics
 from psession._version import __version__
-from psession.envelope import Envelope
+from psession.envelope import Envelope, ExactFields
 from psession.errors import (
     MalformedMessageError,
     MessageError,
     MessageTooLargeError,
+    Outcome,
     PortClosedError,
     PortExistsError,
     PortNotFoundError,
@@ -21,14 +22,18 @@ from psession.errors import (
     SessionInvalidError,
     SessionOverflowError,
     SessionOverrunError,
+    SessionRefusedError,
+    SessionRemoteError,
     SessionTimeoutError,
 )
 
 __all__ = [
     "Envelope",
+    "ExactFields",
     "MalformedMessageError",
     "MessageError",
     "MessageTooLargeError",
+    "Outcome",
     "Port",
     "PortClosedError",
     "PortExistsError",
@@ -42,6 +47,8 @@ __all__ = [
     "SessionManager",
     "SessionOverflowError",
     "SessionOverrunError",
+    "SessionRefusedError",
+    "SessionRemoteError",
     "SessionTimeoutError",
     "SharedChannel",
     "Statistics",

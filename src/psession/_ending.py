@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from psession import _rules as rules
 from psession import errors
 
 
@@ -18,6 +19,7 @@ class Ending:
         clean: Whether ``async for`` simply stops.
         after: What a call after the end gets.
         counter: The statistic that counts a turn ended this way.
+        code: What an exact peer is told; empty where the end says nothing more than that it is one.
     """
 
     error: type[errors.SessionError]
@@ -26,14 +28,21 @@ class Ending:
     clean: bool = False
     after: type[errors.SessionError] = errors.SessionInvalidError
     counter: str = "cancelled"
+    code: str = ""
 
 
-CANCELLED = Ending(errors.SessionCancelError, "the turn was cancelled by cancel()")
-TIMED_OUT = Ending(errors.SessionTimeoutError, "no reply until timeout() was called", counter="timed_out")
+CANCELLED = Ending(errors.SessionCancelError, "the turn was cancelled by cancel()", code=rules.CANCELLED)
+TIMED_OUT = Ending(
+    errors.SessionTimeoutError, "no reply until timeout() was called", counter="timed_out", code=rules.TIMEOUT
+)
 ENDED = Ending(errors.SessionCancelError, "the session was ended", clean=True)
 UNANSWERED = Ending(errors.SessionCancelError, 'a turn was not answered (on_unanswered="end")')
 RECYCLED = Ending(errors.SessionCancelError, "the session was recycled: all numbers were in use or rested")
 MADE_ROOM = Ending(errors.SessionCancelError, "the session was recycled: the peer opened another", clean=True)
+PEER_ENDED = Ending(errors.SessionCancelError, "the peer ended the session", clean=True)
+GIVEN_UP = Ending(errors.SessionCancelError, "the peer gave the turn up", clean=True)
+REPLACED = Ending(errors.SessionCancelError, "the peer opened the session anew", clean=True)
+PEER_RESTARTED = Ending(errors.SessionCancelError, "the peer began a new life", clean=True)
 
 CLEARED = {
     "abort": Ending(errors.SessionAbortError, "aborted by clear()", counter="aborted"),
@@ -44,12 +53,14 @@ CLEARED = {
 
 def aborted(cause: BaseException | None) -> Ending:
     """``abort(cause)`` was called."""
-    return Ending(errors.SessionAbortError, "the turn was aborted by abort()", cause, counter="aborted")
+    return Ending(
+        errors.SessionAbortError, "the turn was aborted by abort()", cause, counter="aborted", code=rules.ABORTED
+    )
 
 
 def port_left(why: str) -> Ending:
     """This side closed the port."""
-    return Ending(errors.SessionAbortError, why, after=errors.PortClosedError, counter="aborted")
+    return Ending(errors.SessionAbortError, why, after=errors.PortClosedError, counter="aborted", code=rules.CLOSED)
 
 
 def port_closed(why: str, cause: Exception | None = None) -> Ending:
@@ -61,7 +72,7 @@ def port_closed(why: str, cause: Exception | None = None) -> Ending:
 def overrun(limit: int) -> Ending:
     """The inbox is full."""
     why = f"the peer sent more than the {limit} messages that the inbox holds; receive them, or raise inbox_limit"
-    return Ending(errors.SessionOverrunError, why, after=errors.SessionOverrunError)
+    return Ending(errors.SessionOverrunError, why, after=errors.SessionOverrunError, code=rules.OVERRUN)
 
 
 def expired(life: float) -> Ending:

@@ -70,6 +70,15 @@ class SidPool:
         self._state[self._ids.index(sid)] = _RESTING
         self._resting[sid] = (until, owed)
 
+    def wake(self, sid: int) -> bool:
+        """`sid` is safe sooner than it was to be. Whether it rested."""
+        if sid not in self._resting:
+            return False
+        del self._resting[sid]
+        self._settled.pop(sid, None)
+        self._state[self._ids.index(sid)] = _FREE
+        return True
+
     def borrow(self) -> tuple[int, float] | None:
         """The number that has rested longest, and when it is safe; ``None`` when none rests.
 

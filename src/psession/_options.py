@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from psession._ids import MAX_ROTATION
 from psession._retry import Patience
-from psession.envelope import Envelope
+from psession.envelope import LARGEST, Envelope
 
 if TYPE_CHECKING:
     from psession._port import Port
@@ -22,8 +22,7 @@ SessionHandler = Callable[["Session"], Awaitable[None]]
 MessageHandler = Callable[[Any], object]
 OverflowChooser = Callable[["Port"], int]
 
-LARGEST_ID = 2**53 - 1
-"""ECMA-262, Number.MAX_SAFE_INTEGER: RFC 8259, section 6, recommends no integer past it in JSON."""
+COUNTS = ("max_session_count", "max_incoming_sessions", "inbox_limit", "max_queued_bytes", "max_answer_bytes")
 
 PEER_ROOM = 65536
 """The first number that the guide's peers never use: they count 1 to 65535."""
@@ -51,6 +50,10 @@ class PortOptions(TypedDict, total=False):
     max_queued_bytes: int | None
     grace: float | None
     strict: bool | None
+    max_answer_bytes: int | None
+    deadlines: bool | None
+    error_codes: Mapping[type[Exception], str] | None
+    debug: bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +90,13 @@ class Options:
         max_queued_bytes: How many bytes may wait for the writer before ``post`` waits. 256 KiB fill a loopback socket.
         grace: How long leaving may take to flush what was accepted and to close the channel.
         strict: A handler that raises brings the port down; for tests.
+        max_answer_bytes: How many bytes of answers are kept for peers on the exact wire that ask again. 4 MiB hold
+            14,000 answers of 100 bytes: what a busy port gives in about the second after which a turn is retried.
+        deadlines: Whether turns on the exact wire say how long they still wait, and handlers are cancelled when the
+            time that their asker gave is over.
+        error_codes: What exceptions of a handler an asker on the exact wire is told of, with their text; by class, the
+            first that fits. All others it knows as ``"crashed"``.
+        debug: Whether such an asker is told what a handler crashed with.
     """
 
     session_timeout: float = 60.0
@@ -108,12 +118,22 @@ class Options:
     max_queued_bytes: int = 256 * 1024
     grace: float = 1.0
     strict: bool = False
+    max_answer_bytes: int = 4 * 1024 * 1024
+    deadlines: bool = True
+    error_codes: Mapping[type[Exception], str] = field(default_factory=dict[type[Exception], str])
+    debug: bool = False
 
     def __post_init__(self) -> None:
         for name in ("session_timeout", "session_max_life", "retry_interval", "session_id_rest", "grace"):
             seconds(name, getattr(self, name))
         retries("retry_count", self.retry_count)
-        for name in ("max_session_count", "max_incoming_sessions", "inbox_limit", "max_queued_bytes"):
+        for name in (
+            "max_session_count",
+            "max_incoming_sessions",
+            "inbox_limit",
+            "max_queued_bytes",
+            "max_answer_bytes",
+        ):
             count(name, getattr(self, name))
         Envelope(self.session_id_name)
         _one_of("on_session_overflow", self.on_session_overflow, Overflow, or_callable=True)
@@ -122,8 +142,10 @@ class Options:
         for name in ("on_session", "on_message"):
             if (value := getattr(self, name)) is not None and not callable(value):
                 raise TypeError(f"{name} must be callable, not {value!r}")
-        if not isinstance(self.strict, bool):
-            raise TypeError(f"strict must be True or False, not {self.strict!r}")
+        for name in ("strict", "deadlines", "debug"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, not {getattr(self, name)!r}")
+        _check_codes(self.error_codes)
         if self.session_ids is not None:
             _check_range(self.session_ids)
         if self.envelope is not None:
@@ -201,7 +223,7 @@ def seconds(name: str, value: object) -> None:
     """Refuse what is no duration: bool, NaN, negative, not a number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    if isinstance(value, int) and value > LARGEST_ID:
+    if isinstance(value, int) and value > LARGEST:
         raise ValueError(f"{name} must be math.inf for no limit, not an integer past 2**53")
     if math.isnan(value) or value < 0:
         raise ValueError(f"{name} must be 0 or more seconds (math.inf for no limit), not {value!r}")
@@ -213,7 +235,7 @@ def retries(name: str, value: object) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a whole number (or math.inf for no limit), not {value!r}")
-    if not 0 <= value <= LARGEST_ID:
+    if not 0 <= value <= LARGEST:
         raise ValueError(f"{name} must be 0 or more (math.inf for no limit), and no integer past 2**53")
 
 
@@ -238,6 +260,15 @@ def _one_of(name: str, value: object, choices: Any, *, or_callable: bool = False
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}{extra}, not {value!r}")
 
 
+def _check_codes(codes: object) -> None:
+    if not isinstance(codes, Mapping):
+        raise TypeError(f"error_codes must be a mapping of Exception classes to codes, not {codes!r}")
+    for kind, code in codes.items():
+        exceptions("error_codes", (kind,))
+        if not isinstance(code, str) or not code or ": " in code:
+            raise ValueError(f'error_codes must give text without ": ", not {code!r}')
+
+
 def _check_range(ids: object) -> None:
     if not isinstance(ids, range):
         raise TypeError(f"session_ids must be a range, such as range(1, 65536), not {ids!r}")
@@ -245,5 +276,5 @@ def _check_range(ids: object) -> None:
         raise ValueError(f"session_ids must not be empty, as {ids!r} is")
     if min(ids[0], ids[-1]) < 1:
         raise ValueError(f"session_ids must be 1 or more, which {ids!r} is not")
-    if max(ids[0], ids[:MAX_ROTATION][-1]) > LARGEST_ID:
+    if max(ids[0], ids[:MAX_ROTATION][-1]) > LARGEST:
         raise ValueError(f"session_ids must stay below 2**53, past which JavaScript loses digits; {ids!r} does not")

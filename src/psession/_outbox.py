@@ -38,6 +38,11 @@ UNSIZED_BYTES = 256
 """What a message counts whose encoded size nobody knows (a memory channel, a sender): a small JSON request's size."""
 
 
+def size_of(frame: Any) -> int:
+    """Bytes that a frame takes; an estimate where it is none."""
+    return len(frame) if type(frame) is bytes else UNSIZED_BYTES
+
+
 class Ticket:
     """One frame in the queue. It can be withdrawn until the writer has taken it."""
 
@@ -46,7 +51,7 @@ class Ticket:
     def __init__(self, frame: Any, turn: Turn | None) -> None:
         self.frame = frame
         self.turn = turn
-        self.size = len(frame) if type(frame) is bytes else UNSIZED_BYTES
+        self.size = size_of(frame)
         self.taken = False
         self.done: trio.Event | None = None
         self.error: BaseException | None = None

@@ -11,6 +11,7 @@ import trio
 
 from psession import errors
 from psession._ending import CLEARED, MADE_ROOM, expired, port_left
+from psession._exact import Exact
 from psession._idle import IdleQueue
 from psession._options import checked, checked_life
 from psession._statistics import Statistics
@@ -49,6 +50,7 @@ class Port:
         self._idle: IdleQueue[Session] = IdleQueue()
         self._idle_incoming: IdleQueue[Session] = IdleQueue()
         self._counters = Statistics()
+        self._exact = Exact(self) if options.wire.is_exact else None
         self._ending: Ending | None = None
         self._closed = trio.Event()
         self._turns = 0
@@ -168,15 +170,24 @@ class Port:
         sid = self._envelope.read(message)
         if sid is None:
             return False
+        if self._envelope.marks(message):
+            if self._exact is None:
+                self._exact = Exact(self)
+            self._exact.take(sid, message)
+            return True
         session = self.sessions.get(sid)
         if session is not None:
-            session._deliver(message)
+            if self._exact is None or not self._exact.asks(session):
+                session._deliver(message)
+            else:
+                self._exact.asker.unmarked(session, message)
         elif sid in self._table.pool:
             self._stray(sid)
         elif self._options.on_session is None or self._ending is not None:
             self._counters.unknown_sid += 1
-        else:
-            self._accept(sid, message)
+        elif (session := self._take_in(sid)) is not None:
+            session._deliver(message)
+            self._start_handler(session)
         return True
 
     def _give(self, message: Any) -> None:
@@ -233,7 +244,8 @@ class Port:
 
     # -- what the peer opens, and what is nobody's -------------------------------------------------------------------
 
-    def _accept(self, sid: int, message: Any) -> None:
+    def _take_in(self, sid: int) -> Session | None:
+        """A session that the peer opens, its handler not started yet; ``None`` where all are at work."""
         options = self._options
         if self._handlers >= options.max_incoming_sessions:
             # At twice as many, sessions were ended for others and their handlers take their time to notice.
@@ -243,14 +255,13 @@ class Port:
                 self._warn(
                     "refused", "not taken: max_incoming_sessions (%d) are all at work", options.max_incoming_sessions
                 )
-                return
+                return None
             self._counters.recycled += 1
             idle._end(MADE_ROOM)
         session = self._table.accept(sid)
         self._counters.accepted += 1
         self._handlers += 1
-        session._deliver(message)
-        self._start_handler(session)
+        return session
 
     def _longest_idle(self) -> Session | None:
         """The session of the peer that has been idle longest, taken out of its queue."""
@@ -295,7 +306,12 @@ class Port:
             result = on_session(session)  # type: ignore[misc]
             if not inspect.isawaitable(result):
                 raise TypeError(f"on_session must be an async function, {on_session!r} returned {result!r}")
-            await result
+            if session._exchange is None or self._exact is None:
+                await result
+            else:
+                await self._exact.answerer.handle(session, result)
+        except errors.SessionRefusedError as error:
+            log.debug("port %r: handler of session %d refused: %s", self.name, session.sid, error)
         except errors.SessionError as error:
             if self._ending is None and (session._ending is None or error.sid != session.sid):
                 self._crashed(session.sid, error)

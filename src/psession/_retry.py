@@ -33,6 +33,12 @@ class Patience:
         """The same with other values; ``None`` leaves a value as it is."""
         return replace(self, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
 
+    @property
+    def total(self) -> float:
+        """Seconds that a turn takes which is never answered; ``math.inf`` where it has no end."""
+        pauses = self.retry_count * self.retry_interval if self.retry_count else 0.0
+        return (self.retry_count + 1) * self.timeout + pauses if self.timeout else pauses
+
     def pauses(self) -> Iterator[float | None]:
         """The pause after each attempt in turn; ``None`` after the last."""
         if not self.retry_count:

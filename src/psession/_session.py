@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import trio
 from outcome import Error
 
+from psession import _rules as rules
 from psession import errors
 from psession._ending import CANCELLED, ENDED, TIMED_OUT, aborted, overrun
 from psession._options import checked, seconds
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from outcome import Outcome
 
     from psession._ending import Ending
+    from psession._exchange import Exchange
     from psession._port import Port
     from psession._retry import Patience
 
@@ -40,6 +42,7 @@ class Session:
     __slots__ = (
         "__weakref__",
         "_ending",
+        "_exchange",
         "_has_replies",
         "_inbox_in",
         "_inbox_out",
@@ -80,6 +83,7 @@ class Session:
         self._once = False
         self._owed = 0
         self._unsafe_until = 0.0
+        self._exchange: Exchange | None = None  # psession._exact makes it
 
     def __repr__(self) -> str:
         state = "open" if self._ending is None else "ended"
@@ -126,6 +130,7 @@ class Session:
             SessionAbortError: The port was left, or ``abort()`` or ``clear()`` called; `PortClosedError` when the
                 channel ended or broke.
             SessionInvalidError: The session is over, or its peer's number may not be used again.
+            SessionRemoteError: The peer answered with an error (exact wire).
             MessageError: The message cannot be encoded, or is too large.
             Exception: What the sender raised. Whether the message left then nobody knows: it counts as not answered.
         """
@@ -152,7 +157,10 @@ class Session:
         """
         self._check_open()
         port = self.port
-        await port._outbox.post(port._encode(message, self.sid), self._check_open)
+        if port._exact is not None and (self._exchange is not None or port._exact.asks(self)):
+            await port._exact.post(self, message)
+        else:
+            await port._outbox.post(port._encode(message, self.sid), self._check_open)
         if self._turn is None and not self.incoming and self._ending is None:
             port._idle_enter(self)
 
@@ -180,9 +188,7 @@ class Session:
                 break
             await trio.lowlevel.checkpoint()
         with suppress(AttributeError, trio.WouldBlock, trio.EndOfChannel):
-            message = self._inbox_out.receive_nowait()
-            self._unread -= 1
-            return message
+            return self._taken_out(self._inbox_out.receive_nowait())
         raise self._error(errors.SessionTimeoutError, f"no message came in {timeout:g} s")
 
     def __aiter__(self) -> Self:
@@ -208,8 +214,10 @@ class Session:
         """
         if self._ending is not None:
             self.port._counters.late += 1
-            return
-        self._deliver(message)
+        elif self.port._envelope.marks(message):
+            self.port.dispatch(message)
+        else:
+            self._deliver(message)
 
     def cancel(self) -> None:
         """Give up the sends that wait: each gets `SessionCancelError`. The session lives on."""
@@ -224,7 +232,7 @@ class Session:
         self._settle(TIMED_OUT)
 
     def end(self) -> None:
-        """End the session. Sends that wait get `SessionCancelError`; nothing is told to the peer. Idempotent."""
+        """End the session. Sends that wait get `SessionCancelError`; an exact peer is told. Idempotent."""
         self._end(ENDED)
 
     def __enter__(self) -> Self:
@@ -271,6 +279,10 @@ class Session:
             # The number's last owner was recycled with a turn waiting, and this session has not asked anything yet.
             self.port._counters.late += 1
             return
+        self._to_inbox(message)
+
+    def _to_inbox(self, message: Any) -> None:
+        """A message for `receive`."""
         inbox = self._inbox_in or self._open_inbox()
         try:
             inbox.send_nowait(message)
@@ -279,7 +291,7 @@ class Session:
             self._end(overrun(self.port._options.inbox_limit))
             return
         self._unread += 1
-        if turn is None and not self.incoming:
+        if self._turn is None and not self.incoming:
             self.port._idle_enter(self)
 
     def _settle(self, ending: Ending) -> None:
@@ -306,13 +318,17 @@ class Session:
             return
         self._ending = ending
         self._settle(ending)
+        if self._exchange is not None and self.port._exact is not None:
+            self.port._exact.session_over(self, ending)
         if self._inbox_in is not None:
             self._inbox_in.close()
         self.port._forget(self)
 
     @property
     def _replies_owed(self) -> int:
-        """Replies that may still come to this number."""
+        """Replies that may still come to this number, and be taken for another's."""
+        if self._exchange is not None and self.port._exact is not None and self.port._exact.peer is rules.EXACT:
+            return 0
         turn = self._turn
         return self._owed + (turn.sent - turn.answered if turn is not None else 0)
 
@@ -337,7 +353,12 @@ class Session:
             self._raise_ended()
         finally:
             self._receiving -= 1
+        return self._taken_out(message)
+
+    def _taken_out(self, message: Any) -> Any:
         self._unread -= 1
+        if self._exchange is not None and self.port._exact is not None:
+            self.port._exact.answerer.taken_out(self, message)
         return message
 
     @property
@@ -361,5 +382,8 @@ class Session:
 
     def _error(self, kind: type[errors.SessionError], why: str, turn: Turn | None = None) -> errors.SessionError:
         """A fresh error that says what this session knows."""
-        attempts, waited = (turn.attempts, trio.current_time() - turn.started) if turn is not None else (0, 0.0)
-        return kind(why, port=self.port.name, sid=self.sid, attempts=attempts, waited=waited)
+        error = kind(why, port=self.port.name, sid=self.sid)
+        if turn is not None:
+            error.attempts, error.waited = turn.attempts, trio.current_time() - turn.started
+            error.outcome = "sent" if turn.sent else "not_sent"
+        return error

@@ -34,6 +34,11 @@ class Statistics:
         recycled: Sessions ended to make room for another.
         expired: Sessions ended because they were idle for ``session_max_life``.
         crashed: Handlers that raised.
+        classic: Replies taken without exact fields, from a peer that can do no better.
+        failed: Turns that the peer answered with an error.
+        repeated: Turns that the peer asked again: the one that ran was joined, or the stored answer sent again.
+        given_up: Turns of the peer that it gave up while they ran.
+        other_life: Messages of or for a port that is gone, its peer's or this side's.
         sent: Messages handed to the channel or sender, retries included.
         bytes_sent: Bytes written by the channel, 0 where it does not count.
         bytes_received: Bytes read by the channel, 0 where it does not count.
@@ -60,6 +65,11 @@ class Statistics:
     recycled: int = 0
     expired: int = 0
     crashed: int = 0
+    classic: int = 0
+    failed: int = 0
+    repeated: int = 0
+    given_up: int = 0
+    other_life: int = 0
     sent: int = 0
     bytes_sent: int = 0
     bytes_received: int = 0

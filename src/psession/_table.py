@@ -112,14 +112,25 @@ class SessionTable:
         owed = session._replies_owed
         if owed:
             self.pool.rest(session.sid, trio.current_time() + self._options.session_id_rest, owed)
+        elif session._exchange is not None and session._exchange.told:
+            self.pool.rest(session.sid, trio.current_time() + self._options.session_id_rest, 1)  # until `both_done`
         elif session._unsafe_until:
             self.pool.rest(session.sid, session._unsafe_until, math.inf)  # how many are owed nobody knows any more
         else:
             self.pool.give_back(session.sid)
+        self._offer()
+
+    def _offer(self) -> None:
+        """A number may be free: whoever waits for one looks again."""
         if self._freed:
             self._freed.unpark()
         elif self._needy:
             next(iter(self._needy)).silence()
+
+    def both_done(self, sid: int) -> None:
+        """The peer is done with a session that is over here: its number rests no longer."""
+        if self.pool.wake(sid):
+            self._offer()
 
     @contextmanager
     def told_when_free(self, turn: Turn) -> Iterator[None]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import trio
 from outcome import Error, Value
 
+from psession import _rules as rules
 from psession import errors
 from psession._ending import UNANSWERED, Ending
 
@@ -29,10 +30,13 @@ class Turn:
 
     __slots__ = (
         "answered",
+        "answers",
         "attempts",
+        "deadline",
         "due",
         "failed",
         "filled",
+        "number",
         "revoked",
         "sent",
         "session",
@@ -64,6 +68,12 @@ class Turn:
         self.due: float | None = None
         """When it will be, for the timekeeper."""
         self.ticket: Ticket | None = None
+        self.number = 0
+        """Its number on the exact wire, 0 on the classic one."""
+        self.answers = 0
+        """The peer's turn that its message answers."""
+        self.deadline = math.inf
+        """When all its attempts are over, on the exact wire: the peer may postpone an attempt, but not that."""
 
     # -- in and out through the same with ----------------------------------------------------------------------------
 
@@ -93,7 +103,13 @@ class Turn:
         if self.filled and not self.taken:
             session._replies_out.receive_nowait()
         session._turn = None
-        if session._ending is None:
+        exact = port._exact if self.number else None
+        if exact is not None:
+            exact.asker.over(self, kind)
+        if exact is not None and exact.peer is rules.EXACT:
+            if not self.answered and session._ending is None and port._options.on_unanswered == "end":
+                session._end(UNANSWERED)
+        elif session._ending is None:
             session._owed += self.sent - self.answered
             if session._owed and port._options.on_unanswered == "end":
                 session._end(UNANSWERED)
@@ -113,12 +129,21 @@ class Turn:
         session._check_open()
         await trio.lowlevel.checkpoint_if_cancelled()
         self.started = trio.current_time()
-        if session._owed or session._unsafe_until:
+        exact = session.port._exact
+        if exact is not None and not exact.asks(session):
+            exact = None
+        if (session._owed or session._unsafe_until) and (exact is None or exact.peer is rules.CLASSIC):
             await self._make_safe(patience.timeout)
-        frame = session.port._encode(message, session.sid)
+        if exact is not None:
+            exact.asker.begin(self, patience.total)
+        frame = None
         for pause in patience.pauses():
             wait = patience.timeout + (pause or 0.0)
             now = trio.current_time() if self.attempts else self.started
+            if exact is not None:
+                frame = exact.asker.request(self, message)
+            elif frame is None:
+                frame = session.port._encode(message, session.sid)
             try:
                 self._transmit(frame)
                 if self.filled:
@@ -130,7 +155,9 @@ class Turn:
                     await awake.until(self._look)
                     if self.filled:
                         return self._take().unwrap()
-                outcome = await self._wait_until(now + wait)
+                outcome = await self._wait_until(min(now + wait, self.deadline))
+                if outcome is None and self.deadline <= trio.current_time():
+                    break
                 if outcome is None:
                     continue
                 return outcome.unwrap()
@@ -141,7 +168,7 @@ class Turn:
                 if pause is None or ended or self.answered:
                     raise
             self.filled = self.taken = self.failed = False
-            outcome = await self._wait_until(trio.current_time() + pause)
+            outcome = await self._wait_until(min(trio.current_time() + pause, self.deadline))
             if outcome is not None:
                 return outcome.unwrap()
         self._time_out(f"no reply: {self._advice()}")
@@ -222,6 +249,23 @@ class Turn:
         """The peer's reply."""
         self.answered = self.filled = True
         self.session._replies_in.send_nowait(Value(reply))
+
+    def refused(self, code: str, text: str) -> None:
+        """The peer's answer is an error."""
+        self.session.port._counters.failed += 1
+        why = f"the peer answered with the error {code!r}" + (f": {text}" if text else "")
+        error = self.session._error(errors.SessionRemoteError, why, self)
+        assert isinstance(error, errors.SessionRemoteError)
+        error.code, error.text = code, text
+        error.outcome = "refused" if rules.is_refusal(code) else "sent"
+        self.answered = self.filled = True
+        self.session._replies_in.send_nowait(Error(error))
+
+    def postpone(self, wait: float) -> None:
+        """The peer is at work on it: the next attempt need not come before so many seconds, nor the end any later."""
+        due = min(trio.current_time() + wait, self.deadline)
+        if self.due is not None and due > self.due:
+            self.session.port._timekeeper.watch(self, due)
 
     def silence(self) -> None:
         """Wake the turn without an outcome: its time is over, and there was none at the last look."""

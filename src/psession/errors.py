@@ -10,6 +10,8 @@
     ├── SessionInvalidError      the session is over, or may not do this
     ├── SessionOverrunError      the peer sent more than the session's inbox holds
     ├── SessionOverflowError     no free session number
+    ├── SessionRemoteError       the peer answered with an error
+    ├── SessionRefusedError      for a handler to raise: nothing was done, and why
     ├── PortNotFoundError        no port of that name is open             (also a LookupError)
     ├── PortExistsError          a port of that name is open already
     └── MessageError             a message that cannot travel             (also a ValueError)
@@ -22,10 +24,13 @@ was the world. ``trio.Cancelled`` is not in the tree: it passes through untouche
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 __all__ = [
     "MalformedMessageError",
     "MessageError",
     "MessageTooLargeError",
+    "Outcome",
     "PortClosedError",
     "PortExistsError",
     "PortNotFoundError",
@@ -35,8 +40,17 @@ __all__ = [
     "SessionInvalidError",
     "SessionOverflowError",
     "SessionOverrunError",
+    "SessionRefusedError",
+    "SessionRemoteError",
     "SessionTimeoutError",
 ]
+
+Outcome = Literal["not_sent", "refused", "sent"]
+"""What is known of a turn that failed.
+
+``"not_sent"``: its message never left. ``"refused"``: the peer says that nothing was done. Both are safe to ask again.
+``"sent"``: it may have been done.
+"""
 
 
 class SessionError(Exception):
@@ -48,6 +62,7 @@ class SessionError(Exception):
         sid: The session's number, ``None`` where no session is involved.
         attempts: How many times the turn's message was handed to the channel.
         waited: Seconds from the start of the turn to the error, on Trio's clock.
+        outcome: What is known of the turn that failed (see `Outcome`), ``None`` where no turn did.
     """
 
     def __init__(
@@ -58,6 +73,7 @@ class SessionError(Exception):
         sid: int | None = None,
         attempts: int = 0,
         waited: float = 0.0,
+        outcome: Outcome | None = None,
     ) -> None:
         super().__init__(why)
         self.why = why
@@ -65,6 +81,7 @@ class SessionError(Exception):
         self.sid = sid
         self.attempts = attempts
         self.waited = waited
+        self.outcome = outcome
 
     def __str__(self) -> str:
         place = []
@@ -110,6 +127,37 @@ class SessionOverrunError(SessionError):
 
 class SessionOverflowError(SessionError):
     """No session number is free: all are in use or rest after an unanswered turn."""
+
+
+class SessionRemoteError(SessionError):
+    """The peer answered the turn with an error.
+
+    Attributes:
+        code: What kind of error, for programs; docs/protocol.md lists those that psession itself sends.
+        text: More about it, for people; may be empty.
+    """
+
+    code: str = ""
+    text: str = ""
+
+
+class SessionRefusedError(SessionError):
+    """For a handler to raise: the turn is refused, and nothing was done.
+
+    Its asker gets a `SessionRemoteError` whose code is ``"refused"``, or ``"refused."`` and `code`, and whose outcome
+    is ``"refused"``. A peer on the classic wire, which has no word for it, is not answered.
+
+    Args:
+        why: Why, for people.
+        code: Why, for programs: letters, digits, ``_``, ``-`` and ``.``.
+        known: What every `SessionError` may know.
+    """
+
+    def __init__(self, why: str = "", *, code: str = "", **known: Any) -> None:
+        if code and not code.replace("_", "").replace("-", "").replace(".", "").isalnum():
+            raise ValueError(f"a code has letters, digits, '_', '-' and '.', which {code!r} does not")
+        super().__init__(why, **known)
+        self.code = code
 
 
 class PortNotFoundError(SessionError, LookupError):

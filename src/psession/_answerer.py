@@ -1,0 +1,200 @@
+"""Turns that the peer asks on the exact wire: each run once, answered as often as asked, cancelled when given up."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from psession import _rules as rules
+from psession._ending import GIVEN_UP, PEER_ENDED, REPLACED
+from psession._exchange import Exchange
+from psession._outbox import size_of
+from psession.errors import SessionRefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from psession._exact import Exact
+    from psession._session import Session
+    from psession.envelope import Header
+
+
+class Answerer:
+    """What a port does with the turns of its peer; `TakenTurns` remembers them."""
+
+    def __init__(self, exact: Exact) -> None:
+        self.exact = exact
+        self._marks_openings = False
+        self._started: dict[int, float] = {}
+
+    # -- what comes --------------------------------------------------------------------------------------------------
+
+    def asked(self, session: Session | None, sid: int, header: Header, message: Any, *, own: bool) -> None:
+        """A message that asks a turn, for the first time or again."""
+        turn = header.turn
+        assert turn is not None
+        exact = self.exact
+        counters, taken = exact.port._counters, exact.taken
+        do = taken.asked(sid, turn).do
+        if do is rules.RUN:
+            self._run(session, sid, header, message, own=own)
+        elif header.wait == 0:
+            counters.duplicate += 1  # a post: nobody waits for an answer
+        elif do is rules.PROGRESS:
+            counters.repeated += 1
+            now = trio.current_time()
+            exact.say(sid, header.life, re=turn, wait=round(now - self._started.get(sid, now), 3))
+        elif do is rules.REPEAT:
+            counters.repeated += 1
+            for frame in taken.stored(sid):
+                exact.put(frame)
+        elif do is rules.REFUSE:
+            code = rules.FORGOTTEN if taken.last(sid) == turn else rules.TOO_OLD
+            exact.say(sid, header.life, re=turn, error=code)
+        else:
+            counters.duplicate += 1
+
+    def _run(self, session: Session | None, sid: int, header: Header, message: Any, *, own: bool) -> None:
+        exact = self.exact
+        port, taken, turn = exact.port, exact.taken, header.turn
+        assert turn is not None
+        self._marks_openings = self._marks_openings or header.new
+        if session is not None and header.new and not own:
+            if session._exchange is not None:
+                session._exchange.peer_done = True
+            self._cancel(session)
+            session._end(REPLACED)
+            session = None
+        fresh = session is None
+        if session is None:
+            refusal = self._refusal(header, own=own)
+            session = port._take_in(sid) if refusal is None else None
+            if session is None:
+                exact.say(sid, header.life, re=turn, error=refusal or rules.FULL)
+                return
+        exchange = session._exchange
+        if exchange is None:
+            exchange = session._exchange = Exchange(header.life)
+        if header.wait == 0:
+            taken.pass_by(sid, turn)
+        else:
+            taken.take(sid, turn)
+            self._started[sid] = trio.current_time()
+            exchange.final = header.end
+            self._set_deadline(exchange, header.wait)
+        session._to_inbox(message)
+        if fresh and session._ending is None:
+            exchange.scope = trio.CancelScope(deadline=exchange.due)
+            port._start_handler(session)
+
+    def _refusal(self, header: Header, *, own: bool) -> str | None:
+        """Why a session is not opened for a turn."""
+        port = self.exact.port
+        if own or (self._marks_openings and not header.new):
+            return rules.NO_SESSION
+        if port._options.on_session is None:
+            port._counters.unknown_sid += 1
+            return rules.NO_HANDLER
+        return rules.CLOSING if port._ending is not None else None
+
+    def given_up(self, session: Session | None, sid: int, header: Header, *, own: bool) -> None:
+        """A message by which the asker gives a turn up, and with it perhaps the session."""
+        assert header.turn is not None
+        exact = self.exact
+        do = exact.taken.quit(sid, header.turn).do
+        if do is rules.CANCEL:
+            exact.port._counters.given_up += 1
+            if session is not None and session._exchange is not None:
+                session._exchange.asked = 0
+                if not own:
+                    session._exchange.peer_done = True
+                    self._cancel(session)
+                    session._end(GIVEN_UP)
+        if header.end and not own:
+            if session is not None:
+                if session._exchange is not None:
+                    session._exchange.peer_done = True
+                session._end(PEER_ENDED)
+            exact.say(sid, header.life, end=True)
+
+    def _cancel(self, session: Session) -> None:
+        if session._exchange is not None and session._exchange.scope is not None:
+            session._exchange.scope.cancel()
+
+    def _set_deadline(self, exchange: Exchange, wait: float | None) -> None:
+        """The handler has as long as the asker waits."""
+        if self.exact.port._options.deadlines and wait is not None:
+            exchange.due = trio.current_time() + wait
+            if exchange.scope is not None:
+                exchange.scope.deadline = exchange.due
+
+    # -- the handler's side ------------------------------------------------------------------------------------------
+
+    def taken_out(self, session: Session, message: Any) -> None:
+        """The application has `message` out of the inbox: what it says next answers the turn in it, if it asks one."""
+        exchange = session._exchange
+        assert exchange is not None
+        running = self.exact.taken.running.get(session.sid, 0)
+        header = self.exact.port._envelope.header(message) if running else None
+        if header is not None and header.turn == running:
+            exchange.asked = running
+
+    def answered(self, session: Session, turn: int, frame: Any) -> None:
+        """`frame` answers `turn`, and is kept for as long as it may be asked again."""
+        exchange, taken = session._exchange, self.exact.taken
+        assert exchange is not None
+        exchange.asked = 0
+        if taken.last(session.sid) == turn:
+            taken.answer(session.sid, frame, size_of(frame))
+            self._started.pop(session.sid, None)
+        self._lift_deadline(exchange)
+
+    def not_answered(self, session: Session, turn: int) -> None:
+        """The answer to `turn` was not sent after all."""
+        exchange, taken = session._exchange, self.exact.taken
+        if exchange is not None and session._ending is None and taken.last(session.sid) == turn:
+            taken.unanswer(session.sid, turn)
+            exchange.asked = turn
+
+    def _lift_deadline(self, exchange: Exchange) -> None:
+        if exchange.due != math.inf:
+            exchange.due = math.inf
+            if exchange.scope is not None:
+                exchange.scope.deadline = math.inf
+
+    def leave(self, session: Session, code: str, text: str = "") -> None:
+        """No answer will come to the turn that runs in `session`: its asker is told, rather than left waiting."""
+        exact, sid = self.exact, session.sid
+        turn = exact.taken.running.get(sid)
+        exchange = session._exchange
+        if turn is None or exchange is None:
+            return
+        frame = exact.say(sid, exchange.life, re=turn, error=rules.join_error(code, text))
+        self.answered(session, turn, frame)
+        exchange.peer_done = exchange.peer_done or exchange.final
+
+    async def handle(self, session: Session, result: Awaitable[object]) -> None:
+        """Await a handler within the time that its asker gives it; what it raises becomes the asker's error."""
+        exchange = session._exchange
+        assert exchange is not None
+        assert exchange.scope is not None
+        options = self.exact.port._options
+        with exchange.scope:
+            try:
+                await result
+            except SessionRefusedError as error:
+                code = f"{rules.REFUSED}.{error.code}" if error.code else rules.REFUSED
+                self.leave(session, code, error.why)
+            except Exception as error:
+                known = next((code for kind, code in options.error_codes.items() if isinstance(error, kind)), None)
+                if known is not None:
+                    self.leave(session, known, str(error))
+                    return
+                self.leave(session, rules.CRASHED, repr(error) if options.debug else "")
+                raise
+        if exchange.scope.cancelled_caught:
+            # The asker's time is over, by this side's clock: it waits no more, or will be told when it asks again.
+            self.exact.taken.quit(session.sid, self.exact.taken.last(session.sid))
+            exchange.peer_done = True

@@ -1,0 +1,167 @@
+"""Turns that this side asks on the exact wire: their numbers, their messages, and which answer is whose."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from psession import _rules as rules
+from psession import errors
+
+if TYPE_CHECKING:
+    from psession._exact import Exact
+    from psession._exchange import Exchange
+    from psession._session import Session
+    from psession._turn import Turn
+    from psession.envelope import Header
+
+MAX_GIVEN_UP: Final = 4096
+"""Turns given up whose late answers are told from duplicates: only a word in the statistics hangs on it."""
+
+SHORTEST_WAIT: Final = 0.001
+"""The least that a turn says it waits, since 0 means that no answer is wanted."""
+
+
+class Asker:
+    """Numbers turns, one after the other in the whole port, so that no two share a number in its life."""
+
+    def __init__(self, exact: Exact) -> None:
+        self.exact = exact
+        self._next = 1
+        self._given_up: OrderedDict[int, None] = OrderedDict()
+
+    # -- what goes ---------------------------------------------------------------------------------------------------
+
+    def begin(self, turn: Turn, total: float) -> None:
+        """`turn` gets its number, and `total` seconds from its start."""
+        session = turn.session
+        exchange = self.exact.exchange(session)
+        turn.number = self.number(exchange)
+        turn.deadline = turn.started + total
+        asked = exchange.asked
+        if asked and self.exact.taken.running.get(session.sid) == asked:
+            turn.answers = asked
+
+    def number(self, exchange: Exchange) -> int:
+        """The next turn's number, for a session."""
+        exchange.last_turn = self._next
+        self._next += 1
+        return exchange.last_turn
+
+    def request(self, turn: Turn, message: Any) -> Any:
+        """The frame of one attempt: it says how long the turn still waits."""
+        exact, session = self.exact, turn.session
+        names, exchange = exact.names, self.exact.exchange(session)
+        fields: dict[str, Any] = {names.turn: turn.number}
+        if turn.answers:
+            fields[names.re] = turn.answers
+        elif not exchange.opened and not session.incoming:
+            fields[names.new] = True
+        if session._once:
+            fields[names.end] = True
+        if exact.port._options.deadlines:
+            within = min(turn.deadline, trio.current_effective_deadline()) - trio.current_time()
+            if within != math.inf:
+                fields[names.wait] = max(round(within, 3), SHORTEST_WAIT)
+        if exchange.life is not None:
+            fields[names.life] = exchange.life
+        frame = exact.port._to_frame(exact.port._envelope.seal(message, session.sid, fields))
+        if turn.answers:
+            exact.answerer.answered(session, turn.answers, frame)
+        return frame
+
+    def over(self, turn: Turn, kind: type[BaseException] | None) -> None:
+        """`turn` has ended, by an exception of that `kind`; without its answer the peer is told, once.
+
+        A turn that never left the queue is nothing to the peer.
+        """
+        session = turn.session
+        exchange = self.exact.exchange(session)
+        exchange.known = exchange.known or turn.sent > 0
+        if turn.answered:
+            return
+        exchange.opened = False
+        if self.exact.peer is not rules.EXACT:
+            exchange.cautious = True
+        self._given_up[turn.number] = None
+        if len(self._given_up) > MAX_GIVEN_UP:
+            self._given_up.popitem(last=False)
+        if exchange.told or not turn.sent or not self.exact.can_tell():
+            return
+        end = {"end": True} if session._once else {}
+        exchange.told = session._once
+        self.exact.say(session.sid, exchange.life, turn=turn.number, error=_code_of(kind), **end)
+
+    def end_session(self, session: Session, code: str) -> None:
+        """Tell the peer that a session of this side is over, its last turn included."""
+        exchange, turn = self.exact.exchange(session), session._turn
+        if exchange.last_turn and (exchange.known or (turn is not None and turn.sent)):
+            if session._once and (turn is None or turn.answered):
+                return  # its only message said so
+            self.exact.say(session.sid, exchange.life, turn=exchange.last_turn, error=code, end=True)
+
+    # -- what comes --------------------------------------------------------------------------------------------------
+
+    def replied(self, session: Session | None, sid: int, header: Header, message: Any) -> None:
+        """A message that answers a turn; it may ask one as well."""
+        turn = session._turn if session is not None else None
+        if session is None or turn is None or turn.number != header.re or turn.filled or not turn.sent:
+            self._stray(header.re or 0)
+            return
+        if header.error is not None:
+            event = rules.ERROR
+        elif header.wait is not None and header.turn is None:
+            event = rules.BUSY
+        else:
+            event = rules.REPLY
+        do = rules.ASKER[rules.WAITING, event].do
+        exchange = self.exact.exchange(session)
+        if do is rules.POSTPONE:
+            turn.postpone(header.wait or 0.0)
+            return
+        exchange.opened = True
+        if do is rules.RAISE:
+            turn.refused(*rules.split_error(header.error or ""))
+            return
+        if header.turn is not None and self.exact.taken.asked(sid, header.turn).do is rules.RUN:
+            self.exact.taken.take(sid, header.turn)
+            exchange.asked = header.turn
+        self.exact.port._counters.matched += 1
+        turn.answer(message)
+
+    def unmarked(self, session: Session, message: Any) -> None:
+        """A message without exact fields in a session of this side."""
+        turn, exact, counters = session._turn, self.exact, self.exact.port._counters
+        if turn is None or not turn.sent or turn.filled or exact.peer is rules.EXACT:
+            session._to_inbox(message)
+            return
+        exact.peer = rules.CLASSIC
+        if exact.exchange(session).cautious:
+            counters.late += 1  # it may answer the turn before: from the next turn on the number is a fresh one
+            return
+        counters.classic += 1
+        counters.matched += 1
+        turn.answer(message)
+
+    def _stray(self, number: int) -> None:
+        """An answer to no turn that waits."""
+        counters = self.exact.port._counters
+        if number in self._given_up:
+            del self._given_up[number]
+            counters.late += 1
+        elif number < self._next:
+            counters.duplicate += 1
+        else:
+            counters.unknown_sid += 1
+
+
+def _code_of(kind: type[BaseException] | None) -> str:
+    """Why a turn was given up, in the words of the wire."""
+    if kind is not None and issubclass(kind, errors.SessionTimeoutError):
+        return rules.TIMEOUT
+    if kind is not None and issubclass(kind, trio.Cancelled | errors.SessionCancelError):
+        return rules.CANCELLED
+    return rules.ABORTED

@@ -1,0 +1,215 @@
+"""The exact wire of one port: whose message it is, of which life, and who deals with it."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from psession import _rules as rules
+from psession._answerer import Answerer
+from psession._asker import Asker
+from psession._ending import PEER_ENDED, PEER_RESTARTED
+from psession._exchange import Exchange
+from psession._taken import TakenTurns
+from psession.errors import MalformedMessageError, PortClosedError
+
+if TYPE_CHECKING:
+    from psession._ending import Ending
+    from psession._port import Port
+    from psession._session import Session
+    from psession.envelope import Header
+
+log = logging.getLogger("psession")
+
+LIVES: Final = 2**48
+"""A life is one of so many, by chance: that two are the same is less likely than a bit that flips unnoticed in TCP."""
+
+PAST_LIVES: Final = 16
+"""Lives of the peer's that are remembered as over. One message of each older one could be taken for a new life."""
+
+
+class Exact:
+    """What a port knows of its peer on the exact wire. A port that asks classically has one from the first turn of an
+    exact peer on.
+
+    Attributes:
+        life: The epoch of this port.
+        peer: ``"unknown"``, ``"exact"`` once the peer sent an exact field, ``"classic"`` while all it did was to answer
+            without.
+        peer_life: The epoch of the peer's port, where it opened a session.
+        taken: The turns that the peer asked.
+    """
+
+    def __init__(self, port: Port) -> None:
+        self.port = port
+        self.names = port._envelope.fields
+        self.life = secrets.randbelow(LIVES) + 1
+        self.peer: str = rules.UNKNOWN
+        self.peer_life: int | None = None
+        self.taken = TakenTurns(port._options.max_answer_bytes)
+        self.asker = Asker(self)
+        self.answerer = Answerer(self)
+        self._past: deque[int] = deque(maxlen=PAST_LIVES)
+
+    def exchange(self, session: Session) -> Exchange:
+        """The exact state of a session that this side opened, made when it is first asked for."""
+        exchange = session._exchange
+        if exchange is None:
+            exchange = session._exchange = Exchange(self.life)
+        return exchange
+
+    def asks(self, session: Session) -> bool:
+        """Whether what this side says in `session` has exact fields."""
+        return session._exchange is not None or (self.port._envelope.is_exact and not session.incoming)
+
+    # -- what comes --------------------------------------------------------------------------------------------------
+
+    def take(self, sid: int, message: Any) -> None:
+        """A message with exact fields. Never waits, never raises."""
+        port = self.port
+        header = port._envelope.header(message)
+        if header is None:
+            port._malformed(MalformedMessageError(f"session {sid}: an exact field is not what it must be"))
+            return
+        own = sid in port._table.pool
+        if not self._is_alive(header.life, own=own):
+            port._counters.other_life += 1
+            return
+        self.peer = rules.EXACT
+        session = port.sessions.get(sid)
+        if header.re is not None:
+            self.asker.replied(session, sid, header, message)
+        elif header.turn is not None and header.error is None:
+            self.answerer.asked(session, sid, header, message, own=own)
+        elif header.turn is not None:
+            self.answerer.given_up(session, sid, header, own=own)
+        elif header.end:
+            self._ended(session, sid, own=own)
+        else:
+            self._posted(session, sid, header, message)
+
+    def _is_alive(self, life: int | None, *, own: bool) -> bool:
+        """Whether a message belongs to this life of the port that opened its session; a peer may begin a new one."""
+        if life is None:
+            return True  # a small device that does not tell
+        if own:
+            return life == self.life
+        if life == self.peer_life:
+            return True
+        if life in self._past:
+            return False
+        if self.peer_life is not None:
+            self._past.append(self.peer_life)
+            for session in [session for session in self.port.sessions.values() if session.incoming]:
+                session._end(PEER_RESTARTED)
+            self.taken = TakenTurns(self.port._options.max_answer_bytes)
+        self.peer_life = life
+        return True
+
+    def _ended(self, session: Session | None, sid: int, *, own: bool) -> None:
+        """The peer says that it is done with a session."""
+        if session is None:
+            if own:
+                self.port._table.both_done(sid)
+            return
+        exchange = session._exchange
+        if exchange is not None:
+            exchange.peer_done = True
+        if session._turn is None or not own:  # else the answer may still come: the turn's end is the session's
+            session._end(PEER_ENDED)
+
+    def _posted(self, session: Session | None, sid: int, header: Header, message: Any) -> None:
+        """A message that neither asks nor answers a turn."""
+        counters = self.port._counters
+        if session is None:
+            counters.unknown_sid += 1
+            return
+        exchange = session._exchange
+        if exchange is not None and header.part is not None:
+            if header.part <= exchange.heard:
+                counters.duplicate += 1
+                return
+            exchange.heard = header.part
+        session._to_inbox(message)
+
+    # -- what goes ---------------------------------------------------------------------------------------------------
+
+    async def post(self, session: Session, message: Any) -> None:
+        """Send a message that wants no reply; it is the answer, where the application holds a turn of the peer's."""
+        exchange, port, names = self.exchange(session), self.port, self.names
+        fields: dict[str, Any] = {}
+        asked = exchange.asked if self.taken.running.get(session.sid) == exchange.asked else 0
+        if asked:
+            fields[names.re] = asked
+        elif not (exchange.opened or session.incoming):
+            # What opens a session is a turn, so that a copy of it cannot open it again, but one that waits 0 seconds.
+            fields |= {names.turn: self.asker.number(exchange), names.new: True, names.wait: 0}
+        else:
+            exchange.posted += 1
+            fields[names.part] = exchange.posted
+        if exchange.life is not None:
+            fields[names.life] = exchange.life
+        frame = port._to_frame(port._envelope.seal(message, session.sid, fields))
+        if not asked:
+            exchange.opened = exchange.known = True
+            await port._outbox.post(frame, session._check_open)
+            return
+        self.answerer.answered(session, asked, frame)
+        try:
+            await port._outbox.post(frame, session._check_open)
+        except BaseException:
+            self.answerer.not_answered(session, asked)
+            raise
+        if exchange.final:
+            exchange.peer_done = True
+            session._end(PEER_ENDED)
+
+    def say(self, sid: int, life: int | None, **fields: Any) -> Any:
+        """Send a message of ours that carries nothing of the application's; the frame, or ``None`` where it cannot.
+
+        It is dropped where nobody could take it: the queue is full, which the peer's next attempt repairs.
+        """
+        names = self.names
+        named = {getattr(names, field): value for field, value in fields.items()}
+        if life is not None:
+            named[names.life] = life
+        try:
+            frame = self.port._to_frame(self.port._envelope.seal({}, sid, named))
+        except Exception:  # a typed codec of the user's may know no message without the application's fields
+            log.debug("port %r: %r has no form on this channel", self.port.name, named, exc_info=True)
+            return None
+        self.put(frame)
+        return frame
+
+    def put(self, frame: Any) -> None:
+        """Send a frame that nobody waits on, unless the channel is gone or has too much to write already."""
+        outbox = self.port._outbox
+        if outbox.closed or outbox.queued_bytes >= self.port._options.max_queued_bytes:
+            return
+        try:
+            outbox.put(frame, None)
+        except Exception as error:  # what a sender of the user's raises has nobody to go to
+            log.debug("port %r: a message of the session's own was not sent: %r", self.port.name, error)
+
+    def can_tell(self) -> bool:
+        """Whether there is a peer that understands what it is told."""
+        ending = self.port._ending
+        return self.peer is not rules.CLASSIC and (ending is None or ending.error is not PortClosedError)
+
+    def session_over(self, session: Session, ending: Ending) -> None:
+        """A session has ended here: its peer is told once, and a turn of the peer's is answered with an error."""
+        exchange = session._exchange
+        assert exchange is not None
+        if not self.can_tell():
+            return
+        if not exchange.peer_done:
+            self.answerer.leave(session, ending.code or rules.UNANSWERED)
+        if exchange.told or exchange.peer_done:
+            return
+        exchange.told = True
+        if session.incoming:
+            self.say(session.sid, exchange.life, end=True)
+        else:
+            self.asker.end_session(session, ending.code or rules.ENDED)

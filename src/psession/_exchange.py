@@ -1,0 +1,60 @@
+"""What a session on the exact wire knows beyond a classic one."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import trio
+
+
+class Exchange:
+    """The state of one session on the exact wire.
+
+    Attributes:
+        life: What its messages carry as the life of the port that opened it; ``None`` where the peer gave none.
+        opened: Whether the peer has the session as it is: what opens it, or opens it anew, says so.
+        known: Whether a message of this side reached the wire.
+        last_turn: The number of this side's last turn.
+        asked: The peer's turn that the application holds and has not answered; 0: none.
+        due: When the asker of that turn gives up, on Trio's clock.
+        final: Whether that turn is the session's last.
+        scope: What the handler runs in.
+        peer_done: Whether the peer knows that the session is over, and needs no telling.
+        told: Whether it was told.
+        cautious: Whether a turn went unanswered before the peer was known to be exact: then no unmarked reply counts.
+        posted: How many messages this side has posted.
+        heard: The number of the last post of the peer's.
+    """
+
+    __slots__ = (
+        "asked",
+        "cautious",
+        "due",
+        "final",
+        "heard",
+        "known",
+        "last_turn",
+        "life",
+        "opened",
+        "peer_done",
+        "posted",
+        "scope",
+        "told",
+    )
+
+    def __init__(self, life: int | None) -> None:
+        self.life = life
+        self.opened = False
+        self.known = False
+        self.last_turn = 0
+        self.asked = 0
+        self.due = math.inf
+        self.final = False
+        self.scope: trio.CancelScope | None = None
+        self.peer_done = False
+        self.told = False
+        self.cautious = False
+        self.posted = 0
+        self.heard = 0
