@@ -33,14 +33,26 @@ class Answerer:
 
     def asked(self, session: Session | None, sid: int, header: Header, message: Any, *, own: bool) -> None:
         """A message that asks a turn, for the first time or again."""
-        turn = header.turn
-        assert turn is not None
-        exact = self.exact
-        counters, taken = exact.port._counters, exact.taken
-        do = taken.asked(sid, turn).do
+        assert header.turn is not None
+        do = self.exact.taken.asked(sid, header.turn).do
         if do is rules.RUN:
             self._run(session, sid, header, message, own=own)
-        elif header.wait == 0:
+        else:
+            self._asked_again(sid, header, do)
+
+    def asked_beside_a_stray_answer(self, sid: int, header: Header) -> None:
+        """A message that asks a turn and answers one that nobody waits for: the same again, or too late for its place."""
+        assert header.turn is not None
+        do = self.exact.taken.asked(sid, header.turn).do
+        if do is rules.RUN:
+            self.exact.say(sid, header.life, re=header.turn, error=rules.LATE)
+        else:
+            self._asked_again(sid, header, do)
+
+    def _asked_again(self, sid: int, header: Header, do: str) -> None:
+        exact, turn = self.exact, header.turn
+        counters, taken = exact.port._counters, exact.taken
+        if header.wait == 0:
             counters.duplicate += 1  # a post: nobody waits for an answer
         elif do is rules.PROGRESS:
             counters.repeated += 1
@@ -171,9 +183,9 @@ class Answerer:
         exchange = session._exchange
         if turn is None or exchange is None:
             return
-        frame = exact.say(sid, exchange.life, re=turn, error=rules.join_error(code, text))
+        frame = exact.say(sid, exchange.life, re=turn, error=rules.join_error(code, text), end=True)
         self.answered(session, turn, frame)
-        exchange.peer_done = exchange.peer_done or exchange.final
+        exchange.peer_done = True
 
     async def handle(self, session: Session, result: Awaitable[object]) -> None:
         """Await a handler within the time that its asker gives it; what it raises becomes the asker's error."""
@@ -194,7 +206,7 @@ class Answerer:
                     return
                 self.leave(session, rules.CRASHED, repr(error) if options.debug else "")
                 raise
-        if exchange.scope.cancelled_caught:
+        if exchange.scope.cancelled_caught and session._ending is None:
             # The asker's time is over, by this side's clock: it waits no more, or will be told when it asks again.
             self.exact.taken.quit(session.sid, self.exact.taken.last(session.sid))
             exchange.peer_done = True

@@ -110,6 +110,8 @@ class Asker:
         turn = session._turn if session is not None else None
         if session is None or turn is None or turn.number != header.re or turn.filled or not turn.sent:
             self._stray(header.re or 0)
+            if header.turn is not None:
+                self.exact.answerer.asked_beside_a_stray_answer(sid, header)
             return
         if header.error is not None:
             event = rules.ERROR
@@ -122,7 +124,7 @@ class Asker:
         if do is rules.POSTPONE:
             turn.postpone(header.wait or 0.0)
             return
-        exchange.opened = True
+        exchange.opened = not header.end
         if do is rules.RAISE:
             turn.refused(*rules.split_error(header.error or ""))
             return
