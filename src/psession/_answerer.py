@@ -9,7 +9,7 @@ import trio
 
 from psession import _rules as rules
 from psession._ending import GIVEN_UP, PEER_ENDED, REPLACED
-from psession._exchange import Exchange
+from psession._exchange import Exchange, answering
 from psession._outbox import size_of
 from psession.errors import SessionRefusedError
 
@@ -27,7 +27,7 @@ class Answerer:
     def __init__(self, exact: Exact) -> None:
         self.exact = exact
         self._marks_openings = False
-        self._started: dict[int, float] = {}
+        self._deadlines = exact.port._options.deadlines
 
     # -- what comes --------------------------------------------------------------------------------------------------
 
@@ -41,7 +41,7 @@ class Answerer:
             self._asked_again(sid, header, do)
 
     def asked_beside_a_stray_answer(self, sid: int, header: Header) -> None:
-        """A message that asks a turn and answers one that nobody waits for: the same again, or too late for its place."""
+        """A message that asks a turn and answers one that nobody waits for: the same again, or too late."""
         assert header.turn is not None
         do = self.exact.taken.asked(sid, header.turn).do
         if do is rules.RUN:
@@ -56,8 +56,9 @@ class Answerer:
             counters.duplicate += 1  # a post: nobody waits for an answer
         elif do is rules.PROGRESS:
             counters.repeated += 1
-            now = trio.current_time()
-            exact.say(sid, header.life, re=turn, wait=round(now - self._started.get(sid, now), 3))
+            session = exact.port.sessions.get(sid)
+            began = session._exchange.began if session is not None and session._exchange is not None else math.inf
+            exact.say(sid, header.life, re=turn, wait=max(0.0, round(trio.current_time() - began, 3)))
         elif do is rules.REPEAT:
             counters.repeated += 1
             for frame in taken.stored(sid):
@@ -70,7 +71,7 @@ class Answerer:
 
     def _run(self, session: Session | None, sid: int, header: Header, message: Any, *, own: bool) -> None:
         exact = self.exact
-        port, taken, turn = exact.port, exact.taken, header.turn
+        port, turn = exact.port, header.turn
         assert turn is not None
         self._marks_openings = self._marks_openings or header.new
         if session is not None and header.new and not own:
@@ -89,17 +90,24 @@ class Answerer:
         exchange = session._exchange
         if exchange is None:
             exchange = session._exchange = Exchange(header.life)
-        if header.wait == 0:
-            taken.pass_by(sid, turn)
-        else:
-            taken.take(sid, turn)
-            self._started[sid] = trio.current_time()
-            exchange.final = header.end
-            self._set_deadline(exchange, header.wait)
-        session._to_inbox(message)
+            exchange.scope = None if own else trio.CancelScope()
+        exchange.final = header.end
+        self.run_next(session, exchange, turn, header.wait, message)
         if fresh and session._ending is None:
-            exchange.scope = trio.CancelScope(deadline=exchange.due)
             port._start_handler(session)
+
+    def run_next(self, session: Session, exchange: Exchange, turn: int, wait: float | None, message: Any) -> None:
+        """A turn that is above all before it is given to its session."""
+        if wait == 0:
+            self.exact.taken.pass_by(session.sid, turn)
+        else:
+            self.exact.taken.take(session.sid, turn)
+            exchange.began = now = trio.current_time()
+            if wait is not None and self._deadlines:
+                exchange.due = now + wait
+                exchange.visible = False
+                self.exact.port._timekeeper.watch_handler(exchange, now)
+        session._to_inbox(message)
 
     def _refusal(self, header: Header, *, own: bool) -> str | None:
         """Why a session is not opened for a turn."""
@@ -135,13 +143,6 @@ class Answerer:
         if session._exchange is not None and session._exchange.scope is not None:
             session._exchange.scope.cancel()
 
-    def _set_deadline(self, exchange: Exchange, wait: float | None) -> None:
-        """The handler has as long as the asker waits."""
-        if self.exact.port._options.deadlines and wait is not None:
-            exchange.due = trio.current_time() + wait
-            if exchange.scope is not None:
-                exchange.scope.deadline = exchange.due
-
     # -- the handler's side ------------------------------------------------------------------------------------------
 
     def taken_out(self, session: Session, message: Any) -> None:
@@ -149,8 +150,7 @@ class Answerer:
         exchange = session._exchange
         assert exchange is not None
         running = self.exact.taken.running.get(session.sid, 0)
-        header = self.exact.port._envelope.header(message) if running else None
-        if header is not None and header.turn == running:
+        if running and self.exact.port._envelope.turn_of(message) == running:
             exchange.asked = running
 
     def answered(self, session: Session, turn: int, frame: Any) -> None:
@@ -160,21 +160,22 @@ class Answerer:
         exchange.asked = 0
         if taken.last(session.sid) == turn:
             taken.answer(session.sid, frame, size_of(frame))
-            self._started.pop(session.sid, None)
-        self._lift_deadline(exchange)
+        if exchange.due != math.inf:
+            exchange.lift_deadline()
+
+    def answer_sent(self, session: Session) -> None:
+        """The answer is on its way: a session whose opener wants no more is over."""
+        exchange = session._exchange
+        if exchange is not None and exchange.final:
+            exchange.peer_done = True
+            session._end(PEER_ENDED)
 
     def not_answered(self, session: Session, turn: int) -> None:
         """The answer to `turn` was not sent after all."""
         exchange, taken = session._exchange, self.exact.taken
-        if exchange is not None and session._ending is None and taken.last(session.sid) == turn:
+        if turn and exchange is not None and session._ending is None and taken.last(session.sid) == turn:
             taken.unanswer(session.sid, turn)
             exchange.asked = turn
-
-    def _lift_deadline(self, exchange: Exchange) -> None:
-        if exchange.due != math.inf:
-            exchange.due = math.inf
-            if exchange.scope is not None:
-                exchange.scope.deadline = math.inf
 
     def leave(self, session: Session, code: str, text: str = "") -> None:
         """No answer will come to the turn that runs in `session`: its asker is told, rather than left waiting."""
@@ -193,6 +194,7 @@ class Answerer:
         assert exchange is not None
         assert exchange.scope is not None
         options = self.exact.port._options
+        answering.set(exchange)
         with exchange.scope:
             try:
                 await result

@@ -10,6 +10,7 @@ import trio
 
 from psession import _rules as rules
 from psession import errors
+from psession._exchange import answering
 
 if TYPE_CHECKING:
     from psession._exact import Exact
@@ -63,7 +64,11 @@ class Asker:
         if session._once:
             fields[names.end] = True
         if exact.port._options.deadlines:
-            within = min(turn.deadline, trio.current_effective_deadline()) - trio.current_time()
+            handler = answering.get()
+            if handler is not None and not handler.visible:
+                handler.show_deadline()
+            now = trio.current_time() if turn.attempts else turn.started
+            within = min(turn.deadline, trio.current_effective_deadline()) - now
             if within != math.inf:
                 fields[names.wait] = max(round(within, 3), SHORTEST_WAIT)
         if exchange.life is not None:

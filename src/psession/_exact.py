@@ -13,6 +13,7 @@ from psession._asker import Asker
 from psession._ending import PEER_ENDED, PEER_RESTARTED
 from psession._exchange import Exchange
 from psession._taken import TakenTurns
+from psession.envelope import is_wait
 from psession.errors import MalformedMessageError, PortClosedError
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ class Exact:
         self.taken = TakenTurns(port._options.max_answer_bytes)
         self.asker = Asker(self)
         self.answerer = Answerer(self)
+        names = self.names
+        self._turn, self._re, self._wait, self._life = names.turn, names.re, names.wait, names.life
+        self._rare = frozenset((names.new, names.end, names.error, names.part, names.credit))
         self._past: deque[int] = deque(maxlen=PAST_LIVES)
 
     def exchange(self, session: Session) -> Exchange:
@@ -89,6 +93,34 @@ class Exact:
             self._ended(session, sid, own=own)
         else:
             self._posted(session, sid, header, message)
+
+    def take_plainly(self, session: Session | None, message: Any) -> bool:
+        """Whether `message` was one of the two that most of a dialogue consists of, and is dealt with.
+
+        An answer that is waited for, or the next turn of a session. What it leaves goes the long way, through `take`.
+        """
+        if session is None or type(message) is not dict:
+            return False
+        exchange, get = session._exchange, message.get
+        if exchange is None or get(self._life) != exchange.life or not self._rare.isdisjoint(message):
+            return False
+        turn, re, wait = get(self._turn), get(self._re), get(self._wait)
+        if turn is None:
+            waiting = session._turn
+            if waiting is None or waiting.number != re or type(re) is not int or wait is not None:
+                return False
+            if waiting.filled or not waiting.sent:
+                return False
+            exchange.opened = True
+            self.port._counters.matched += 1
+            waiting.answer(message)
+        else:
+            if re is not None or type(turn) is not int or turn <= self.taken.last(session.sid) or not is_wait(wait):
+                return False
+            exchange.final = False
+            self.answerer.run_next(session, exchange, turn, wait, message)
+        self.peer = rules.EXACT
+        return True
 
     def _is_alive(self, life: int | None, *, own: bool) -> bool:
         """Whether a message belongs to this life of the port that opened its session; a peer may begin a new one."""
@@ -136,8 +168,8 @@ class Exact:
 
     # -- what goes ---------------------------------------------------------------------------------------------------
 
-    async def post(self, session: Session, message: Any) -> None:
-        """Send a message that wants no reply; it is the answer, where the application holds a turn of the peer's."""
+    def post(self, session: Session, message: Any) -> tuple[Any, int]:
+        """The frame of a message that wants no reply, and the turn of the peer's that it answers, if any."""
         exchange, port, names = self.exchange(session), self.port, self.names
         fields: dict[str, Any] = {}
         asked = exchange.asked if self.taken.running.get(session.sid) == exchange.asked else 0
@@ -152,19 +184,11 @@ class Exact:
         if exchange.life is not None:
             fields[names.life] = exchange.life
         frame = port._to_frame(port._envelope.seal(message, session.sid, fields))
-        if not asked:
+        if asked:
+            self.answerer.answered(session, asked, frame)
+        else:
             exchange.opened = exchange.known = True
-            await port._outbox.post(frame, session._check_open)
-            return
-        self.answerer.answered(session, asked, frame)
-        try:
-            await port._outbox.post(frame, session._check_open)
-        except BaseException:
-            self.answerer.not_answered(session, asked)
-            raise
-        if exchange.final:
-            exchange.peer_done = True
-            session._end(PEER_ENDED)
+        return frame, asked
 
     def say(self, sid: int, life: int | None, **fields: Any) -> Any:
         """Send a message of ours that carries nothing of the application's; the frame, or ``None`` where it cannot.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ class Exchange:
         known: Whether a message of this side reached the wire.
         last_turn: The number of this side's last turn.
         asked: The peer's turn that the application holds and has not answered; 0: none.
-        due: When the asker of that turn gives up, on Trio's clock.
+        began: When the peer's last turn began here, on Trio's clock.
+        due: When its asker gives up.
+        visible: Whether the handler's scope has that as its deadline.
         final: Whether that turn is the session's last.
         scope: What the handler runs in.
         peer_done: Whether the peer knows that the session is over, and needs no telling.
@@ -30,6 +33,7 @@ class Exchange:
 
     __slots__ = (
         "asked",
+        "began",
         "cautious",
         "due",
         "final",
@@ -42,6 +46,7 @@ class Exchange:
         "posted",
         "scope",
         "told",
+        "visible",
     )
 
     def __init__(self, life: int | None) -> None:
@@ -50,7 +55,9 @@ class Exchange:
         self.known = False
         self.last_turn = 0
         self.asked = 0
+        self.began = 0.0
         self.due = math.inf
+        self.visible = False
         self.final = False
         self.scope: trio.CancelScope | None = None
         self.peer_done = False
@@ -58,3 +65,20 @@ class Exchange:
         self.cautious = False
         self.posted = 0
         self.heard = 0
+
+    def show_deadline(self) -> None:
+        """Let the handler's scope have its deadline, for `trio.current_effective_deadline`."""
+        if not self.visible and self.due != math.inf and self.scope is not None:
+            self.visible = True
+            self.scope.deadline = self.due
+
+    def lift_deadline(self) -> None:
+        """The turn is answered: the handler has all the time it wants."""
+        self.due = math.inf
+        if self.visible and self.scope is not None:
+            self.visible = False
+            self.scope.deadline = math.inf
+
+
+answering: ContextVar[Exchange | None] = ContextVar("psession_answering", default=None)
+"""The session whose handler this is, or one of whose tasks this is."""

@@ -170,17 +170,20 @@ class Port:
         sid = self._envelope.read(message)
         if sid is None:
             return False
-        if self._envelope.marks(message):
-            if self._exact is None:
-                self._exact = Exact(self)
-            self._exact.take(sid, message)
-            return True
         session = self.sessions.get(sid)
+        exact = self._exact
+        if exact is not None and exact.take_plainly(session, message):
+            return True
+        if self._envelope.marks(message):
+            if exact is None:
+                exact = self._exact = Exact(self)
+            exact.take(sid, message)
+            return True
         if session is not None:
-            if self._exact is None or not self._exact.asks(session):
+            if exact is None or not exact.asks(session):
                 session._deliver(message)
             else:
-                self._exact.asker.unmarked(session, message)
+                exact.asker.unmarked(session, message)
         elif sid in self._table.pool:
             self._stray(sid)
         elif self._options.on_session is None or self._ending is not None:

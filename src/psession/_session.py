@@ -157,10 +157,18 @@ class Session:
         """
         self._check_open()
         port = self.port
-        if port._exact is not None and (self._exchange is not None or port._exact.asks(self)):
-            await port._exact.post(self, message)
-        else:
+        exact = port._exact
+        if exact is None or not (self._exchange is not None or exact.asks(self)):
             await port._outbox.post(port._encode(message, self.sid), self._check_open)
+        else:
+            frame, answers = exact.post(self, message)
+            try:
+                await port._outbox.post(frame, self._check_open)
+            except BaseException:
+                exact.answerer.not_answered(self, answers)
+                raise
+            if answers:
+                exact.answerer.answer_sent(self)
         if self._turn is None and not self.incoming and self._ending is None:
             port._idle_enter(self)
 

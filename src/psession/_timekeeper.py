@@ -7,6 +7,7 @@ is answered in time costs a push on a heap.
 from __future__ import annotations
 
 import math
+from collections import deque
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from psession._exchange import Exchange
     from psession._port import Port
     from psession._turn import Turn
 
@@ -26,6 +28,10 @@ SLACK = 1000
 """Entries of turns that are over, beyond as many as are waiting, before they are swept out: trio's own figure."""
 
 
+SOON = 0.05
+"""Seconds a handler runs before its scope has its deadline: 20 wake-ups a second at the most, for all of a port's."""
+
+
 class Timekeeper:
     """The deadlines of a port's turns, and the lives of its idle sessions."""
 
@@ -34,6 +40,7 @@ class Timekeeper:
         self._start: Callable[[], None] | None = start
         self._heap: list[tuple[float, int, Turn]] = []
         self._waiting = 0
+        self._handlers: deque[tuple[float, Exchange, float]] = deque()
         self._ticket = count()
         self._asleep_until = math.inf
         self._shortest_life = math.inf
@@ -69,6 +76,26 @@ class Timekeeper:
             self._shortest_life = life
             self._look_sooner(trio.current_time() + life)
 
+    def watch_handler(self, exchange: Exchange, now: float) -> None:
+        """A handler began a turn that has a deadline: its scope is given that once it has run for `SOON` seconds.
+
+        Setting and lifting the deadline of a cancel scope costs as much as a tenth of a turn, and most are answered
+        before it matters. Who asks somebody in turn, or has less time than that, has it at once.
+        """
+        if exchange.due - now <= 2 * SOON:
+            exchange.show_deadline()
+            return
+        self._handlers.append((now + SOON, exchange, exchange.due))
+        if now + SOON < self._asleep_until:
+            self._look_sooner(now + SOON)
+
+    def _show_deadlines(self) -> None:
+        now = trio.current_time()
+        while self._handlers and self._handlers[0][0] <= now:
+            _, exchange, due = self._handlers.popleft()
+            if exchange.due == due:
+                exchange.show_deadline()
+
     def _look_sooner(self, due: float) -> None:
         self._asleep_until = due
         if self._start is not None:
@@ -82,7 +109,9 @@ class Timekeeper:
         while True:
             idle_due, self._shortest_life = self._port._expire()
             turn_due = self._heap[0][0] if self._heap else math.inf
-            self._asleep_until = min(turn_due, idle_due, trio.current_time() + self._shortest_life)
+            self._show_deadlines()
+            handler_due = self._handlers[0][0] if self._handlers else math.inf
+            self._asleep_until = min(turn_due, idle_due, handler_due, trio.current_time() + self._shortest_life)
             self._wake = trio.Event()
             with trio.move_on_at(self._asleep_until):
                 await self._wake.wait()

@@ -11,6 +11,8 @@ import msgspec
 
 __all__ = ["Envelope", "ExactFields", "Header"]
 
+_INFINITY = float("inf")
+
 LARGEST = 2**53 - 1
 """ECMA-262, Number.MAX_SAFE_INTEGER: RFC 8259, section 6, recommends no integer past it in JSON."""
 
@@ -82,7 +84,7 @@ class Envelope:
         fields: The names of the exact fields.
     """
 
-    __slots__ = ("_exact_names", "_names", "fields", "is_exact", "session_id_name", "text_ids")
+    __slots__ = ("_exact_names", "_names", "_reserved", "fields", "is_exact", "session_id_name", "text_ids")
 
     def __init__(
         self,
@@ -104,6 +106,7 @@ class Envelope:
         self.fields = fields or ExactFields()
         self._names = dataclasses.astuple(self.fields)
         self._exact_names = frozenset(self._names)
+        self._reserved = self._exact_names | {session_id_name}
         if session_id_name in self._exact_names:
             raise ValueError(f"session_id_name {session_id_name!r} is the name of an exact field as well")
 
@@ -155,7 +158,7 @@ class Envelope:
             return stamped
         return self._replace(message, {name: sid})
 
-    def seal(self, message: Any, sid: int | None, fields: dict[str, Any]) -> Any:
+    def seal(self, message: Any, sid: int, fields: dict[str, Any]) -> Any:
         """A new message with `sid` and these exact `fields`, and no other exact field that it may have had.
 
         Raises:
@@ -163,9 +166,13 @@ class Envelope:
         """
         name = self.session_id_name
         if type(message) is dict or isinstance(message, Mapping):
-            if name in message or not self._exact_names.isdisjoint(message):
-                message = {key: message[key] for key in message if key != name and key not in self._exact_names}
-            return {**message, **fields} if sid is None else {**message, name: sid, **fields}
+            sealed = dict(message)
+            if not self._reserved.isdisjoint(sealed):
+                for reserved in self._reserved:
+                    sealed.pop(reserved, None)
+            sealed[name] = sid
+            sealed.update(fields)
+            return sealed
         gone = {field: None for field in self._names if field not in fields and getattr(message, field, None)}
         return self._replace(message, {name: sid, **gone, **fields})
 
@@ -204,6 +211,12 @@ class Envelope:
             return not self._exact_names.isdisjoint(message)
         return any(getattr(message, name, None) is not None for name in self._names)
 
+    def turn_of(self, message: Any) -> Any:
+        """What stands where the number of a turn stands."""
+        if type(message) is dict or isinstance(message, Mapping):
+            return message.get(self.fields.turn)
+        return getattr(message, self.fields.turn, None)
+
     def header(self, message: Any) -> Header | None:
         """The exact fields of `message`; ``None`` where one of them is not what it must be."""
         if type(message) is dict or isinstance(message, Mapping):
@@ -216,11 +229,16 @@ class Envelope:
                 return None
         if turn == 0 or re == 0 or not (error is None or type(error) is str):
             return None
-        if wait is not None and not (type(wait) in (int, float) and 0 <= wait < float("inf")):
+        if not is_wait(wait):
             return None
         if not (new is None or new is True or new is False) or not (end is None or end is True or end is False):
             return None
         return Header(turn, re, new is True, end is True, error, wait, life, part, credit)
+
+
+def is_wait(value: object) -> bool:
+    """Whether this is a number of seconds to wait, or none."""
+    return value is None or ((type(value) is float or type(value) is int) and 0 <= value < _INFINITY)
 
 
 def _number(text: str) -> int | None:
