@@ -34,6 +34,11 @@ SAYS = {
         r"session \d: the sum of \[6\] is 6",
         r"no session's: {'news': 'a question came'}",
     ],
+    "reconnecting_client": [
+        r"  connecting\n  open\n20.5 degrees\n20.9 degrees\n  broken, EndOfChannel\(\)",
+        r"  connecting\n  open\n21.4 degrees\n21.6 degrees\n  broken, EndOfChannel\(\)",
+        r"21.5 degrees\n21.1 degrees\n  closed",
+    ],
     "server_opens_sessions": [
         *(rf"the centre hears: {name} is well \(session 1\)" for name in ("lamp", "lock", "oven")),
         r"  the centre is asked 'is the centre there for oven\?' in session 2",

@@ -16,6 +16,7 @@ SOURCES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE
 PURE = [
     "envelope.py",
     "errors.py",
+    "_backoff.py",
     "_ending.py",
     "_ids.py",
     "_idle.py",

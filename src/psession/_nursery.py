@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -55,7 +55,7 @@ def _holds_cancelled(error: BaseException) -> bool:
     return isinstance(error, trio.Cancelled)
 
 
-async def close_quietly(channel: trio.abc.Channel[Any]) -> None:
+async def close_quietly(channel: trio.abc.AsyncResource) -> None:
     """Close a channel whose user has their error, if any, already: one more would belong to nobody."""
     try:
         await channel.aclose()
@@ -63,7 +63,7 @@ async def close_quietly(channel: trio.abc.Channel[Any]) -> None:
         log.debug("closing %r failed", channel, exc_info=True)
 
 
-async def close_forcefully(channel: trio.abc.Channel[Any]) -> None:
+async def close_forcefully(channel: trio.abc.AsyncResource) -> None:
     """The same at once, without a goodbye, also where everything around is cancelled."""
     with trio.CancelScope(shield=True) as scope:
         scope.cancel()

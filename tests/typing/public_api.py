@@ -8,6 +8,7 @@ from typing import Any, assert_type
 import trio
 
 from psession import Port, Session, SessionManager, SessionTimeoutError, Statistics
+from psession.channels import FramedChannel, LineState, ReconnectingChannel, lines, open_websocket, reconnecting
 
 
 async def handle(session: Session) -> None:
@@ -40,6 +41,25 @@ async def a_receive_loop_of_ones_own(messages: trio.MemoryReceiveChannel[dict[st
             if manager.is_session(message):
                 assert_type(manager.get_session(message), Session | None)
                 assert_type(manager.dispatch(message), bool)
+
+
+async def dial() -> FramedChannel:
+    return lines(await trio.open_tcp_stream("127.0.0.1", 1))
+
+
+def on_state(state: LineState) -> None:
+    assert_type(state.error, Exception | None)
+
+
+async def a_channel_that_reopens(manager: SessionManager) -> None:
+    async with reconnecting(lambda: open_websocket("ws://here"), on_state=on_state, give_up_on=(OSError,)) as channel:
+        assert_type(channel, ReconnectingChannel)
+        assert_type(await channel.open(), trio.abc.Channel[Any])
+        assert_type(await channel.receive(), Any)
+    async with reconnecting(dial, max_attempts=3, on_state=print) as channel, manager.port("server", channel):
+        pass
+    reconnecting(open_websocket("ws://here"))  # type: ignore[arg-type]
+    reconnecting(lambda: "ws://here")  # type: ignore[arg-type,return-value]
 
 
 def an_error_says_what_is_known(error: SessionTimeoutError) -> tuple[str | None, int | None, int, float]:

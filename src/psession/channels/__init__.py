@@ -8,6 +8,7 @@
 `serve_websocket`    be one: a channel for each client (the same extra)
 `trio_websocket`     an open connection of the library trio-websocket
 `anyio_stream`       a byte stream or an object stream of AnyIO's making
+`reconnecting`       any of these, opened again whenever it breaks
 ==================== ================================================================================================
 
 Importing this imports no library but those that psession needs anyway. A channel of your own implements
@@ -19,6 +20,8 @@ from psession.channels._anyio import AnyioObjectChannel, anyio_stream
 from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES, Frame, FrameChannel, Message
 from psession.channels._framed import FramedChannel, length_prefixed, lines
 from psession.channels._memory import MemoryChannel, memory_pair
+from psession.channels._reconnect_options import LineState
+from psession.channels._reconnecting import ReconnectingChannel, reconnecting
 from psession.channels._trio_websocket import TrioWebSocketChannel, trio_websocket
 from psession.channels._websocket import WebSocketChannel
 from psession.channels._websocket_client import open_websocket
@@ -35,9 +38,11 @@ __all__ = [
     "FramedChannel",
     "HandshakeError",
     "JsonCodec",
+    "LineState",
     "MemoryChannel",
     "Message",
     "MsgpackCodec",
+    "ReconnectingChannel",
     "TrioWebSocketChannel",
     "WebSocketChannel",
     "WebSocketServer",
@@ -46,6 +51,7 @@ __all__ = [
     "lines",
     "memory_pair",
     "open_websocket",
+    "reconnecting",
     "serve_websocket",
     "trio_websocket",
 ]
