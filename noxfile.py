@@ -99,6 +99,26 @@ def examples(session: nox.Session) -> None:
     run_suite(session, "tests/test_examples.py")
 
 
+@nox.session
+def browser(session: nox.Session) -> None:
+    """The tests that a page in a real Chromium takes part in."""
+    bring_chromium(session)
+    session.install(".[all]", *group("test"))
+    run_suite(session, "-m", "browser")
+
+
+def bring_chromium(session: nox.Session) -> None:
+    """Debian's Chromium, on a machine of CI; elsewhere nobody's machine is touched, and the tests skip without it."""
+    if any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        return
+    if not (os.environ.get("CI") and os.geteuid() == 0 and shutil.which("apt-get")):
+        session.warn("no Chromium here, which these tests need; Debian has it: apt-get install chromium")
+        return
+    session.run("apt-get", "update", "-qq", external=True)
+    command = ["apt-get", "install", "-qq", "-y", "--no-install-recommends", "chromium"]
+    session.run(*command, external=True, env={"DEBIAN_FRONTEND": "noninteractive"}, silent=True)
+
+
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """The benchmarks, on the newest dependencies; their tables are the result. `-- --quick` only tries them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from contextlib import asynccontextmanager
 from functools import partial
@@ -20,24 +19,16 @@ from psession.channels import trio_websocket as websocket_channel
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from .conftest import Node
+
 PEER = Path(__file__).parent / "interop" / "peer.mjs"
-
-pytestmark = pytest.mark.skipif(shutil.which("npm") is None, reason="Node and npm are not on this machine")
-
-
-@pytest.fixture(scope="module")
-def where(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder where Node finds `ws`."""
-    folder = tmp_path_factory.mktemp("node")
-    install = ["npm", "install", "--no-save", "--no-audit", "--no-fund", "--loglevel=error", "ws@8"]
-    subprocess.run(install, cwd=folder, check=True, timeout=120, capture_output=True)
-    return folder
 
 
 @asynccontextmanager
-async def node(where: Path, *arguments: str) -> AsyncIterator[trio.abc.ReceiveStream]:
+async def peer(node: Node, *arguments: str) -> AsyncIterator[trio.abc.ReceiveStream]:
     """A peer, and what it prints; it is gone when the block is left."""
-    process = await trio.lowlevel.open_process(["node", str(PEER), *arguments], cwd=where, stdout=subprocess.PIPE)
+    command = [node.program, str(PEER), *arguments]
+    process = await trio.lowlevel.open_process(command, cwd=node.folder, stdout=subprocess.PIPE)
     assert process.stdout is not None
     try:
         yield process.stdout
@@ -54,7 +45,7 @@ async def answer(session: Session) -> None:
 
 
 @pytest.mark.parametrize("kind", ["tcp", "ws"])
-async def test_a_javascript_client_gets_its_own_replies(where: Path, kind: str) -> None:
+async def test_a_javascript_client_gets_its_own_replies(node: Node, kind: str) -> None:
     manager = SessionManager(on_session=answer)
 
     async def over_tcp(stream: trio.SocketStream) -> None:
@@ -73,7 +64,7 @@ async def test_a_javascript_client_gets_its_own_replies(where: Path, kind: str) 
             else:
                 served = await nursery.start(trio_websocket.serve_websocket, over_websocket, "127.0.0.1", 0, None)
                 number = served.port
-            async with node(where, "call", kind, str(number)) as printed:
+            async with peer(node, "call", kind, str(number)) as printed:
                 assert await printed.receive_some() == b"ok 1010\n"
             nursery.cancel_scope.cancel()
 
@@ -95,10 +86,10 @@ async def connected(kind: str, number: int) -> AsyncIterator[Port]:
 
 
 @pytest.mark.parametrize("kind", ["tcp", "ws"])
-async def test_a_javascript_server_answers_each_session(where: Path, kind: str) -> None:
+async def test_a_javascript_server_answers_each_session(node: Node, kind: str) -> None:
     with trio.fail_after(60):
         async with (
-            node(where, "serve", kind) as printed,
+            peer(node, "serve", kind) as printed,
             connected(kind, int(await printed.receive_some())) as port,
         ):
             async with port.session() as session:

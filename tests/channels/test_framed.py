@@ -281,6 +281,29 @@ async def test_closing_while_cancelled_closes_at_once(autojump_clock: MockClock)
         await channel.receive()
 
 
+async def test_who_closes_second_waits_for_who_closes_first(autojump_clock: MockClock) -> None:
+    """Else it would go on to close the stream under a goodbye that is being said."""
+    stream = Stuck()
+    channel = lines(stream, close_timeout=3)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(channel.aclose)
+        await trio.testing.wait_all_tasks_blocked()
+        await channel.aclose()
+        assert (stream.closings, trio.current_time()) == (["forcefully"], 3.0)
+
+
+async def test_who_closes_second_and_is_cancelled_ends_the_goodbye(autojump_clock: MockClock) -> None:
+    stream = Stuck()
+    channel = lines(stream, close_timeout=3)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(channel.aclose)
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.move_on_after(1) as scope:
+            await channel.aclose()
+        assert scope.cancelled_caught
+    assert (stream.closings, trio.current_time()) == (["forcefully"], 1.0)
+
+
 async def test_messages_in_hand_are_gone_when_this_side_closes() -> None:
     raw = Raw(lines)
     await raw.say(b"{}\n{}\n")

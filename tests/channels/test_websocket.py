@@ -338,8 +338,11 @@ async def test_closing_waits_for_a_silent_peer_no_longer_than_close_timeout(auto
 
 async def test_a_server_closes_when_both_have_said_goodbye(autojump_clock: MockClock) -> None:
     async with raw_end(Side.SERVER) as raw, trio.open_nursery() as nursery:
-        nursery.start_soon(raw.channel.aclose)
+        for _ in range(2):
+            nursery.start_soon(raw.channel.aclose)
         assert await raw.hear() == close_frame(1000)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(nursery.child_tasks) == 2
         await raw.say(b"\x81\x80\0\0\0\0", b"\x88\x82\0\0\0\0\x03\xe8")
         assert await raw.hear() == b""
         assert trio.current_time() == 0

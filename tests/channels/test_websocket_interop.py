@@ -2,10 +2,8 @@
 
 import contextlib
 import functools
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,23 +111,13 @@ server.on("connection", peer => {
 """
 
 
-@pytest.fixture(scope="module")
-def node_with_ws(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which Node finds the library ws."""
-    folder = tmp_path_factory.mktemp("node")
-    npm = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder), "ws@8"]
-    subprocess.run(npm, check=True, timeout=60)
-    return folder
-
-
-@pytest.mark.skipif(shutil.which("npm") is None, reason="needs Node")
 @pytest.mark.parametrize("compression", [None, "deflate"])
-async def test_with_the_library_ws_of_node_in_both_roles(node_with_ws: Path, compression: Any) -> None:
+async def test_with_the_library_ws_of_node_in_both_roles(node: Any, compression: Any) -> None:
     """Its client talks to our server first; then it tells the port of its own server to our client."""
     async with serving(compression=compression) as server, trio.open_nursery() as nursery:
-        command = ["node", "-e", NODE, "-", url(server)]
+        command = [node.program, "-e", NODE, "-", url(server)]
         with trio.fail_after(20):
-            run = functools.partial(trio.run_process, command, cwd=node_with_ws, stdout=subprocess.PIPE)
+            run = functools.partial(trio.run_process, command, cwd=node.folder, stdout=subprocess.PIPE)
             process = await nursery.start(run)
             port = int(await process.stdout.receive_some())
             async with open_websocket(f"ws://{HERE}:{port}", compression=compression) as channel:

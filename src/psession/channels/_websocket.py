@@ -34,7 +34,7 @@ class WebSocketChannel(FramedChannel):
     Pings of the peer are answered, and its silence is judged, while somebody receives, as a port always does. A message
     from the peer over ``max_message_bytes``, and anything else that RFC 6455 forbids, breaks the channel, after a close
     frame that says why (1002, 1007, 1009); ``__cause__`` is the `MessageError`. A close frame with code 1000, 1001 or
-    none is the end of the channel, any other one breaks it.
+    none is the end of the channel; any other one, or one between the fragments of a message, breaks it.
 
     Attributes:
         request: The opening handshake's request: ``path`` and ``headers``.

@@ -10,10 +10,13 @@ parser 3.5 to 7.
 from __future__ import annotations
 
 import struct
+import zlib
+from codecs import getincrementaldecoder
 from os import urandom
 from typing import TYPE_CHECKING, Any, Final
 
 from websockets.exceptions import PayloadTooBig
+from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import BINARY, CLOSE, CONT, PING, PONG, TEXT, CloseCode, Frame, Opcode
 from websockets.protocol import OPEN, Side
 
@@ -25,6 +28,7 @@ except ImportError:  # where it could not be compiled
 from psession.errors import MalformedMessageError, MessageError, MessageTooLargeError
 
 if TYPE_CHECKING:
+    from codecs import IncrementalDecoder
     from collections.abc import Sequence
 
     from websockets.protocol import Protocol
@@ -42,6 +46,9 @@ _LONG: Final = struct.Struct(">Q")
 _FIELDS: Final = {_LENGTH_16: _SHORT, _LENGTH_16 + 1: _LONG}
 
 _BREACH: Final = "the peer broke the WebSocket protocol"
+
+_BEHIND_FINAL_BLOCK: Final = (b"\0\0\xff\xff", b"\0\0\0\xff\xff")
+"""An empty block, which the library appends to a message, with or without its sender's byte (RFC 7692, 7.2.3.4)."""
 
 _MASK_POOL: Final = 4096
 """Bytes of randomness fetched at once, for 1,024 frames: 4 bytes at a time cost a system call (0.85 us) each."""
@@ -89,7 +96,7 @@ class WebSocketFraming:
         self._kept = bytearray()
         self._wanted = 0
         self._fragments: bytearray | None = None
-        self._fragments_are_text = False
+        self._utf8: IncrementalDecoder | None = None
         self._pong = self._ping = self._close = b""
 
     @property
@@ -226,14 +233,21 @@ class WebSocketFraming:
         try:
             text = payload.decode()
         except UnicodeDecodeError as error:
-            what = f"text that is no UTF-8, {error.reason} at position {error.start}"
-            self._fail(CloseCode.INVALID_DATA, what, error)
+            self._refuse_text(error, error.start)
         else:
             found.append(payload if self._text else text)
+
+    def _refuse_text(self, error: UnicodeDecodeError, position: int) -> None:
+        self._fail(CloseCode.INVALID_DATA, f"text that is no UTF-8, {error.reason} at position {position}", error)
 
     def _hand_over(self, data: bytes, found: list[Any]) -> None:
         """Let the library's parser have one whole frame, or one that it refuses from its first bytes."""
         protocol = self._protocol
+        unfinished = self._fragments is not None and data[0] & 0x0F == CLOSE
+        if unfinished:
+            # The library calls a close frame between two fragments a breach. Any control frame may stand there (RFC
+            # 6455, 5.4): it is answered as any close frame is, and the message that will never be whole is told below.
+            protocol.current_size = None
         protocol.receive_data(data)
         for event in protocol.events_received():
             assert isinstance(event, Frame)
@@ -243,6 +257,9 @@ class WebSocketFraming:
                 assert protocol.close_rcvd is not None
                 self.close_code, self.close_reason = protocol.close_rcvd.code, protocol.close_rcvd.reason
                 self.ended = True
+                if unfinished:
+                    what = f"inside of a message, with code {self.close_code}: {self.close_reason or 'no reason given'}"
+                    self.lost = MalformedMessageError(f"the peer closed the WebSocket {what}")
         if (error := protocol.parser_exc) is not None:
             self.ended = True
             if isinstance(error, PayloadTooBig):
@@ -255,15 +272,38 @@ class WebSocketFraming:
     def _take_fragment(self, frame: Frame, found: list[Any]) -> None:
         if frame.opcode is not CONT:
             self._fragments = bytearray()
-            self._fragments_are_text = frame.opcode is TEXT
-        assert self._fragments is not None
-        self._fragments += frame.data
+            self._utf8 = getincrementaldecoder("utf-8")() if frame.opcode is TEXT else None
+        fragments = self._fragments
+        assert fragments is not None
+        fragments += frame.data
+        if self._utf8 is not None:
+            try:
+                self._utf8.decode(frame.data, frame.fin)
+            except UnicodeDecodeError as error:  # its object is what had to wait for this fragment, and the fragment
+                self._refuse_text(error, len(fragments) - len(error.object) + error.start)
+                return
         if frame.fin:
-            payload, self._fragments = bytes(self._fragments), None
-            if self._fragments_are_text:
-                self._take_text(payload, found)
-            else:
-                found.append(payload)
+            self._fragments = None
+            if self.compresses and not self._finish_stream():
+                return
+            payload = bytes(fragments)
+            found.append(payload.decode() if self._utf8 is not None and not self._text else payload)
+
+    def _finish_stream(self) -> bool:
+        """Begin a new one where the message ended its stream of blocks; whether the message was in it as a whole.
+
+        A message may end with a block that is marked as the last one (RFC 7692, 7.2.3.4), and whoever writes such
+        blocks has reset its compressor. The library goes on with the old stream, in which nothing comes any more: each
+        later message would be empty.
+        """
+        for extension in self._protocol.extensions:
+            decoder = getattr(extension, "decoder", None)
+            if isinstance(extension, PerMessageDeflate) and decoder is not None and decoder.eof:
+                if decoder.unused_data not in _BEHIND_FINAL_BLOCK:
+                    self._fail(CloseCode.PROTOCOL_ERROR, "compressed data behind the last block of its stream")
+                    return False
+                extension.decoder = zlib.decompressobj(wbits=-extension.remote_max_window_bits)
+        return True
 
     def _fail(self, code: int, what: str, cause: Exception | None = None) -> None:
         self.lost = MalformedMessageError(f"{_BREACH}: {what}")

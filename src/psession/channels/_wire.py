@@ -46,6 +46,8 @@ class WireChannel(FrameChannel):
         self._receiving = False
         self._pending: deque[Message | MessageError] = deque()
         self._closed = False
+        self._goodbye = trio.CancelScope()
+        self._gone = trio.Event()
 
     async def send(self, value: Message) -> None:
         """Send one message, after those that other tasks are sending.
@@ -154,13 +156,23 @@ class WireChannel(FrameChannel):
         """Close the channel; who waits in ``receive`` or ``send`` gets `trio.ClosedResourceError`. Idempotent.
 
         Takes ``close_timeout`` seconds at most; after that, or cancelled, the transport is closed without a goodbye.
+        A second call waits for the first, since its caller may be about to close the transport underneath; cancelled,
+        it ends the goodbye of the first.
         """
         if self._closed:
-            await trio.lowlevel.checkpoint()
+            try:
+                await self._gone.wait()
+            except trio.Cancelled:
+                self._goodbye.cancel()
+                raise
             return
         self._closed = True
-        with trio.move_on_after(self._close_timeout), suppress(trio.BrokenResourceError):
-            await self._close()
+        self._goodbye.deadline = trio.current_time() + self._close_timeout
+        try:
+            with self._goodbye, suppress(trio.BrokenResourceError):
+                await self._close()
+        finally:
+            self._gone.set()
 
     def _encode(self, message: Message) -> bytes:
         data = self._codec.encode(message)

