@@ -13,6 +13,7 @@ from psession import errors
 from psession._ending import CLEARED, MADE_ROOM, expired, port_left
 from psession._exact import Exact
 from psession._idle import IdleQueue
+from psession._opening import Opening
 from psession._options import checked, checked_life
 from psession._statistics import Statistics
 from psession._table import SessionTable
@@ -97,7 +98,7 @@ class Port:
             PortClosedError: The port is closed.
         """
         patience = checked(self._patience, timeout, retry_count, retry_interval, retry_on)
-        return _Opening(self, patience, checked_life(session_max_life))
+        return Opening(self, patience, checked_life(session_max_life))
 
     def create(
         self,
@@ -399,24 +400,3 @@ class Port:
         if self._ending is not None:
             why = f"the port is closed: {self._ending.why}"
             raise self._ending.after(why, port=self.name) from self._ending.cause
-
-
-class _Opening:
-    """``async with port.session()``."""
-
-    __slots__ = ("_max_life", "_patience", "_port", "_session")
-
-    def __init__(self, port: Port, patience: Patience, max_life: float | None) -> None:
-        self._port = port
-        self._patience = patience
-        self._max_life = max_life
-
-    async def __aenter__(self) -> Session:
-        port = self._port
-        self._session = await port._table.open_when_free(self._patience, self._max_life)
-        port._counters.opened += 1
-        port._idle_enter(self._session)
-        return self._session
-
-    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
-        self._session.end()
