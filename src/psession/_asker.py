@@ -10,6 +10,7 @@ import trio
 
 from psession import _rules as rules
 from psession import errors
+from psession._ending import PEER_ENDED
 from psession._exchange import answering
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ class Asker:
         session = turn.session
         exchange = self.exact.exchange(session)
         exchange.known = exchange.known or turn.sent > 0
+        if exchange.peer_done and not session.incoming:
+            session._end(PEER_ENDED)
         if turn.answered:
             return
         exchange.opened = False
@@ -94,7 +97,7 @@ class Asker:
         self._given_up[turn.number] = None
         if len(self._given_up) > MAX_GIVEN_UP:
             self._given_up.popitem(last=False)
-        if exchange.told or not turn.sent or not self.exact.can_tell():
+        if exchange.told or exchange.peer_done or not turn.sent or not self.exact.can_tell():
             return
         end = {"end": True} if session._once else {}
         exchange.told = session._once
@@ -106,6 +109,7 @@ class Asker:
         if exchange.last_turn and (exchange.known or (turn is not None and turn.sent)):
             if session._once and (turn is None or turn.answered):
                 return  # its only message said so
+            exchange.told = True
             self.exact.say(session.sid, exchange.life, turn=exchange.last_turn, error=code, end=True)
 
     # -- what comes --------------------------------------------------------------------------------------------------
@@ -129,12 +133,12 @@ class Asker:
         if do is rules.POSTPONE:
             turn.postpone(header.wait or 0.0)
             return
-        exchange.opened = not header.end
+        exchange.opened = not header.end and do is not rules.RAISE
         if do is rules.RAISE:
             turn.refused(*rules.split_error(header.error or ""))
             return
         if header.turn is not None and self.exact.taken.asked(sid, header.turn).do is rules.RUN:
-            self.exact.taken.take(sid, header.turn)
+            self.exact.answerer.begin(session, exchange, header.turn, header.wait)
             exchange.asked = header.turn
         self.exact.port._counters.matched += 1
         turn.answer(message)

@@ -41,7 +41,7 @@ class TakenTurns:
     def last(self, sid: int) -> int:
         """The last turn taken under this number, 0 where none is remembered."""
         page = self._pages.get(sid // PAGE)
-        return page[sid % PAGE] if page is not None else 0
+        return (page[sid % PAGE] if page is not None else 0) or self.running.get(sid, 0)
 
     def state(self, sid: int) -> str:
         """What is remembered of this number."""
@@ -80,8 +80,8 @@ class TakenTurns:
         self._remember(sid, turn)
 
     def answer(self, sid: int, frame: Any, size: int) -> None:
-        """The turn that runs is answered with `frame`, which is kept; what no longer fits is not."""
-        self.running.pop(sid, None)
+        """The last turn is answered with `frame`, which is kept; what no longer fits is not."""
+        self._remember(sid, self.last(sid))
         self.append(sid, frame, size)
 
     def append(self, sid: int, frame: Any, size: int) -> None:
@@ -95,9 +95,8 @@ class TakenTurns:
 
     def unanswer(self, sid: int, turn: int) -> None:
         """The answer to `turn` was not sent after all."""
-        if self.last(sid) == turn and sid in self._answers:
-            self._drop(sid)
-            self.running[sid] = turn
+        if self.last(sid) == turn:
+            self.take(sid, turn)
 
     def stored(self, sid: int) -> list[Any]:
         """The messages that answered the last turn."""
@@ -112,9 +111,15 @@ class TakenTurns:
         if page is None:
             page = self._pages[sid // PAGE] = array("Q", bytes(8 * PAGE))
             if len(self._pages) > MAX_PAGES:
-                _, gone = self._pages.popitem(last=False)
-                self._forgotten = max(self._forgotten, *gone)
+                self._forget(*self._pages.popitem(last=False))
         page[sid % PAGE] = turn
+
+    def _forget(self, index: int, page: array[int]) -> None:
+        """A page falls out, its answers too. What runs is in `running`, and remembered until it is over."""
+        self._forgotten = max(self._forgotten, *page)
+        for sid in range(index * PAGE, (index + 1) * PAGE):
+            if sid in self._answers:
+                self._drop(sid)
 
     def _drop(self, sid: int) -> None:
         del self._answers[sid]
