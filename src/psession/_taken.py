@@ -107,13 +107,14 @@ class TakenTurns:
         self.running.pop(sid, None)
         if sid in self._answers:
             self._drop(sid)
-        self.highest = max(self.highest, turn)
+        if turn < rules.FIRST_BACK:
+            self.highest = max(self.highest, turn)
         page = self._pages.get(sid // PAGE)
         if page is None:
             page = self._pages[sid // PAGE] = array("Q", bytes(8 * PAGE))
             if len(self._pages) > MAX_PAGES:
                 _, gone = self._pages.popitem(last=False)
-                self._forgotten = max(self._forgotten, *gone)
+                self._forgotten = max(self._forgotten, *(one for one in gone if one < rules.FIRST_BACK), 0)
         page[sid % PAGE] = turn
 
     def _drop(self, sid: int) -> None:
