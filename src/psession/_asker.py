@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,7 +11,7 @@ import trio
 
 from psession import _rules as rules
 from psession import errors
-from psession._ending import PEER_ENDED
+from psession._ending import FORGOTTEN, PEER_ENDED
 from psession._exchange import answering
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Asker:
     def __init__(self, exact: Exact) -> None:
         self.exact = exact
         self._next = 1
+        self._next_back = rules.FIRST_BACK + secrets.randbelow(rules.FIRST_BACK)
         self._given_up: OrderedDict[int, None] = OrderedDict()
 
     # -- what goes ---------------------------------------------------------------------------------------------------
@@ -41,16 +43,24 @@ class Asker:
         """`turn` gets its number, and `total` seconds from its start."""
         session = turn.session
         exchange = self.exact.exchange(session)
-        turn.number = self.number(exchange)
+        turn.number = self.number(session, exchange)
         turn.deadline = turn.started + total
         asked = exchange.asked
         if asked and self.exact.taken.running.get(session.sid) == asked:
             turn.answers = asked
 
-    def number(self, exchange: Exchange) -> int:
-        """The next turn's number, for a session."""
-        exchange.last_turn = self._next
-        self._next += 1
+    def number(self, session: Session, exchange: Exchange) -> int:
+        """The next turn's number, for a session.
+
+        In a session of the peer's, whose messages carry the peer's life, numbers begin at random, high above the
+        others: if this side is started anew, an answer to its last life meets no question of this one.
+        """
+        if session.incoming:
+            exchange.last_turn = self._next_back
+            self._next_back += 1
+        else:
+            exchange.last_turn = self._next
+            self._next += 1
         return exchange.last_turn
 
     def request(self, turn: Turn, message: Any) -> Any:
@@ -103,14 +113,37 @@ class Asker:
         exchange.told = session._once
         self.exact.say(session.sid, exchange.life, turn=turn.number, error=_code_of(kind), **end)
 
-    def end_session(self, session: Session, code: str) -> None:
-        """Tell the peer that a session of this side is over, its last turn included."""
+    def end_session(self, session: Session, code: str) -> bool:
+        """Tell the peer that a session of this side is over, its last turn included; whether there was need to."""
         exchange, turn = self.exact.exchange(session), session._turn
-        if exchange.last_turn and (exchange.known or (turn is not None and turn.sent)):
-            if session._once and (turn is None or turn.answered):
-                return  # its only message said so
-            exchange.told = True
-            self.exact.say(session.sid, exchange.life, turn=exchange.last_turn, error=code, end=True)
+        if not exchange.last_turn or not (exchange.known or (turn is not None and turn.sent)):
+            return False  # the peer has never heard of it
+        if session._once and (turn is None or turn.answered):
+            return False  # its only message said so
+        self.exact.say(session.sid, exchange.life, turn=exchange.last_turn, error=code, end=True)
+        return True
+
+    def _waiting(self) -> list[Turn]:
+        """Turns whose message left, and that wait for the answer."""
+        turns = [session._turn for session in self.exact.port.sessions.values()]
+        return [turn for turn in turns if turn is not None and turn.number and turn.sent and not turn.filled]
+
+    def ask_again(self) -> None:
+        """The line is back: what was asked, or its answer, may have been lost with it. The peer runs nothing twice."""
+        for turn in self._waiting():
+            turn.ask_again()
+
+    def forgotten(self) -> None:
+        """The peer has lost its memory: what it may have begun is not asked again."""
+        for turn in self._waiting():
+            turn.session.port._counters.aborted += 1
+            turn.end(FORGOTTEN)
+
+    def refuse_openings(self, last: int) -> None:
+        """The peer takes no new sessions: of those above the turn `last` it took none, and will take none."""
+        for turn in self._waiting():
+            if turn.number > last and not (turn.session.incoming or self.exact.exchange(turn.session).opened):
+                turn.refused(rules.CLOSING, "the peer takes no new sessions")
 
     # -- what comes --------------------------------------------------------------------------------------------------
 
@@ -133,7 +166,7 @@ class Asker:
         if do is rules.POSTPONE:
             turn.postpone(header.wait or 0.0)
             return
-        exchange.opened = not header.end and do is not rules.RAISE
+        exchange.opened = do is not rules.RAISE  # what failed there is opened anew by the next turn
         if do is rules.RAISE:
             turn.refused(*rules.split_error(header.error or ""))
             return
@@ -163,7 +196,7 @@ class Asker:
         if number in self._given_up:
             del self._given_up[number]
             counters.late += 1
-        elif number < self._next:
+        elif number < self._next or rules.FIRST_BACK <= number < self._next_back:
             counters.duplicate += 1
         else:
             counters.unknown_sid += 1

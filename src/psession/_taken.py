@@ -106,7 +106,8 @@ class TakenTurns:
         self.running.pop(sid, None)
         if sid in self._answers:
             self._drop(sid)
-        self.highest = max(self.highest, turn)
+        if turn < rules.FIRST_BACK:
+            self.highest = max(self.highest, turn)
         page = self._pages.get(sid // PAGE)
         if page is None:
             page = self._pages[sid // PAGE] = array("Q", bytes(8 * PAGE))
@@ -116,7 +117,7 @@ class TakenTurns:
 
     def _forget(self, index: int, page: array[int]) -> None:
         """A page falls out, its answers too. What runs is in `running`, and remembered until it is over."""
-        self._forgotten = max(self._forgotten, *page)
+        self._forgotten = max(self._forgotten, *(turn for turn in page if turn < rules.FIRST_BACK), 0)
         for sid in range(index * PAGE, (index + 1) * PAGE):
             if sid in self._answers:
                 self._drop(sid)
