@@ -16,7 +16,7 @@ from psession._busywait import BusyWait
 from psession._ending import port_closed, port_left
 from psession._nursery import close_forcefully, close_quietly, open_quiet_nursery
 from psession._outbox import ChannelOutbox, SenderOutbox
-from psession._resume import ConnectingLines, ResumingChannel, lines_of
+from psession._resume import ConnectingLines, ResumingChannel
 from psession._rules import EXACT
 from psession._timekeeper import Timekeeper
 from psession.channels._base import FrameChannel
@@ -37,9 +37,8 @@ async def live(port: Port, target: trio.abc.Channel[Any] | Sender) -> AsyncItera
     What the body raises comes out as the same object; only when a task of the port's failed as well (a handler under
     ``strict``) is it an `ExceptionGroup`.
     """
-    lines = await lines_of(port, target)
     async with open_quiet_nursery() as nursery:
-        life = _Life(port, lines, nursery)
+        life = _Life(port, target, nursery)
         try:
             yield port
         finally:

@@ -81,6 +81,7 @@ class Outbox:
         self._for_room = trio.lowlevel.ParkingLot()
         self._room_promised = False
         self._since_yield = 0
+        self._until_writable: Callable[[], Awaitable[None]] | None = None
         self.closed = False
 
     def encode(self, message: Any) -> Any:
@@ -174,6 +175,10 @@ class Outbox:
                         self._sleeping = True
                         await self._asleep.park()
                         continue
+                    if self._until_writable is not None:
+                        await self._until_writable()  # so that what waits for a line can still be withdrawn
+                        if not self._queue:
+                            continue
                     self.writing = True
                     await self._write(self._take())
                     self.writing = False
@@ -239,6 +244,7 @@ class ChannelOutbox(Outbox):
         if self._frames is not None:
             self._joined_bytes = MAX_JOINED_BYTES
         self._can_flush = self._frames is not None and self._frames.joins
+        self._until_writable = getattr(channel, "until_stands", None)
 
     def encode(self, message: Any) -> Any:
         return message if self._frames is None else self._frames.encode(message)
