@@ -137,9 +137,26 @@ class Turn:
         if exact is not None:
             exact.asker.begin(self, patience.total)
         frame = None
-        for pause in patience.pauses():
+        budget = patience.retry.budget
+        if budget != math.inf:
+            session.port._bucket.put(budget)
+        failure: Exception | None = None
+        for pause in patience.pauses(session.port._luck):
             wait = patience.timeout + (pause or 0.0)
             now = trio.current_time() if self.attempts else self.started
+            if self.attempts and budget != math.inf and not self._is_paid():
+                if failure is not None:
+                    try:
+                        raise failure
+                    finally:
+                        failure = None  # it knows this frame: they would keep each other
+                outcome = await self._wait_until(min(now + wait, self.deadline))
+                if outcome is not None:
+                    return outcome.unwrap()
+                if self.deadline <= trio.current_time():
+                    break
+                continue
+            failure = None
             if exact is not None:
                 frame = exact.asker.request(self, message)
             elif frame is None:
@@ -167,11 +184,20 @@ class Turn:
                 ended = self.taken and not self.failed
                 if pause is None or ended or self.answered:
                     raise
+                failure = error
             self.filled = self.taken = self.failed = False
             outcome = await self._wait_until(min(trio.current_time() + pause, self.deadline))
             if outcome is not None:
                 return outcome.unwrap()
         self._time_out(f"no reply: {self._advice()}")
+
+    def _is_paid(self) -> bool:
+        """Whether a retry is paid for out of the port's bucket; one whose last frame still waits to be sent is free."""
+        port, ticket = self.session.port, self.ticket
+        if (ticket is not None and not ticket.taken) or port._bucket.take():
+            return True
+        port._counters.unpaid += 1
+        return False
 
     def _transmit(self, frame: Any) -> None:
         """One attempt, unless the last one's frame is still in the queue."""
