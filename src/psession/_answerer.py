@@ -83,7 +83,7 @@ class Answerer:
         fresh = session is None
         if session is None:
             refusal = self._refusal(header, own=own)
-            session = port._take_in(sid) if refusal is None else None
+            session = port._handlers.take_in(sid) if refusal is None else None
             if session is None:
                 exact.say(sid, header.life, re=turn, error=refusal or rules.FULL)
                 return
@@ -117,7 +117,7 @@ class Answerer:
         if port._options.on_session is None:
             port._counters.unknown_sid += 1
             return rules.NO_HANDLER
-        return rules.CLOSING if port._ending is not None else None
+        return rules.CLOSING if port._ending is not None or port._drained is not None else None
 
     def given_up(self, session: Session | None, sid: int, header: Header, *, own: bool) -> None:
         """A message by which the asker gives a turn up, and with it perhaps the session."""

@@ -10,6 +10,7 @@ import trio
 
 from psession import _rules as rules
 from psession import errors
+from psession._ending import FORGOTTEN
 from psession._exchange import answering
 
 if TYPE_CHECKING:
@@ -100,13 +101,37 @@ class Asker:
         exchange.told = session._once
         self.exact.say(session.sid, exchange.life, turn=turn.number, error=_code_of(kind), **end)
 
-    def end_session(self, session: Session, code: str) -> None:
-        """Tell the peer that a session of this side is over, its last turn included."""
+    def end_session(self, session: Session, code: str) -> bool:
+        """Tell the peer that a session of this side is over, its last turn included; whether there was need to."""
         exchange, turn = self.exact.exchange(session), session._turn
-        if exchange.last_turn and (exchange.known or (turn is not None and turn.sent)):
-            if session._once and (turn is None or turn.answered):
-                return  # its only message said so
-            self.exact.say(session.sid, exchange.life, turn=exchange.last_turn, error=code, end=True)
+        if not exchange.last_turn or not (exchange.known or (turn is not None and turn.sent)):
+            return False  # the peer has never heard of it
+        if session._once and (turn is None or turn.answered):
+            return False  # its only message said so
+        self.exact.say(session.sid, exchange.life, turn=exchange.last_turn, error=code, end=True)
+        return True
+
+    def _waiting(self) -> list[Turn]:
+        """Turns whose message left, and that wait for the answer."""
+        turns = [session._turn for session in self.exact.port.sessions.values()]
+        return [turn for turn in turns if turn is not None and turn.number and turn.sent and not turn.filled]
+
+    def ask_again(self) -> None:
+        """The line is back: what was asked, or its answer, may have been lost with it. The peer runs nothing twice."""
+        for turn in self._waiting():
+            turn.ask_again()
+
+    def forgotten(self) -> None:
+        """The peer has lost its memory: what it may have begun is not asked again."""
+        for turn in self._waiting():
+            turn.session.port._counters.aborted += 1
+            turn.end(FORGOTTEN)
+
+    def refuse_openings(self, last: int) -> None:
+        """The peer takes no new sessions: of those above the turn `last` it took none, and will take none."""
+        for turn in self._waiting():
+            if turn.number > last and not (turn.session.incoming or self.exact.exchange(turn.session).opened):
+                turn.refused(rules.CLOSING, "the peer takes no new sessions")
 
     # -- what comes --------------------------------------------------------------------------------------------------
 

@@ -43,6 +43,11 @@ PEER_ENDED = Ending(errors.SessionCancelError, "the peer ended the session", cle
 GIVEN_UP = Ending(errors.SessionCancelError, "the peer gave the turn up", clean=True)
 REPLACED = Ending(errors.SessionCancelError, "the peer opened the session anew", clean=True)
 PEER_RESTARTED = Ending(errors.SessionCancelError, "the peer began a new life", clean=True)
+FORGOTTEN = Ending(
+    errors.SessionAbortError,
+    "the line broke, and the peer that came back has lost its memory: whether the turn was done is not known",
+    counter="aborted",
+)
 
 CLEARED = {
     "abort": Ending(errors.SessionAbortError, "aborted by clear()", counter="aborted"),

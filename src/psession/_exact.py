@@ -13,6 +13,7 @@ from psession._asker import Asker
 from psession._ending import PEER_ENDED, PEER_RESTARTED
 from psession._exchange import Exchange
 from psession._taken import TakenTurns
+from psession._talk import PortTalk
 from psession.envelope import is_wait
 from psession.errors import MalformedMessageError, PortClosedError
 
@@ -52,6 +53,7 @@ class Exact:
         self.taken = TakenTurns(port._options.max_answer_bytes)
         self.asker = Asker(self)
         self.answerer = Answerer(self)
+        self.talk = PortTalk(self)
         names = self.names
         self._turn, self._re, self._wait, self._life = names.turn, names.re, names.wait, names.life
         self._rare = frozenset((names.new, names.end, names.error, names.part, names.credit))
@@ -134,11 +136,25 @@ class Exact:
             return False
         if self.peer_life is not None:
             self._past.append(self.peer_life)
-            for session in [session for session in self.port.sessions.values() if session.incoming]:
-                session._end(PEER_RESTARTED)
-            self.taken = TakenTurns(self.port._options.max_answer_bytes)
+            self._forget_peer()
         self.peer_life = life
         return True
+
+    def _forget_peer(self) -> None:
+        """The peer began a new life: what it asked in the last one is over."""
+        for session in [session for session in self.port.sessions.values() if session.incoming]:
+            session._end(PEER_RESTARTED)
+        self.taken = TakenTurns(self.port._options.max_answer_bytes)
+
+    def line_reopened(self, known: bool) -> None:
+        """The line is back. What was on its way is asked again, where the peer still knows this side."""
+        if known:
+            self.asker.ask_again()
+            return
+        self.port._counters.forgotten += 1
+        self.talk.peer_closing = False
+        self._forget_peer()
+        self.asker.forgotten()
 
     def _ended(self, session: Session | None, sid: int, *, own: bool) -> None:
         """The peer says that it is done with a session."""
@@ -232,8 +248,8 @@ class Exact:
             self.answerer.leave(session, ending.code or rules.UNANSWERED)
         if exchange.told or exchange.peer_done:
             return
-        exchange.told = True
         if session.incoming:
+            exchange.told = True
             self.say(session.sid, exchange.life, end=True)
         else:
-            self.asker.end_session(session, ending.code or rules.ENDED)
+            exchange.told = self.asker.end_session(session, ending.code or rules.ENDED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from contextlib import asynccontextmanager
 from contextvars import copy_context
 from functools import partial
@@ -15,8 +16,11 @@ from psession._busywait import BusyWait
 from psession._ending import port_closed, port_left
 from psession._nursery import close_forcefully, close_quietly, open_quiet_nursery
 from psession._outbox import ChannelOutbox, SenderOutbox
+from psession._resume import ConnectingLines, ResumingChannel, lines_of
+from psession._rules import EXACT
 from psession._timekeeper import Timekeeper
 from psession.channels._base import FrameChannel
+from psession.channels._pushed_back import UNKNOWN_HOPS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -24,9 +28,6 @@ if TYPE_CHECKING:
     from psession._outbox import Outbox, Sender
     from psession._port import Port
     from psession._session import Session
-
-UNKNOWN_HOPS = 3
-"""Scheduler passes granted to a late reply on a channel that does not say how many tasks it passes through."""
 
 
 @asynccontextmanager
@@ -36,8 +37,9 @@ async def live(port: Port, target: trio.abc.Channel[Any] | Sender) -> AsyncItera
     What the body raises comes out as the same object; only when a task of the port's failed as well (a handler under
     ``strict``) is it an `ExceptionGroup`.
     """
+    lines = await lines_of(port, target)
     async with open_quiet_nursery() as nursery:
-        life = _Life(port, target, nursery)
+        life = _Life(port, lines, nursery)
         try:
             yield port
         finally:
@@ -59,6 +61,7 @@ class _Life:
         self.reading = trio.CancelScope(shield=True)
         self.timing = trio.CancelScope(shield=True)
         self.burst = 0
+        self.heard = 0
         self.awake = BusyWait()
         self.shut = False
         self.plain: trio.MemorySendChannel[Any] | None = None
@@ -68,12 +71,17 @@ class _Life:
         port._take_plain = self.take_plain
         port._timekeeper = Timekeeper(port, self._start_timekeeper)
         port._stop = self._stop
+        port._lines = target
         if isinstance(target, FrameChannel) and target.joins:
             port._awake = BusyWait()
             port._look = self._look
         port._hops = target.hops if isinstance(target, FrameChannel) else UNKNOWN_HOPS
         if self.channel is not None:
             self._spawn(self._read, name=f"psession reader of {port.name!r}")
+            if port._options.keepalive_interval != math.inf:
+                self._spawn(self._keep_alive, name=f"psession keepalive of {port.name!r}")
+        if isinstance(target, ConnectingLines) and port._exact is not None:
+            port._exact.talk.say_hello()
 
     def _spawn(self, function: Callable[..., Awaitable[None]], *arguments: Any, name: str | None = None) -> None:
         """Start a task of the port's, in the context variables of who opened it, whoever's deed it follows from."""
@@ -111,6 +119,29 @@ class _Life:
         with self.timing:
             await self.port._timekeeper.run()
 
+    async def _keep_alive(self) -> None:
+        """Ask a silent peer for a sign of life; one that gives none is gone, whatever the socket says."""
+        port, channel = self.port, self.channel
+        interval, patience = port._options.keepalive_interval, port._options.keepalive_patience
+        with self.timing:
+            while not port.closed:
+                heard = self.heard
+                await trio.sleep(interval)
+                exact = port._exact
+                if self.heard != heard or exact is None or exact.peer is not EXACT:
+                    continue
+                if isinstance(channel, ResumingChannel) and not channel.stands:
+                    continue
+                exact.talk.ask_for_life(patience)
+                await trio.sleep(patience)
+                if self.heard != heard:
+                    continue
+                error = trio.BrokenResourceError(f"no sign of life for {interval + patience:g} s (keepalive)")
+                if isinstance(channel, ResumingChannel):
+                    await channel.drop(error)
+                else:
+                    self._lost(error)
+
     async def _write(self) -> None:
         try:
             await self.port._outbox.run()
@@ -142,10 +173,11 @@ class _Life:
     def _is_asked_singly(self) -> bool:
         """Whether the peer asks one thing at a time: then its next question comes soon after the handler's answer."""
         port = self.port
-        return port._awake is not None and self.burst == 1 and not port._turns and port._handlers > 0
+        return port._awake is not None and self.burst == 1 and not port._turns and port._handlers.running > 0
 
     def _route(self, batch: list[Any]) -> None:
         self.burst = len(batch)
+        self.heard += 1
         give = self.port._give
         for message in batch:
             if isinstance(message, errors.MessageError):
@@ -162,7 +194,7 @@ class _Life:
             self._route([message])
 
     def _start_handler(self, session: Session) -> None:
-        self._spawn(self.port._handle, session, name=f"psession handler of {self.port.name!r}")
+        self._spawn(self.port._handlers.handle, session, name=f"psession handler of {self.port.name!r}")
 
     def take_plain(self, message: Any) -> None:
         """A message that is no session's."""
@@ -189,7 +221,7 @@ class _Life:
     def _crashed(self, error: Exception) -> None:
         """Count it and log it; under ``strict`` it is the port that fails, not who brought the message."""
         try:
-            self.port._crashed(None, error)
+            self.port._handlers.crashed(None, error)
         except Exception:
             self._spawn(_fail, error)
 
@@ -204,7 +236,7 @@ class _Life:
                 result = on_message(await rest.receive())
             except Exception as error:
                 result = None
-                self.port._crashed(None, error)
+                self.port._handlers.crashed(None, error)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+import math
+from contextlib import asynccontextmanager, suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,10 +12,14 @@ import trio
 from psession import errors
 from psession._life import live
 from psession._listen import Listener
-from psession._options import Options
+from psession._nursery import open_quiet_nursery
+from psession._options import Options, seconds
 from psession._outbox import is_sender
 from psession._port import Port
+from psession._resume import LINE_ENDS, AcceptedLines
 from psession._statistics import Statistics
+from psession._talk import credentials
+from psession.channels._pushed_back import PushedBackChannel, receive_some
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
     from psession._options import PortOptions
     from psession._outbox import Sender
     from psession._session import Session
+    from psession.envelope import Envelope
 
 DEFAULT = "default"
 """The name of the port that ``async with SessionManager(sender)`` holds open."""
@@ -191,6 +197,48 @@ class SessionManager:
         finally:
             self._listeners.remove(listener)
 
+    async def resume(
+        self,
+        channel: trio.abc.Channel[Any],
+        *,
+        timeout: float = 5.0,  # noqa: ASYNC109 - it is not the call's, which goes on for as long as the line
+        envelope: Envelope | None = None,
+    ) -> trio.abc.Channel[Any] | None:
+        """Give a new line to the port that lost its own, if its peer proves to be that port's.
+
+        For a server whose ports have ``resume_within``. ::
+
+            async def serve(channel):
+                fresh = await manager.resume(channel)
+                if fresh is not None:
+                    async with manager.port(name, fresh, resume_within=30, on_session=handle) as port:
+                        await port.wait_closed()
+
+        Args:
+            channel: A line that a peer has just opened.
+            timeout: Seconds to wait for the peer's first word; a peer that says nothing is a new one.
+            envelope: Names of fields other than the manager's.
+
+        Returns:
+            A channel for a port of its own, where the peer is new: what was read from it is put back. ``None`` when an
+            open port had the line, and is done with it; cancelling takes it away from that port.
+        """
+        seconds("timeout", timeout)
+        batch: list[Any] = []
+        with trio.move_on_after(timeout), suppress(*LINE_ENDS):
+            batch = await receive_some(channel)
+        if not batch:
+            return channel
+        found = credentials(batch[0], (envelope or self._options.wire).fields)
+        if found is not None:
+            name, secret, life = found
+            port = self._ports.get(name)
+            lines = port._lines if port is not None else None
+            if isinstance(lines, AcceptedLines) and lines.accepts(secret, life):
+                await lines.adopt(channel, batch[1:])
+                return None
+        return PushedBackChannel(channel, batch)
+
     # -- everything at once ------------------------------------------------------------------------------------------
 
     def cancel(self) -> None:
@@ -212,6 +260,19 @@ class SessionManager:
         """`Port.clear` on every port."""
         for port in list(self._ports.values()):
             port.clear(behavior)
+
+    async def drain(self, timeout: float = math.inf) -> bool:  # noqa: ASYNC109 - as in Port.drain
+        """`Port.drain` on every port at once. Whether all came to their end in `timeout` seconds."""
+        drained: list[bool] = []
+
+        async def one(port: Port) -> None:
+            with suppress(errors.PortClosedError):
+                drained.append(await port.drain(timeout))
+
+        async with open_quiet_nursery() as nursery:
+            for port in list(self._ports.values()):
+                nursery.start_soon(one, port)
+        return all(drained)
 
     def statistics(self) -> Statistics:
         """The sum over the open ports and those that are gone."""

@@ -22,6 +22,16 @@ SessionHandler = Callable[["Session"], Awaitable[None]]
 MessageHandler = Callable[[Any], object]
 OverflowChooser = Callable[["Port"], int]
 
+DURATIONS = (
+    "session_timeout",
+    "session_max_life",
+    "session_id_rest",
+    "grace",
+    "resume_within",
+    "keepalive_interval",
+    "keepalive_patience",
+)
+
 COUNTS = ("max_session_count", "max_incoming_sessions", "inbox_limit", "max_queued_bytes", "max_answer_bytes")
 
 UNSAID = (None, None, None, None, None)
@@ -58,6 +68,9 @@ class PortOptions(TypedDict, total=False):
     deadlines: bool | None
     error_codes: Mapping[type[Exception], str] | None
     debug: bool | None
+    resume_within: float | None
+    keepalive_interval: float | None
+    keepalive_patience: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +115,11 @@ class Options:
             time that their asker gave is over.
         error_codes: What exceptions of a handler an asker on the exact wire is told of, with their text; by class, the
             first that fits. All others it knows as ``"crashed"``.
+        resume_within: How long a break of the line may last without ending the port; 0: not at all. On the side that
+            connects it needs ``Envelope.exact()`` and a channel made by `psession.channels.reconnecting`.
+        keepalive_interval: How long an exact peer may be silent before it is asked for a sign of life. A WebSocket has
+            pings of its own.
+        keepalive_patience: How long it may take to give one before the line counts as broken.
         debug: Whether such an asker is told what a handler crashed with.
     """
 
@@ -129,9 +147,12 @@ class Options:
     deadlines: bool = True
     error_codes: Mapping[type[Exception], str] = field(default_factory=dict[type[Exception], str])
     debug: bool = False
+    resume_within: float = 0.0
+    keepalive_interval: float = math.inf
+    keepalive_patience: float = 10.0
 
     def __post_init__(self) -> None:
-        for name in ("session_timeout", "session_max_life", "session_id_rest", "grace"):
+        for name in DURATIONS:
             seconds(name, getattr(self, name))
         check_retry(self.retry, self.retry_count, self.retry_interval)
         for name in (

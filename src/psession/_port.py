@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
+import math
 import random
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 import trio
 
+from psession import _rules as rules
 from psession import errors
 from psession._bucket import RetryBucket
-from psession._ending import CLEARED, MADE_ROOM, expired, port_left
+from psession._ending import CLEARED, expired, port_left
 from psession._exact import Exact
+from psession._handlers import Handlers
 from psession._idle import IdleQueue
 from psession._opening import Opening
-from psession._options import UNSAID, checked, checked_life
+from psession._options import UNSAID, checked, checked_life, seconds
 from psession._statistics import Statistics
 from psession._table import SessionTable
 
@@ -56,10 +58,11 @@ class Port:
         self._exact = Exact(self) if options.wire.is_exact else None
         self._ending: Ending | None = None
         self._closed = trio.Event()
+        self._drained: trio.Event | None = None
         self._turns = 0
         self._bucket = RetryBucket()
         self._luck: Callable[[], float] = random.random
-        self._handlers = 0
+        self._handlers = Handlers(self)
         self._warned: set[str] = set()
         # What the life of the port (psession._life) sets before anyone else sees it:
         self._outbox: Outbox
@@ -71,6 +74,7 @@ class Port:
         self._awake: BusyWait | None = None
         self._look: Callable[[], bool]
         self._stop: Callable[[], None]
+        self._lines: object = None
 
     def __repr__(self) -> str:
         state = "open" if self._ending is None else "closed"
@@ -178,15 +182,13 @@ class Port:
         """
         sid = self._envelope.read(message)
         if sid is None:
-            return False
+            return self._is_ports_own(message)
         session = self.sessions.get(sid)
         exact = self._exact
         if exact is not None and exact.take_plainly(session, message):
             return True
         if self._envelope.marks(message):
-            if exact is None:
-                exact = self._exact = Exact(self)
-            exact.take(sid, message)
+            self._speak_exactly().take(sid, message)
             return True
         if session is not None:
             if exact is None or not exact.asks(session):
@@ -197,10 +199,20 @@ class Port:
             self._stray(sid)
         elif self._options.on_session is None or self._ending is not None:
             self._counters.unknown_sid += 1
-        elif (session := self._take_in(sid)) is not None:
+        elif (session := self._handlers.take_in(sid)) is not None:
             session._deliver(message)
             self._start_handler(session)
         return True
+
+    def _is_ports_own(self, message: Any) -> bool:
+        """Whether a message that is no session's is about the port itself; then it is dealt with."""
+        return self._envelope.marks(message) and self._speak_exactly().talk.take(message)
+
+    def _speak_exactly(self) -> Exact:
+        """The exact wire of this port, from now on."""
+        if self._exact is None:
+            self._exact = Exact(self)
+        return self._exact
 
     def _give(self, message: Any) -> None:
         """A message that came for this port, a session's or not."""
@@ -236,6 +248,36 @@ class Port:
         self._end(port_left("the port was closed by close()"))
         self._stop()
 
+    async def drain(self, timeout: float = math.inf) -> bool:  # noqa: ASYNC109 - it closes the port in the end, always
+        """Leave gracefully: take no new sessions, wait for those there are, close the port.
+
+        An exact peer is told the last turn that was taken: what it asks above that to open a session is safe to ask
+        elsewhere, and fails there at once with the outcome ``"refused"``. What it opens on the classic wire is dropped.
+        New sessions of this side get a `PortClosedError`.
+
+        Args:
+            timeout: Seconds to wait; then what is left is cut off as by `close`. Cancelling is the same at once.
+
+        Returns:
+            Whether every session and handler had come to its end.
+        """
+        seconds("timeout", timeout)
+        self._check_open()
+        drained = self._drained = self._drained or trio.Event()
+        if self._exact is not None and self._exact.peer is rules.EXACT:
+            self._exact.talk.say_closing()
+        self._note_drained()
+        try:
+            with trio.move_on_after(timeout):
+                await drained.wait()
+        finally:
+            self.close()
+        return drained.is_set()
+
+    def _note_drained(self) -> None:
+        if self._drained is not None and not self.sessions and not self._handlers.running:
+            self._drained.set()
+
     async def wait_closed(self) -> None:
         """Return when the peer has gone, the channel broke, or the port was closed."""
         await self._closed.wait()
@@ -255,32 +297,6 @@ class Port:
         return now
 
     # -- what the peer opens, and what is nobody's -------------------------------------------------------------------
-
-    def _take_in(self, sid: int) -> Session | None:
-        """A session that the peer opens, its handler not started yet; ``None`` where all are at work."""
-        options = self._options
-        if self._handlers >= options.max_incoming_sessions:
-            # At twice as many, sessions were ended for others and their handlers take their time to notice.
-            idle = None if self._handlers >= 2 * options.max_incoming_sessions else self._longest_idle()
-            if idle is None:
-                self._counters.refused += 1
-                self._warn(
-                    "refused", "not taken: max_incoming_sessions (%d) are all at work", options.max_incoming_sessions
-                )
-                return None
-            self._counters.recycled += 1
-            idle._end(MADE_ROOM)
-        session = self._table.accept(sid)
-        self._counters.accepted += 1
-        self._handlers += 1
-        return session
-
-    def _longest_idle(self) -> Session | None:
-        """The session of the peer that has been idle longest, taken out of its queue."""
-        idle = self._idle_incoming.pop_oldest()
-        while idle is not None and not idle._is_idle:
-            idle = self._idle_incoming.pop_oldest()  # busy: it comes back when its handler waits again
-        return idle
 
     def _stray(self, sid: int) -> None:
         """A message for a number of this side that no session has: a reply nobody waits for. It is never answered."""
@@ -311,44 +327,13 @@ class Port:
         self._warned.add(about)
         log.log(level, f"port %r: {text} (said once; see statistics())", self.name, *values)
 
-    async def _handle(self, session: Session) -> None:
-        """The task of one session that the peer opened."""
-        try:
-            on_session = self._options.on_session
-            result = on_session(session)  # type: ignore[misc]
-            if not inspect.isawaitable(result):
-                raise TypeError(f"on_session must be an async function, {on_session!r} returned {result!r}")
-            if session._exchange is None or self._exact is None:
-                await result
-            else:
-                await self._exact.answerer.handle(session, result)
-        except errors.SessionRefusedError as error:
-            log.debug("port %r: handler of session %d refused: %s", self.name, session.sid, error)
-        except errors.SessionError as error:
-            if self._ending is None and (session._ending is None or error.sid != session.sid):
-                self._crashed(session.sid, error)
-            else:
-                log.debug("port %r: handler of session %d: %s", self.name, session.sid, error)
-        except Exception as error:
-            self._crashed(session.sid, error)
-        finally:
-            self._handlers -= 1
-            session.end()
-
-    def _crashed(self, sid: int | None, error: Exception) -> None:
-        """User code raised: its session ends alone, unless ``strict``."""
-        self._counters.crashed += 1
-        if self._options.strict:
-            raise error
-        what = "on_message" if sid is None else f"the handler of session {sid}"
-        log.error("port %r: %s raised", self.name, what, exc_info=error)
-
     # -- turns, idleness, the end ------------------------------------------------------------------------------------
 
     def _forget(self, session: Session) -> None:
         """A session is over."""
         self._idle_leave(session)
         self._table.forget(session)
+        self._note_drained()
 
     async def _open_within(self, patience: Patience) -> Session:
         """Under ``"wait"``: a session, or a timeout when no number came free within one attempt's patience."""
@@ -400,6 +385,8 @@ class Port:
         self._ending = ending
         for session in list(self.sessions.values()):
             session._end(ending)
+        if self._exact is not None and (self._exact.talk.ticket or self._exact.talk.secret) and self._exact.can_tell():
+            self._exact.talk.say_goodbye()
         self._outbox.close()
         self._table.close()
         self._closed.set()

@@ -39,6 +39,8 @@ class Statistics:
         repeated: Turns that the peer asked again: the one that ran was joined, or the stored answer sent again.
         given_up: Turns of the peer that it gave up while they ran.
         unpaid: Retries not made, because the budget for them was used up.
+        resumed: Times that a broken line came back, and the peer still knew this side.
+        forgotten: Times that it came back, and the peer did not.
         other_life: Messages of or for a port that is gone, its peer's or this side's.
         sent: Messages handed to the channel or sender, retries included.
         bytes_sent: Bytes written by the channel, 0 where it does not count.
@@ -71,6 +73,8 @@ class Statistics:
     repeated: int = 0
     given_up: int = 0
     unpaid: int = 0
+    resumed: int = 0
+    forgotten: int = 0
     other_life: int = 0
     sent: int = 0
     bytes_sent: int = 0

@@ -46,13 +46,29 @@ class SessionTable:
         return len(self.sessions) - len(self.by_age)
 
     def open(self, patience: Patience, max_life: float | None) -> Session:
-        """A new session of this side."""
+        """A new session of this side.
+
+        Raises:
+            PortClosedError: This side or the peer takes no new ones.
+            SessionOverflowError: There is no number for it.
+        """
+        self._check_openable()
         sid, unsafe_until = self._take_sid()
         life = self._options.session_max_life if max_life is None else max_life
         session = self.sessions[sid] = Session(self._port, sid, patience, life)
         session._unsafe_until = unsafe_until
         self.by_age[session] = None
         return session
+
+    def _check_openable(self) -> None:
+        port = self._port
+        if port._drained is not None:
+            why = "the port is being drained"
+        elif port._exact is not None and port._exact.talk.peer_closing:
+            why = "the peer takes none"
+        else:
+            return
+        raise errors.PortClosedError(f"no new session: {why}", port=port.name, outcome="not_sent")
 
     async def open_when_free(self, patience: Patience, max_life: float | None) -> Session:
         """The same; under ``on_session_overflow="wait"`` as soon as a number is free."""

@@ -36,6 +36,7 @@ class Turn:
         "due",
         "failed",
         "filled",
+        "message",
         "number",
         "revoked",
         "sent",
@@ -68,6 +69,8 @@ class Turn:
         self.due: float | None = None
         """When it will be, for the timekeeper."""
         self.ticket: Ticket | None = None
+        self.message: Any = None
+        """What it asks, on the exact wire."""
         self.number = 0
         """Its number on the exact wire, 0 on the classic one."""
         self.answers = 0
@@ -135,6 +138,7 @@ class Turn:
         if (session._owed or session._unsafe_until) and (exact is None or exact.peer is rules.CLASSIC):
             await self._make_safe(patience.timeout)
         if exact is not None:
+            self.message = message
             exact.asker.begin(self, patience.total)
         frame = None
         budget = patience.retry.budget
@@ -292,6 +296,13 @@ class Turn:
         due = min(trio.current_time() + wait, self.deadline)
         if self.due is not None and due > self.due:
             self.session.port._timekeeper.watch(self, due)
+
+    def ask_again(self) -> None:
+        """Send the message again, which may have been lost: an attempt that no pause is due before."""
+        port = self.session.port
+        if port._exact is not None and (self.ticket is None or self.ticket.taken):
+            self.attempts += 1
+            self.ticket = port._outbox.put(port._exact.asker.request(self, self.message), self)
 
     def silence(self) -> None:
         """Wake the turn without an outcome: its time is over, and there was none at the last look."""

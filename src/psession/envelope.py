@@ -37,6 +37,8 @@ class ExactFields:
         life: The epoch of the port that opened the session.
         part: The place of a message among the answers to one turn, or among the posts of one side.
         credit: How many answers to this turn the asker has room for, all that it had before included.
+        port: In a message that is no session's: what the accepting side calls the port.
+        resume: There too: the secret by which that port is found again.
     """
 
     turn: str = "_turn"
@@ -48,6 +50,8 @@ class ExactFields:
     life: str = "_life"
     part: str = "_part"
     credit: str = "_credit"
+    port: str = "_port"
+    resume: str = "_resume"
 
     def __post_init__(self) -> None:
         names = dataclasses.astuple(self)
@@ -140,6 +144,11 @@ class Envelope:
     def _key(self) -> tuple[object, ...]:
         return self.session_id_name, self.text_ids, self.is_exact, self.fields
 
+    @property
+    def exact_names(self) -> frozenset[str]:
+        """The names of all exact fields."""
+        return self._exact_names
+
     # -- writing -----------------------------------------------------------------------------------------------------
 
     def stamp(self, message: Any, sid: int) -> Any:
@@ -223,7 +232,7 @@ class Envelope:
             values = tuple(map(message.get, self._names))
         else:
             values = tuple(getattr(message, name, None) for name in self._names)
-        turn, re, new, end, error, wait, life, part, credit = values
+        turn, re, new, end, error, wait, life, part, credit, _port, _resume = values
         for number in (turn, re, life, part, credit):
             if number is not None and not (type(number) is int and 0 <= number <= LARGEST):
                 return None

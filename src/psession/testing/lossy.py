@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
-from psession._life import UNKNOWN_HOPS
 from psession._nursery import close_forcefully, open_quiet_nursery
 from psession.channels import FrameChannel
+from psession.channels._pushed_back import UNKNOWN_HOPS
 from psession.errors import MessageError
 from psession.testing._fate import DEFAULT_LOG_LIMIT, Direction, Fate, FateLog, Moment, Tally
 from psession.testing._odds import (
