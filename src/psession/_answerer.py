@@ -11,6 +11,7 @@ from psession import _rules as rules
 from psession._ending import GIVEN_UP, PEER_ENDED, REPLACED
 from psession._exchange import Exchange, answering
 from psession._outbox import size_of
+from psession._timekeeper import SOON
 from psession.errors import SessionRefusedError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Answerer:
     def __init__(self, exact: Exact) -> None:
         self.exact = exact
         self._marks_openings = False
+        self._turn = exact.names.turn
         self._deadlines = exact.port._options.deadlines
 
     # -- what comes --------------------------------------------------------------------------------------------------
@@ -102,12 +104,22 @@ class Answerer:
             self.exact.taken.pass_by(session.sid, turn)
         else:
             self.exact.taken.take(session.sid, turn)
-            exchange.began = now = trio.current_time()
-            if wait is not None and self._deadlines:
-                exchange.due = now + wait
-                exchange.visible = False
-                self.exact.port._timekeeper.watch_handler(exchange, now)
+            self.begun(exchange, wait)
         session._to_inbox(message)
+
+    def begun(self, exchange: Exchange, wait: float | None) -> None:
+        """A turn runs from now on, whose asker waits so many seconds for the answer."""
+        exchange.began = now = trio.current_time()
+        if exchange.visible:
+            exchange.lift_deadline()  # it is that of the turn before, which was not answered
+        if wait is None or not self._deadlines:
+            exchange.due = math.inf
+            return
+        exchange.due = now + wait
+        if wait <= 2 * SOON:
+            exchange.show_deadline()
+        elif not exchange.watched:
+            self.exact.port._timekeeper.watch_handler(exchange, now)
 
     def _refusal(self, header: Header, *, own: bool) -> str | None:
         """Why a session is not opened for a turn."""
@@ -150,15 +162,17 @@ class Answerer:
         exchange = session._exchange
         assert exchange is not None
         running = self.exact.taken.running.get(session.sid, 0)
-        if running and self.exact.port._envelope.turn_of(message) == running:
-            exchange.asked = running
+        if running:
+            turn = message.get(self._turn) if type(message) is dict else self.exact.port._envelope.turn_of(message)
+            if turn == running:
+                exchange.asked = running
 
     def answered(self, session: Session, turn: int, frame: Any) -> None:
         """`frame` answers `turn`, and is kept for as long as it may be asked again."""
         exchange, taken = session._exchange, self.exact.taken
         assert exchange is not None
         exchange.asked = 0
-        if taken.last(session.sid) == turn:
+        if taken.running.get(session.sid) == turn:
             taken.answer(session.sid, frame, size_of(frame))
         if exchange.due != math.inf:
             exchange.lift_deadline()

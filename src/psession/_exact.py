@@ -14,7 +14,7 @@ from psession._ending import PEER_ENDED, PEER_RESTARTED
 from psession._exchange import Exchange
 from psession._taken import TakenTurns
 from psession._talk import PortTalk
-from psession.envelope import is_wait
+from psession.envelope import LARGEST, is_wait
 from psession.errors import MalformedMessageError, PortClosedError
 
 if TYPE_CHECKING:
@@ -117,10 +117,13 @@ class Exact:
             self.port._counters.matched += 1
             waiting.answer(message)
         else:
-            if re is not None or type(turn) is not int or turn <= self.taken.last(session.sid) or not is_wait(wait):
+            if re is not None or type(turn) is not int or turn > LARGEST or wait == 0 or not is_wait(wait):
+                return False
+            if not self.taken.take_next(session.sid, turn):
                 return False
             exchange.final = False
-            self.answerer.run_next(session, exchange, turn, wait, message)
+            self.answerer.begun(exchange, wait)
+            session._to_inbox(message)
         self.peer = rules.EXACT
         return True
 
@@ -186,11 +189,11 @@ class Exact:
 
     def post(self, session: Session, message: Any) -> tuple[Any, int]:
         """The frame of a message that wants no reply, and the turn of the peer's that it answers, if any."""
-        exchange, port, names = self.exchange(session), self.port, self.names
-        fields: dict[str, Any] = {}
+        exchange, port, names = session._exchange or self.exchange(session), self.port, self.names
         asked = exchange.asked if self.taken.running.get(session.sid) == exchange.asked else 0
+        fields: dict[str, Any] = {}
         if asked:
-            fields[names.re] = asked
+            fields[self._re] = asked
         elif not (exchange.opened or session.incoming):
             # What opens a session is a turn, so that a copy of it cannot open it again, but one that waits 0 seconds.
             fields |= {names.turn: self.asker.number(exchange), names.new: True, names.wait: 0}
@@ -198,7 +201,7 @@ class Exact:
             exchange.posted += 1
             fields[names.part] = exchange.posted
         if exchange.life is not None:
-            fields[names.life] = exchange.life
+            fields[self._life] = exchange.life
         frame = port._to_frame(port._envelope.seal(message, session.sid, fields))
         if asked:
             self.answerer.answered(session, asked, frame)

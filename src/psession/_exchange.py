@@ -22,6 +22,7 @@ class Exchange:
         began: When the peer's last turn began here, on Trio's clock.
         due: When its asker gives up.
         visible: Whether the handler's scope has that as its deadline.
+        watched: Whether the timekeeper will see to it that it has.
         final: Whether that turn is the session's last.
         scope: What the handler runs in.
         peer_done: Whether the peer knows that the session is over, and needs no telling.
@@ -47,6 +48,7 @@ class Exchange:
         "scope",
         "told",
         "visible",
+        "watched",
     )
 
     def __init__(self, life: int | None) -> None:
@@ -58,6 +60,7 @@ class Exchange:
         self.began = 0.0
         self.due = math.inf
         self.visible = False
+        self.watched = False
         self.final = False
         self.scope: trio.CancelScope | None = None
         self.peer_done = False

@@ -171,7 +171,7 @@ class Session:
             except BaseException:
                 exact.answerer.not_answered(self, answers)
                 raise
-            if answers:
+            if answers and self._exchange is not None and self._exchange.final:
                 exact.answerer.answer_sent(self)
         if self._turn is None and not self.incoming and self._ending is None:
             port._idle_enter(self)

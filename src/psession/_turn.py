@@ -45,6 +45,7 @@ class Turn:
         "started",
         "taken",
         "ticket",
+        "total",
     )
 
     def __init__(self, session: Session) -> None:
@@ -75,6 +76,8 @@ class Turn:
         """Its number on the exact wire, 0 on the classic one."""
         self.answers = 0
         """The peer's turn that its message answers."""
+        self.total = math.inf
+        """Seconds that all its attempts may take, on the exact wire."""
         self.deadline = math.inf
         """When all its attempts are over, on the exact wire: the peer may postpone an attempt, but not that."""
 
@@ -133,7 +136,7 @@ class Turn:
         await trio.lowlevel.checkpoint_if_cancelled()
         self.started = trio.current_time()
         exact = session.port._exact
-        if exact is not None and not exact.asks(session):
+        if exact is not None and session._exchange is None and not exact.asks(session):
             exact = None
         if (session._owed or session._unsafe_until) and (exact is None or exact.peer is rules.CLASSIC):
             await self._make_safe(patience.timeout)

@@ -175,13 +175,10 @@ class Envelope:
         """
         name = self.session_id_name
         if type(message) is dict or isinstance(message, Mapping):
-            sealed = dict(message)
-            if not self._reserved.isdisjoint(sealed):
-                for reserved in self._reserved:
-                    sealed.pop(reserved, None)
-            sealed[name] = sid
-            sealed.update(fields)
-            return sealed
+            if self._reserved.isdisjoint(message):
+                return {**message, name: sid, **fields}
+            reserved = self._reserved
+            return {**{key: value for key, value in message.items() if key not in reserved}, name: sid, **fields}
         gone = {field: None for field in self._names if field not in fields and getattr(message, field, None)}
         return self._replace(message, {name: sid, **gone, **fields})
 
