@@ -92,7 +92,9 @@ class Answerer:
         exchange = session._exchange
         if exchange is None:
             exchange = session._exchange = Exchange(header.life)
-            exchange.scope = None if own else trio.CancelScope()
+            if session.incoming:
+                exchange.scope = trio.CancelScope()
+                exchange.taken = self.exact.taken.open(sid)
         exchange.final = header.end
         self.run_next(session, exchange, turn, header.wait, message)
         if fresh and session._ending is None:

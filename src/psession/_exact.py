@@ -119,7 +119,7 @@ class Exact:
         else:
             if re is not None or type(turn) is not int or turn > LARGEST or wait == 0 or not is_wait(wait):
                 return False
-            if not self.taken.take_next(session.sid, turn):
+            if exchange.taken is None or not self.taken.take_next(session.sid, exchange.taken, turn):
                 return False
             exchange.final = False
             self.answerer.begun(exchange, wait)
@@ -245,6 +245,12 @@ class Exact:
         """A session has ended here: its peer is told once, and a turn of the peer's is answered with an error."""
         exchange = session._exchange
         assert exchange is not None
+        self._say_over(session, exchange, ending)
+        if session.incoming:
+            exchange.taken = None
+            self.taken.close(session.sid)
+
+    def _say_over(self, session: Session, exchange: Exchange, ending: Ending) -> None:
         if not self.can_tell():
             return
         if not exchange.peer_done:

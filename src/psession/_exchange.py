@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import trio
 
+    from psession._taken import LastTurn
+
 
 class Exchange:
     """The state of one session on the exact wire.
@@ -25,6 +27,7 @@ class Exchange:
         watched: Whether the timekeeper will see to it that it has.
         final: Whether that turn is the session's last.
         scope: What the handler runs in.
+        taken: What is known of the peer's last turn, in a session that the peer opened.
         peer_done: Whether the peer knows that the session is over, and needs no telling.
         told: Whether it was told.
         cautious: Whether a turn went unanswered before the peer was known to be exact: then no unmarked reply counts.
@@ -46,6 +49,7 @@ class Exchange:
         "peer_done",
         "posted",
         "scope",
+        "taken",
         "told",
         "visible",
         "watched",
@@ -63,6 +67,7 @@ class Exchange:
         self.watched = False
         self.final = False
         self.scope: trio.CancelScope | None = None
+        self.taken: LastTurn | None = None
         self.peer_done = False
         self.told = False
         self.cautious = False
