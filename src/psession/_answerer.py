@@ -28,7 +28,7 @@ class Answerer:
     def __init__(self, exact: Exact) -> None:
         self.exact = exact
         self._marks_openings = False
-        self._turn = exact.names.turn
+        self._now = trio.lowlevel.current_clock().current_time
         self._deadlines = exact.port._options.deadlines
 
     # -- what comes --------------------------------------------------------------------------------------------------
@@ -106,12 +106,13 @@ class Answerer:
             self.exact.taken.pass_by(session.sid, turn)
         else:
             self.exact.taken.take(session.sid, turn)
-            self.begun(exchange, wait)
+            self.begun(exchange, message, wait)
         session._to_inbox(message)
 
-    def begun(self, exchange: Exchange, wait: float | None) -> None:
-        """A turn runs from now on, whose asker waits so many seconds for the answer."""
-        exchange.began = now = trio.current_time()
+    def begun(self, exchange: Exchange, message: Any, wait: float | None) -> None:
+        """The turn that `message` asks runs from now on; its asker waits so many seconds for the answer."""
+        exchange.asking = message
+        exchange.began = now = self._now()
         if exchange.visible:
             exchange.lift_deadline()  # it is that of the turn before, which was not answered
         if wait is None or not self._deadlines:
@@ -159,15 +160,12 @@ class Answerer:
 
     # -- the handler's side ------------------------------------------------------------------------------------------
 
-    def taken_out(self, session: Session, message: Any) -> None:
-        """The application has `message` out of the inbox: what it says next answers the turn in it, if it asks one."""
+    def taken_out(self, session: Session) -> None:
+        """The application has the message out of the inbox that asks the turn that runs: what it says next answers it."""
         exchange = session._exchange
         assert exchange is not None
-        running = self.exact.taken.running.get(session.sid, 0)
-        if running:
-            turn = message.get(self._turn) if type(message) is dict else self.exact.port._envelope.turn_of(message)
-            if turn == running:
-                exchange.asked = running
+        exchange.asking = None
+        exchange.asked = self.exact.taken.running.get(session.sid, 0)
 
     def answered(self, session: Session, turn: int, frame: Any) -> None:
         """`frame` answers `turn`, and is kept for as long as it may be asked again."""
@@ -176,7 +174,8 @@ class Answerer:
         exchange.asked = 0
         if taken.running.get(session.sid) == turn:
             taken.answer(session.sid, frame, size_of(frame))
-        if exchange.due != math.inf:
+        exchange.due = math.inf
+        if exchange.visible:
             exchange.lift_deadline()
 
     def answer_sent(self, session: Session) -> None:

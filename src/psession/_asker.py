@@ -43,7 +43,8 @@ class Asker:
         """`turn` gets its number, and `total` seconds from its start."""
         session = turn.session
         exchange = session._exchange or self.exact.exchange(session)
-        turn.number = self.number(exchange)
+        turn.number = exchange.last_turn = self._next
+        self._next += 1
         turn.total = total
         turn.deadline = turn.started + total
         asked = exchange.asked

@@ -46,6 +46,7 @@ class Exact:
 
     def __init__(self, port: Port) -> None:
         self.port = port
+        self._counters = port._counters
         self.names = port._envelope.fields
         self.life = secrets.randbelow(LIVES) + 1
         self.peer: str = rules.UNKNOWN
@@ -114,17 +115,21 @@ class Exact:
             if waiting.filled or not waiting.sent:
                 return False
             exchange.opened = True
-            self.port._counters.matched += 1
+            self.peer = rules.EXACT
+            self._counters.matched += 1
             waiting.answer(message)
-        else:
-            if re is not None or type(turn) is not int or turn > LARGEST or wait == 0 or not is_wait(wait):
-                return False
-            if exchange.taken is None or not self.taken.take_next(session.sid, exchange.taken, turn):
-                return False
-            exchange.final = False
-            self.answerer.begun(exchange, wait)
-            session._to_inbox(message)
+            return True
+        held = exchange.taken
+        if held is None or re is not None or type(turn) is not int or turn > LARGEST:
+            return False
+        if wait is not None and (wait == 0 or not is_wait(wait)):
+            return False
+        if not self.taken.take_next(session.sid, held, turn):
+            return False
+        exchange.final = False
         self.peer = rules.EXACT
+        self.answerer.begun(exchange, message, wait)
+        session._to_inbox(message)
         return True
 
     def _is_alive(self, life: int | None, *, own: bool) -> bool:
@@ -190,16 +195,18 @@ class Exact:
     def post(self, session: Session, message: Any) -> tuple[Any, int]:
         """The frame of a message that wants no reply, and the turn of the peer's that it answers, if any."""
         exchange, port, names = session._exchange or self.exchange(session), self.port, self.names
-        asked = exchange.asked if self.taken.running.get(session.sid) == exchange.asked else 0
-        fields: dict[str, Any] = {}
+        asked = exchange.asked
+        if asked and self.taken.running.get(session.sid) != asked:
+            asked = 0
+        fields: dict[str, Any]
         if asked:
-            fields[self._re] = asked
+            fields = {self._re: asked}
         elif not (exchange.opened or session.incoming):
             # What opens a session is a turn, so that a copy of it cannot open it again, but one that waits 0 seconds.
-            fields |= {names.turn: self.asker.number(exchange), names.new: True, names.wait: 0}
+            fields = {names.turn: self.asker.number(exchange), names.new: True, names.wait: 0}
         else:
             exchange.posted += 1
-            fields[names.part] = exchange.posted
+            fields = {names.part: exchange.posted}
         if exchange.life is not None:
             fields[self._life] = exchange.life
         frame = port._to_frame(port._envelope.seal(message, session.sid, fields))

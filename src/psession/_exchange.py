@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import trio
@@ -21,6 +21,7 @@ class Exchange:
         known: Whether a message of this side reached the wire.
         last_turn: The number of this side's last turn.
         asked: The peer's turn that the application holds and has not answered; 0: none.
+        asking: The message that asks it, until the application has it out of the inbox.
         began: When the peer's last turn began here, on Trio's clock.
         due: When its asker gives up.
         visible: Whether the handler's scope has that as its deadline.
@@ -37,6 +38,7 @@ class Exchange:
 
     __slots__ = (
         "asked",
+        "asking",
         "began",
         "cautious",
         "due",
@@ -61,6 +63,7 @@ class Exchange:
         self.known = False
         self.last_turn = 0
         self.asked = 0
+        self.asking: Any = None
         self.began = 0.0
         self.due = math.inf
         self.visible = False

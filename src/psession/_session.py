@@ -369,8 +369,9 @@ class Session:
 
     def _taken_out(self, message: Any) -> Any:
         self._unread -= 1
-        if self._exchange is not None and self.port._exact is not None:
-            self.port._exact.answerer.taken_out(self, message)
+        exchange = self._exchange
+        if exchange is not None and message is exchange.asking and self.port._exact is not None:
+            self.port._exact.answerer.taken_out(self)
         return message
 
     @property

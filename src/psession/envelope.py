@@ -175,10 +175,12 @@ class Envelope:
         """
         name = self.session_id_name
         if type(message) is dict or isinstance(message, Mapping):
-            if self._reserved.isdisjoint(message):
-                return {**message, name: sid, **fields}
-            reserved = self._reserved
-            return {**{key: value for key, value in message.items() if key not in reserved}, name: sid, **fields}
+            sealed = {**message, name: sid, **fields}
+            if not self._reserved.isdisjoint(message):  # an echoed message
+                for reserved in self._exact_names.intersection(message):
+                    if reserved not in fields:
+                        del sealed[reserved]
+            return sealed
         gone = {field: None for field in self._names if field not in fields and getattr(message, field, None)}
         return self._replace(message, {name: sid, **gone, **fields})
 
