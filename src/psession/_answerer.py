@@ -161,7 +161,7 @@ class Answerer:
     # -- the handler's side ------------------------------------------------------------------------------------------
 
     def taken_out(self, session: Session) -> None:
-        """The application has the message out of the inbox that asks the turn that runs: what it says next answers it."""
+        """The application has the message that asks the running turn out of the inbox: what it says next answers it."""
         exchange = session._exchange
         assert exchange is not None
         exchange.asking = None
@@ -172,7 +172,9 @@ class Answerer:
         exchange, taken = session._exchange, self.exact.taken
         assert exchange is not None
         exchange.asked = 0
-        if taken.running.get(session.sid) == turn:
+        if exchange.taken is not None:
+            taken.answer_last(session.sid, exchange.taken, turn, frame, size_of(frame))
+        elif taken.running.get(session.sid) == turn:
             taken.answer(session.sid, frame, size_of(frame))
         exchange.due = math.inf
         if exchange.visible:

@@ -59,15 +59,15 @@ class Asker:
 
     def request(self, turn: Turn, message: Any) -> Any:
         """The frame of one attempt: it says how long the turn still waits."""
-        exact, session, names = self.exact, turn.session, self.exact.names
+        exact, session = self.exact, turn.session
         exchange = session._exchange or exact.exchange(session)
         fields: dict[str, Any] = {self._turn: turn.number}
         if turn.answers:
-            fields[names.re] = turn.answers
+            fields[exact.names.re] = turn.answers
         elif not exchange.opened and not session.incoming:
-            fields[names.new] = True
+            fields[exact.names.new] = True
         if session._once:
-            fields[names.end] = True
+            fields[exact.names.end] = True
         if self._deadlines:
             handler = answering.get()
             if handler is not None and not handler.visible:

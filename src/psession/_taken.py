@@ -128,6 +128,21 @@ class TakenTurns:
         self.running.pop(sid, None)
         self.append(sid, frame, size)
 
+    def answer_last(self, sid: int, held: LastTurn, turn: int, frame: Any, size: int) -> None:
+        """What `answer` comes to in an open session, in one step. Nothing, where `turn` does not run."""
+        if self.running.get(sid) != turn:
+            return
+        del self.running[sid]
+        if not held.place:
+            self.append(sid, frame, size)
+            return
+        size += FRAME_OVERHEAD_BYTES
+        held.frames.append(frame)
+        held.size += size
+        self.stored_bytes += size
+        if self.stored_bytes > self._max_bytes:
+            self._make_room()
+
     def append(self, sid: int, frame: Any, size: int) -> None:
         """Keep one more message of the answer to the last turn."""
         held = self._held.get(sid) or self._hold(sid)
