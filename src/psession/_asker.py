@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,6 +34,7 @@ class Asker:
     def __init__(self, exact: Exact) -> None:
         self.exact = exact
         self._next = 1
+        self._next_back = rules.FIRST_BACK + secrets.randbelow(rules.FIRST_BACK)
         self._deadlines = exact.port._options.deadlines
         self._turn, self._wait, self._life = exact.names.turn, exact.names.wait, exact.names.life
         self._given_up: OrderedDict[int, None] = OrderedDict()
@@ -43,18 +45,25 @@ class Asker:
         """`turn` gets its number, and `total` seconds from its start."""
         session = turn.session
         exchange = session._exchange or self.exact.exchange(session)
-        turn.number = exchange.last_turn = self._next
-        self._next += 1
+        turn.number = self.number(session, exchange)
         turn.total = total
         turn.deadline = turn.started + total
         asked = exchange.asked
         if asked and self.exact.taken.running.get(session.sid) == asked:
             turn.answers = asked
 
-    def number(self, exchange: Exchange) -> int:
-        """The next turn's number, for a session."""
-        exchange.last_turn = self._next
-        self._next += 1
+    def number(self, session: Session, exchange: Exchange) -> int:
+        """The next turn's number, for a session.
+
+        In a session of the peer's, whose messages carry the peer's life, numbers begin at random, high above the
+        others: if this side is started anew, an answer to its last life meets no question of this one.
+        """
+        if session.incoming:
+            exchange.last_turn = self._next_back
+            self._next_back += 1
+        else:
+            exchange.last_turn = self._next
+            self._next += 1
         return exchange.last_turn
 
     def request(self, turn: Turn, message: Any) -> Any:
@@ -160,7 +169,7 @@ class Asker:
         if do is rules.POSTPONE:
             turn.postpone(header.wait or 0.0)
             return
-        exchange.opened = not header.end
+        exchange.opened = do is not rules.RAISE  # what failed there is opened anew by the next turn
         if do is rules.RAISE:
             turn.refused(*rules.split_error(header.error or ""))
             return
@@ -190,7 +199,7 @@ class Asker:
         if number in self._given_up:
             del self._given_up[number]
             counters.late += 1
-        elif number < self._next:
+        elif number < self._next or rules.FIRST_BACK <= number < self._next_back:
             counters.duplicate += 1
         else:
             counters.unknown_sid += 1

@@ -203,7 +203,7 @@ class Exact:
             fields = {self._re: asked}
         elif not (exchange.opened or session.incoming):
             # What opens a session is a turn, so that a copy of it cannot open it again, but one that waits 0 seconds.
-            fields = {names.turn: self.asker.number(exchange), names.new: True, names.wait: 0}
+            fields = {names.turn: self.asker.number(session, exchange), names.new: True, names.wait: 0}
         else:
             exchange.posted += 1
             fields = {names.part: exchange.posted}

@@ -80,8 +80,8 @@ class _Life:
             self._spawn(self._read, name=f"psession reader of {port.name!r}")
             if port._options.keepalive_interval != math.inf:
                 self._spawn(self._keep_alive, name=f"psession keepalive of {port.name!r}")
-        if isinstance(target, ConnectingLines) and port._exact is not None:
-            port._exact.talk.say_hello()
+        if isinstance(target, ConnectingLines):
+            self._spawn(target.greet_first, name=f"psession hello of {port.name!r}")
 
     def _spawn(self, function: Callable[..., Awaitable[None]], *arguments: Any, name: str | None = None) -> None:
         """Start a task of the port's, in the context variables of who opened it, whoever's deed it follows from."""
@@ -123,24 +123,23 @@ class _Life:
         """Ask a silent peer for a sign of life; one that gives none is gone, whatever the socket says."""
         port, channel = self.port, self.channel
         interval, patience = port._options.keepalive_interval, port._options.keepalive_patience
-        with self.timing:
-            while not port.closed:
-                heard = self.heard
-                await trio.sleep(interval)
-                exact = port._exact
-                if self.heard != heard or exact is None or exact.peer is not EXACT:
-                    continue
-                if isinstance(channel, ResumingChannel) and not channel.stands:
-                    continue
-                exact.talk.ask_for_life(patience)
-                await trio.sleep(patience)
-                if self.heard != heard:
-                    continue
-                error = trio.BrokenResourceError(f"no sign of life for {interval + patience:g} s (keepalive)")
-                if isinstance(channel, ResumingChannel):
-                    await channel.drop(error)
-                else:
-                    self._lost(error)
+        while not port.closed:
+            heard = self.heard
+            await trio.sleep(interval)
+            exact = port._exact
+            if self.heard != heard or exact is None or exact.peer is not EXACT:
+                continue
+            if isinstance(channel, ResumingChannel) and not channel.stands:
+                continue
+            exact.talk.ask_for_life(patience)
+            await trio.sleep(patience)
+            if self.heard != heard:
+                continue
+            error = trio.BrokenResourceError(f"no sign of life for {interval + patience:g} s (keepalive)")
+            if isinstance(channel, ResumingChannel):
+                await channel.drop(error)
+            else:
+                self._lost(error)
 
     async def _write(self) -> None:
         try:

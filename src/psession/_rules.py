@@ -33,6 +33,9 @@ SEND: Final = "store and send the answer"
 FAIL: Final = "store and send an error"
 DROP: Final = "drop"
 
+FIRST_BACK: Final = 2**49
+"""Turns from this number up are asked in a session of the other side's."""
+
 # -- who asks: a session's turn ----------------------------------------------------------------------------------------
 IDLE: Final = "idle"
 WAITING: Final = "waiting"

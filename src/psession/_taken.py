@@ -61,8 +61,9 @@ class TakenTurns:
 
     @property
     def highest(self) -> int:
-        """The highest turn that was taken."""
-        return max(self._highest, max((held.turn for held in self._held.values()), default=0))
+        """The highest turn that was taken and no question back."""
+        turns = [held.turn for held in self._held.values() if held.turn < rules.FIRST_BACK]
+        return max([self._highest, *turns])
 
     def last(self, sid: int) -> int:
         """The last turn taken under this number, 0 where none is remembered."""
@@ -208,13 +209,14 @@ class TakenTurns:
         self._drop(sid, held)
 
     def _write(self, sid: int, turn: int) -> None:
-        self._highest = max(self._highest, turn)
+        if turn < rules.FIRST_BACK:
+            self._highest = max(self._highest, turn)
         page = self._pages.get(sid // PAGE)
         if page is None:
             page = self._pages[sid // PAGE] = array("Q", bytes(8 * PAGE))
             if len(self._pages) > MAX_PAGES:
                 _, gone = self._pages.popitem(last=False)
-                self._forgotten = max(self._forgotten, *gone)
+                self._forgotten = max(self._forgotten, *(one for one in gone if one < rules.FIRST_BACK), 0)
         page[sid % PAGE] = turn
 
     def _drop(self, sid: int, held: LastTurn) -> None:

@@ -94,7 +94,9 @@ class PortTalk:
         elif header.wait is not None:
             self.say({self.exact.names.life: self.exact.life})
         else:
-            self.welcomed(message)
+            before = self.host_life
+            if self.welcomed(message) is False and before is not None:
+                self.exact.line_reopened(False)  # somebody else answers on the line that stands
         return True
 
     def welcomed(self, message: Any) -> bool | None:
