@@ -28,7 +28,7 @@ SLACK = 1000
 
 
 SOON = 0.05
-"""Seconds a handler runs before its scope has its deadline: 20 wake-ups a second at the most, for all of a port's."""
+"""Seconds that a handler may run before its scope has its deadline: 40 wake-ups a second at the most, a port's all."""
 
 
 class Timekeeper:
