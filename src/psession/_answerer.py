@@ -11,6 +11,7 @@ from psession import _rules as rules
 from psession._ending import GIVEN_UP, PEER_ENDED, REPLACED
 from psession._exchange import Exchange, answering
 from psession._outbox import size_of
+from psession._timekeeper import SOON
 from psession.errors import SessionRefusedError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Answerer:
     def __init__(self, exact: Exact) -> None:
         self.exact = exact
         self._marks_openings = False
+        self._now = trio.lowlevel.current_clock().current_time
         self._deadlines = exact.port._options.deadlines
 
     # -- what comes --------------------------------------------------------------------------------------------------
@@ -90,7 +92,9 @@ class Answerer:
         exchange = session._exchange
         if exchange is None:
             exchange = session._exchange = Exchange(header.life)
-            exchange.scope = None if own else trio.CancelScope()
+            if session.incoming:
+                exchange.scope = trio.CancelScope()
+                exchange.taken = self.exact.taken.open(sid)
         exchange.final = header.end
         self.run_next(session, exchange, turn, header.wait, message)
         if fresh and session._ending is None:
@@ -102,12 +106,23 @@ class Answerer:
             self.exact.taken.pass_by(session.sid, turn)
         else:
             self.exact.taken.take(session.sid, turn)
-            exchange.began = now = trio.current_time()
-            if wait is not None and self._deadlines:
-                exchange.due = now + wait
-                exchange.visible = False
-                self.exact.port._timekeeper.watch_handler(exchange, now)
+            self.begun(exchange, message, wait)
         session._to_inbox(message)
+
+    def begun(self, exchange: Exchange, message: Any, wait: float | None) -> None:
+        """The turn that `message` asks runs from now on; its asker waits so many seconds for the answer."""
+        exchange.asking = message
+        exchange.began = now = self._now()
+        if exchange.visible:
+            exchange.lift_deadline()  # it is that of the turn before, which was not answered
+        if wait is None or not self._deadlines:
+            exchange.due = math.inf
+            return
+        exchange.due = now + wait
+        if wait <= 2 * SOON:
+            exchange.show_deadline()
+        elif not exchange.watched:
+            self.exact.port._timekeeper.watch_handler(exchange, now)
 
     def _refusal(self, header: Header, *, own: bool) -> str | None:
         """Why a session is not opened for a turn."""
@@ -145,22 +160,24 @@ class Answerer:
 
     # -- the handler's side ------------------------------------------------------------------------------------------
 
-    def taken_out(self, session: Session, message: Any) -> None:
-        """The application has `message` out of the inbox: what it says next answers the turn in it, if it asks one."""
+    def taken_out(self, session: Session) -> None:
+        """The application has the message that asks the running turn out of the inbox: what it says next answers it."""
         exchange = session._exchange
         assert exchange is not None
-        running = self.exact.taken.running.get(session.sid, 0)
-        if running and self.exact.port._envelope.turn_of(message) == running:
-            exchange.asked = running
+        exchange.asking = None
+        exchange.asked = self.exact.taken.running.get(session.sid, 0)
 
     def answered(self, session: Session, turn: int, frame: Any) -> None:
         """`frame` answers `turn`, and is kept for as long as it may be asked again."""
         exchange, taken = session._exchange, self.exact.taken
         assert exchange is not None
         exchange.asked = 0
-        if taken.last(session.sid) == turn:
+        if exchange.taken is not None:
+            taken.answer_last(session.sid, exchange.taken, turn, frame, size_of(frame))
+        elif taken.running.get(session.sid) == turn:
             taken.answer(session.sid, frame, size_of(frame))
-        if exchange.due != math.inf:
+        exchange.due = math.inf
+        if exchange.visible:
             exchange.lift_deadline()
 
     def answer_sent(self, session: Session) -> None:
