@@ -175,7 +175,7 @@ class Turn:
                     await trio.lowlevel.cancel_shielded_checkpoint()
                     return self._take().unwrap()
                 awake = session.port._awake
-                if awake is not None and self.ticket is None:
+                if awake is not None and self.ticket is None and session.port._turns == 1:
                     await awake.until(self._look)
                     if self.filled:
                         return self._take().unwrap()
