@@ -68,6 +68,7 @@ class _Life:
         self.channel = target if isinstance(target, trio.abc.Channel) else None
         self.reading = trio.CancelScope(shield=True)
         self.timing = trio.CancelScope(shield=True)
+        self.joins = isinstance(target, FrameChannel) and target.joins
         self.burst = 0
         self.heard = 0
         self.awake = BusyWait()
@@ -80,7 +81,7 @@ class _Life:
         port._timekeeper = Timekeeper(port, self._start_timekeeper)
         port._stop = self._stop
         port._lines = target
-        if isinstance(target, FrameChannel) and target.joins:
+        if self.joins:
             port._awake = BusyWait()
             port._look = self._look
         port._hops = target.hops if isinstance(target, FrameChannel) else UNKNOWN_HOPS
@@ -115,6 +116,8 @@ class _Life:
         """How many frames are worth a write: with fewer the peer would wait for its work, with more the kernel's part
         is too small to matter. What waits for more goes out with the writer's next turn in any case.
         """
+        if not self.joins:
+            return 1 if self.port._turns <= 1 and self.burst <= 1 else FLUSHED_FRAMES
         turns, burst = self.port._turns // WRITES_UNDER_WAY, self.burst // ANSWERS_IN_WRITES
         return min(turns if turns > burst else burst, FLUSHED_FRAMES)
 

@@ -251,7 +251,10 @@ class ChannelOutbox(Outbox):
 
     @trio.lowlevel.enable_ki_protection
     def put(self, frame: Any, turn: Turn | None) -> Ticket | None:
-        if self._frames is not None and not self.writing and not self._queue and self._together() <= 1:
+        if self._frames is None or self.writing:
+            return self._enqueue(Ticket(frame, turn))
+        together = self._together()
+        if together <= 1 and not self._queue:
             left = self._frames.send_frame_now(frame)
             if left is not None:
                 self._counters.sent += 1
@@ -261,7 +264,7 @@ class ChannelOutbox(Outbox):
                     self._finish_later(left)
                 return None
         ticket = self._enqueue(Ticket(frame, turn))
-        if self._can_flush and not self.writing and len(self._queue) >= self._together():
+        if len(self._queue) >= together and self._can_flush:
             self._flush()
         return ticket
 

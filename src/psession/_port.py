@@ -349,9 +349,6 @@ class Port:
     def _encode(self, message: Any, sid: int) -> Any:
         return self._to_frame(self._envelope.stamp(message, sid))
 
-    def _turn_begins(self) -> None:
-        self._turns += 1
-
     def _turn_ends(self, session: Session) -> None:
         self._turns -= 1
         if not session._once and session._ending is None and (session._receiving or not session.incoming):
@@ -360,8 +357,10 @@ class Port:
     def _idle_enter(self, session: Session) -> None:
         """`session` is idle from now on: watched until something happens in it."""
         queue = self._idle_incoming if session.incoming else self._idle
-        queue.enter(session, session._max_life, trio.current_time())
-        self._timekeeper.watch_life(session._max_life)
+        life = session._max_life
+        queue.enter(session, life, trio.current_time())
+        if life < self._timekeeper.shortest_life:
+            self._timekeeper.watch_life(life)
 
     def _idle_leave(self, session: Session) -> None:
         (self._idle_incoming if session.incoming else self._idle).leave(session, session._max_life)

@@ -32,7 +32,11 @@ SOON = 0.05
 
 
 class Timekeeper:
-    """The deadlines of a port's turns, and the lives of its idle sessions."""
+    """The deadlines of a port's turns, and the lives of its idle sessions.
+
+    Attributes:
+        shortest_life: `watch_life` need not be called for one that is no shorter.
+    """
 
     def __init__(self, port: Port, start: Callable[[], None]) -> None:
         self._port = port
@@ -43,7 +47,7 @@ class Timekeeper:
         self._handlers_due = math.inf
         self._ticket = count()
         self._asleep_until = math.inf
-        self._shortest_life = math.inf
+        self.shortest_life = math.inf
         self._wake = trio.Event()
 
     def __len__(self) -> int:
@@ -72,8 +76,8 @@ class Timekeeper:
         What becomes idle while the task sleeps is due later than it wakes, so only a life shorter than any before has
         to wake it: the watch costs a message nothing, and a port one wake-up a life.
         """
-        if life < self._shortest_life:
-            self._shortest_life = life
+        if life < self.shortest_life:  # who calls has most often looked
+            self.shortest_life = life
             self._look_sooner(trio.current_time() + life)
 
     def watch_handler(self, exchange: Exchange, now: float) -> None:
@@ -108,10 +112,10 @@ class Timekeeper:
     async def run(self) -> None:
         """The task. Never returns."""
         while True:
-            idle_due, self._shortest_life = self._port._expire()
+            idle_due, self.shortest_life = self._port._expire()
             turn_due = self._heap[0][0] if self._heap else math.inf
             self._show_deadlines()
-            self._asleep_until = min(turn_due, idle_due, self._handlers_due, trio.current_time() + self._shortest_life)
+            self._asleep_until = min(turn_due, idle_due, self._handlers_due, trio.current_time() + self.shortest_life)
             self._wake = trio.Event()
             with trio.move_on_at(self._asleep_until):
                 await self._wake.wait()

@@ -91,7 +91,7 @@ class Turn:
             # outcome and, before it, the word that the time is over.
             session._replies_in, session._replies_out = trio.open_memory_channel(2)
             session._has_replies = True
-        session.port._turn_begins()
+        session.port._turns += 1
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
