@@ -121,7 +121,7 @@ def test_the_oldest_answer_goes_first_and_its_turn_is_still_never_run_again() ->
     for sid in range(1, 7):
         taken(memory, sid, sid)
     assert [memory.state(sid) for sid in range(1, 7)] == [rules.OVER] + [rules.ANSWERED] * 5
-    assert memory.asked(1, 1).do is rules.REFUSE
+    assert memory.asked(1, 1).do is rules.DENY
 
 
 def test_a_session_that_goes_on_answering_does_not_lose_its_new_answer_for_its_first_one() -> None:
@@ -156,6 +156,6 @@ def test_what_fell_out_of_the_tables_is_refused_and_an_open_session_does_not_fal
     memory.quit(2, 2)
     for page in range(1, MAX_PAGES + 1):
         memory.quit(page * PAGE, 2 + page)
-    assert memory.asked(2, 2).do is rules.REFUSE
+    assert memory.asked(2, 2).do is rules.DENY
     assert memory.asked(1, 1).do is rules.PROGRESS
     assert memory.take_next(1, held, MAX_PAGES + 10)

@@ -11,7 +11,7 @@ import trio
 
 from psession import _rules as rules
 from psession import errors
-from psession._ending import FORGOTTEN
+from psession._ending import FORGOTTEN, PEER_ENDED
 from psession._exchange import answering
 
 if TYPE_CHECKING:
@@ -102,6 +102,8 @@ class Asker:
         session = turn.session
         exchange = self.exact.exchange(session)
         exchange.known = exchange.known or turn.sent > 0
+        if exchange.peer_done and not session.incoming:
+            session._end(PEER_ENDED)
         if turn.answered:
             return
         exchange.opened = False
@@ -110,7 +112,7 @@ class Asker:
         self._given_up[turn.number] = None
         if len(self._given_up) > MAX_GIVEN_UP:
             self._given_up.popitem(last=False)
-        if exchange.told or not turn.sent or not self.exact.can_tell():
+        if exchange.told or exchange.peer_done or not turn.sent or not self.exact.can_tell():
             return
         end = {"end": True} if session._once else {}
         exchange.told = session._once
@@ -174,7 +176,7 @@ class Asker:
             turn.refused(*rules.split_error(header.error or ""))
             return
         if header.turn is not None and self.exact.taken.asked(sid, header.turn).do is rules.RUN:
-            self.exact.taken.take(sid, header.turn)
+            self.exact.answerer.begin(session, exchange, header.turn, header.wait, message)
             exchange.asked = header.turn
         self.exact.port._counters.matched += 1
         turn.answer(message)

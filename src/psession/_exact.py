@@ -86,14 +86,14 @@ class Exact:
             return
         self.peer = rules.EXACT
         session = port.sessions.get(sid)
-        if header.re is not None:
+        if header.end and header.turn is None and header.error == (None if header.re is None else rules.ENDED):
+            self._ended(session, sid, header, own=own)
+        elif header.re is not None:
             self.asker.replied(session, sid, header, message)
         elif header.turn is not None and header.error is None:
             self.answerer.asked(session, sid, header, message, own=own)
         elif header.turn is not None:
             self.answerer.given_up(session, sid, header, own=own)
-        elif header.end:
-            self._ended(session, sid, own=own)
         else:
             self._posted(session, sid, header, message)
 
@@ -164,16 +164,21 @@ class Exact:
         self._forget_peer()
         self.asker.forgotten()
 
-    def _ended(self, session: Session | None, sid: int, *, own: bool) -> None:
-        """The peer says that it is done with a session."""
+    def _ended(self, session: Session | None, sid: int, header: Header, *, own: bool) -> None:
+        """The peer says that it is done with a session, after the turn of this side's that it names."""
         if session is None:
             if own:
                 self.port._table.both_done(sid)
             return
-        exchange = session._exchange
-        if exchange is not None:
-            exchange.peer_done = True
-        if session._turn is None or not own:  # else the answer may still come: the turn's end is the session's
+        if not own:
+            self.answerer.give_up(session, PEER_ENDED)
+            return
+        exchange = self.exchange(session)
+        if header.re is not None and header.re != exchange.last_turn:
+            self.port._counters.duplicate += 1  # it is about an earlier session of that number, or met the next turn
+            return
+        exchange.peer_done = True
+        if session._turn is None:  # else the answer may still come: the turn's end is the session's
             session._end(PEER_ENDED)
 
     def _posted(self, session: Session | None, sid: int, header: Header, message: Any) -> None:
@@ -215,6 +220,12 @@ class Exact:
         else:
             exchange.opened = exchange.known = True
         return frame, asked
+
+    def not_posted(self, session: Session, answers: int, *, opens: bool) -> None:
+        """A post was not sent after all."""
+        if opens:
+            self.exchange(session).opened = False
+        self.answerer.not_answered(session, answers)
 
     def say(self, sid: int, life: int | None, **fields: Any) -> Any:
         """Send a message of ours that carries nothing of the application's; the frame, or ``None`` where it cannot.
@@ -262,10 +273,13 @@ class Exact:
             return
         if not exchange.peer_done:
             self.answerer.leave(session, ending.code or rules.UNANSWERED)
+        elif session.sid in self.taken.running:
+            self.taken.quit(session.sid, self.taken.last(session.sid))
         if exchange.told or exchange.peer_done:
             return
         if session.incoming:
             exchange.told = True
-            self.say(session.sid, exchange.life, end=True)
+            last = self.taken.last(session.sid)
+            self.say(session.sid, exchange.life, **{"re": last, "error": rules.ENDED} if last else {}, end=True)
         else:
             exchange.told = self.asker.end_session(session, ending.code or rules.ENDED)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+from psession import _rules as rules
 from psession._ids import MAX_ROTATION
 from psession._retry import Patience, Retry, retries
 from psession.envelope import LARGEST, Envelope
@@ -298,6 +299,8 @@ def _check_codes(codes: object) -> None:
         exceptions("error_codes", (kind,))
         if not isinstance(code, str) or not code or ": " in code:
             raise ValueError(f'error_codes must give text without ": ", not {code!r}')
+        if code == rules.ENDED:
+            raise ValueError(f"the code {code!r} says on the wire that a session is over: choose another")
 
 
 def _check_range(ids: object) -> None:

@@ -165,11 +165,12 @@ class Session:
         if exact is None or not (self._exchange is not None or exact.asks(self)):
             await port._outbox.post(port._encode(message, self.sid), self._check_open)
         else:
+            opened = exact.exchange(self).opened
             frame, answers = exact.post(self, message)
             try:
                 await port._outbox.post(frame, self._check_open)
             except BaseException:
-                exact.answerer.not_answered(self, answers)
+                exact.not_posted(self, answers, opens=not (opened or answers or self.incoming))
                 raise
             if answers and self._exchange is not None and self._exchange.final:
                 exact.answerer.answer_sent(self)

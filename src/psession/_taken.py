@@ -71,7 +71,7 @@ class TakenTurns:
         if held is not None:
             return held.turn
         page = self._pages.get(sid // PAGE)
-        return page[sid % PAGE] if page is not None else 0
+        return (page[sid % PAGE] if page is not None else 0) or self.running.get(sid, 0)
 
     def state(self, sid: int) -> str:
         """What is remembered of this number."""
@@ -125,8 +125,8 @@ class TakenTurns:
         self._remember(sid, turn)
 
     def answer(self, sid: int, frame: Any, size: int) -> None:
-        """The turn that runs is answered with `frame`, which is kept; what no longer fits is not."""
-        self.running.pop(sid, None)
+        """The last turn is answered with `frame`, which is kept; what no longer fits is not."""
+        self._remember(sid, self.last(sid))
         self.append(sid, frame, size)
 
     def answer_last(self, sid: int, held: LastTurn, turn: int, frame: Any, size: int) -> None:
@@ -159,10 +159,11 @@ class TakenTurns:
 
     def unanswer(self, sid: int, turn: int) -> None:
         """The answer to `turn` was not sent after all."""
-        held = self._held.get(sid)
-        if held is not None and held.turn == turn and held.size:
+        if self.last(sid) == turn:
+            held = self._held.get(sid)
+            if held is not None:
+                self._drop(sid, held)
             self.running[sid] = turn
-            self._drop(sid, held)
 
     def stored(self, sid: int) -> list[Any]:
         """The messages that answered the last turn."""
@@ -215,9 +216,12 @@ class TakenTurns:
         if page is None:
             page = self._pages[sid // PAGE] = array("Q", bytes(8 * PAGE))
             if len(self._pages) > MAX_PAGES:
-                _, gone = self._pages.popitem(last=False)
-                self._forgotten = max(self._forgotten, *(one for one in gone if one < rules.FIRST_BACK), 0)
+                self._forget(self._pages.popitem(last=False)[1])
         page[sid % PAGE] = turn
+
+    def _forget(self, page: array[int]) -> None:
+        """A page falls out. What runs is in `running`, and remembered until it is over; what is kept in `_held`."""
+        self._forgotten = max(self._forgotten, *(turn for turn in page if turn < rules.FIRST_BACK), 0)
 
     def _drop(self, sid: int, held: LastTurn) -> None:
         """Drop the answer."""
