@@ -30,8 +30,8 @@ def assert_idle(port: Port) -> None:
     if port._exact is not None:
         taken = port._exact.taken
         assert taken.running == {}
-        assert taken._answers.keys() == taken._sizes.keys()
-        assert taken.stored_bytes == sum(taken._sizes.values())
+        assert all(held.size for held in taken._held.values())
+        assert taken.stored_bytes == sum(held.size for held in taken._held.values())
 
 
 def assert_empty(manager: SessionManager, *ports: Port) -> None:

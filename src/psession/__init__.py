@@ -3,6 +3,7 @@
 from psession._manager import SessionManager
 from psession._options import PortOptions
 from psession._port import Port
+from psession._retry import Retry
 from psession._session import Session
 from psession._share import SharedChannel, share
 from psession._statistics import Statistics
@@ -39,6 +40,7 @@ __all__ = [
     "PortExistsError",
     "PortNotFoundError",
     "PortOptions",
+    "Retry",
     "Session",
     "SessionAbortError",
     "SessionCancelError",

@@ -11,6 +11,7 @@ from psession import _rules as rules
 from psession._ending import GIVEN_UP, PEER_ENDED, REPLACED
 from psession._exchange import Exchange, answering
 from psession._outbox import size_of
+from psession._timekeeper import SOON
 from psession.errors import SessionRefusedError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Answerer:
     def __init__(self, exact: Exact) -> None:
         self.exact = exact
         self._marks_openings = False
+        self._now = trio.lowlevel.current_clock().current_time
         self._deadlines = exact.port._options.deadlines
 
     # -- what comes --------------------------------------------------------------------------------------------------
@@ -87,7 +89,9 @@ class Answerer:
         exchange = session._exchange
         if exchange is None:
             exchange = session._exchange = Exchange(header.life)
-            exchange.scope = None if own else trio.CancelScope()
+            if session.incoming:
+                exchange.scope = trio.CancelScope()
+                exchange.taken = self.exact.taken.open(sid)
         exchange.final = header.end
         self.run_next(session, exchange, turn, header.wait, message)
         if fresh and session._ending is None:
@@ -95,20 +99,16 @@ class Answerer:
 
     def run_next(self, session: Session, exchange: Exchange, turn: int, wait: float | None, message: Any) -> None:
         """A turn that is above all before it is given to its session."""
-        self.begin(session, exchange, turn, wait)
+        self.begin(session, exchange, turn, wait, message)
         session._to_inbox(message)
 
-    def begin(self, session: Session, exchange: Exchange, turn: int, wait: float | None) -> None:
+    def begin(self, session: Session, exchange: Exchange, turn: int, wait: float | None, message: Any) -> None:
         """From now on `turn` runs; its asker waits so long for the answer, or wants none."""
         if wait == 0:
             self.exact.taken.pass_by(session.sid, turn)
             return
         self.exact.taken.take(session.sid, turn)
-        exchange.began = now = trio.current_time()
-        if wait is not None and self._deadlines and exchange.scope is not None:
-            exchange.due = now + wait
-            exchange.visible = False
-            self.exact.port._timekeeper.watch_handler(exchange, now)
+        self.begun(exchange, message, wait)
 
     def _refuse(self, sid: int, header: Header, code: str) -> None:
         """A turn is not run, nor is a copy of it that comes when it could be: the refusal is its answer."""
@@ -119,6 +119,21 @@ class Answerer:
             frame = self.exact.say(sid, header.life, re=header.turn, error=code)
             if frame is not None:
                 taken.answer(sid, frame, size_of(frame))
+
+    def begun(self, exchange: Exchange, message: Any, wait: float | None) -> None:
+        """The turn that `message` asks runs from now on; its asker waits so many seconds for the answer."""
+        exchange.asking = message
+        exchange.began = now = self._now()
+        if exchange.visible:
+            exchange.lift_deadline()  # it is that of the turn before, which was not answered
+        if wait is None or not self._deadlines or exchange.scope is None:
+            exchange.due = math.inf
+            return
+        exchange.due = now + wait
+        if wait <= 2 * SOON:
+            exchange.show_deadline()
+        elif not exchange.watched:
+            self.exact.port._timekeeper.watch_handler(exchange, now)
 
     def _refusal(self, header: Header, *, own: bool) -> str | None:
         """Why a session is not opened for a turn."""
@@ -162,13 +177,12 @@ class Answerer:
 
     # -- the handler's side ------------------------------------------------------------------------------------------
 
-    def taken_out(self, session: Session, message: Any) -> None:
-        """The application has `message` out of the inbox: what it says next answers the turn in it, if it asks one."""
+    def taken_out(self, session: Session) -> None:
+        """The application has the message that asks the running turn out of the inbox: what it says next answers it."""
         exchange = session._exchange
         assert exchange is not None
-        running = self.exact.taken.running.get(session.sid, 0)
-        if running and self.exact.port._envelope.turn_of(message) == running:
-            exchange.asked = running
+        exchange.asking = None
+        exchange.asked = self.exact.taken.running.get(session.sid, 0)
 
     def answered(self, session: Session, turn: int, frame: Any) -> None:
         """`frame` answers `turn`, and is kept for as long as it may be asked again."""
@@ -176,9 +190,12 @@ class Answerer:
         assert exchange is not None
         if exchange.asked == turn:
             exchange.asked = 0
-        if taken.last(session.sid) == turn:
+        if exchange.taken is not None:
+            taken.answer_last(session.sid, exchange.taken, turn, frame, size_of(frame))
+        elif taken.last(session.sid) == turn:
             taken.answer(session.sid, frame, size_of(frame))
-        if exchange.due != math.inf:
+        exchange.due = math.inf
+        if exchange.visible:
             exchange.lift_deadline()
 
     def answer_sent(self, session: Session) -> None:

@@ -35,6 +35,8 @@ class Asker:
         self.exact = exact
         self._next = 1
         self._next_back = rules.FIRST_BACK + secrets.randbelow(rules.FIRST_BACK)
+        self._deadlines = exact.port._options.deadlines
+        self._turn, self._wait, self._life = exact.names.turn, exact.names.wait, exact.names.life
         self._given_up: OrderedDict[int, None] = OrderedDict()
 
     # -- what goes ---------------------------------------------------------------------------------------------------
@@ -42,8 +44,9 @@ class Asker:
     def begin(self, turn: Turn, total: float) -> None:
         """`turn` gets its number, and `total` seconds from its start."""
         session = turn.session
-        exchange = self.exact.exchange(session)
+        exchange = session._exchange or self.exact.exchange(session)
         turn.number = self.number(session, exchange)
+        turn.total = total
         turn.deadline = turn.started + total
         asked = exchange.asked
         if asked and self.exact.taken.running.get(session.sid) == asked:
@@ -66,24 +69,26 @@ class Asker:
     def request(self, turn: Turn, message: Any) -> Any:
         """The frame of one attempt: it says how long the turn still waits."""
         exact, session = self.exact, turn.session
-        names, exchange = exact.names, self.exact.exchange(session)
-        fields: dict[str, Any] = {names.turn: turn.number}
+        exchange = session._exchange or exact.exchange(session)
+        fields: dict[str, Any] = {self._turn: turn.number}
         if turn.answers:
-            fields[names.re] = turn.answers
+            fields[exact.names.re] = turn.answers
         elif not exchange.opened and not session.incoming:
-            fields[names.new] = True
+            fields[exact.names.new] = True
         if session._once:
-            fields[names.end] = True
-        if exact.port._options.deadlines:
+            fields[exact.names.end] = True
+        if self._deadlines:
             handler = answering.get()
             if handler is not None and not handler.visible:
                 handler.show_deadline()
-            now = trio.current_time() if turn.attempts else turn.started
-            within = min(turn.deadline, trio.current_effective_deadline()) - now
+            due, within = trio.current_effective_deadline(), turn.total
+            if due < turn.deadline or turn.attempts:
+                due = due if due < turn.deadline else turn.deadline
+                within = round(due - (trio.current_time() if turn.attempts else turn.started), 3)
             if within != math.inf:
-                fields[names.wait] = max(round(within, 3), SHORTEST_WAIT)
+                fields[self._wait] = within if within > SHORTEST_WAIT else SHORTEST_WAIT
         if exchange.life is not None:
-            fields[names.life] = exchange.life
+            fields[self._life] = exchange.life
         frame = exact.port._to_frame(exact.port._envelope.seal(message, session.sid, fields))
         if turn.answers:
             exact.answerer.answered(session, turn.answers, frame)
@@ -171,7 +176,7 @@ class Asker:
             turn.refused(*rules.split_error(header.error or ""))
             return
         if header.turn is not None and self.exact.taken.asked(sid, header.turn).do is rules.RUN:
-            self.exact.answerer.begin(session, exchange, header.turn, header.wait)
+            self.exact.answerer.begin(session, exchange, header.turn, header.wait, message)
             exchange.asked = header.turn
         self.exact.port._counters.matched += 1
         turn.answer(message)

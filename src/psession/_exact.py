@@ -46,6 +46,7 @@ class Exact:
 
     def __init__(self, port: Port) -> None:
         self.port = port
+        self._counters = port._counters
         self.names = port._envelope.fields
         self.life = secrets.randbelow(LIVES) + 1
         self.peer: str = rules.UNKNOWN
@@ -114,16 +115,21 @@ class Exact:
             if waiting.filled or not waiting.sent:
                 return False
             exchange.opened = True
-            self.port._counters.matched += 1
+            self.peer = rules.EXACT
+            self._counters.matched += 1
             waiting.answer(message)
-        else:
-            if re is not None or type(turn) is not int or not is_wait(wait):
-                return False
-            if not self.taken.last(session.sid) < turn <= LARGEST:
-                return False
-            exchange.final = False
-            self.answerer.run_next(session, exchange, turn, wait, message)
+            return True
+        held = exchange.taken
+        if held is None or re is not None or type(turn) is not int or turn > LARGEST:
+            return False
+        if wait is not None and (wait == 0 or not is_wait(wait)):
+            return False
+        if not self.taken.take_next(session.sid, held, turn):
+            return False
+        exchange.final = False
         self.peer = rules.EXACT
+        self.answerer.begun(exchange, message, wait)
+        session._to_inbox(message)
         return True
 
     def _is_alive(self, life: int | None, *, own: bool) -> bool:
@@ -193,19 +199,21 @@ class Exact:
 
     def post(self, session: Session, message: Any) -> tuple[Any, int]:
         """The frame of a message that wants no reply, and the turn of the peer's that it answers, if any."""
-        exchange, port, names = self.exchange(session), self.port, self.names
-        fields: dict[str, Any] = {}
-        asked = exchange.asked if self.taken.running.get(session.sid) == exchange.asked else 0
+        exchange, port, names = session._exchange or self.exchange(session), self.port, self.names
+        asked = exchange.asked
+        if asked and self.taken.running.get(session.sid) != asked:
+            asked = 0
+        fields: dict[str, Any]
         if asked:
-            fields[names.re] = asked
+            fields = {self._re: asked}
         elif not (exchange.opened or session.incoming):
             # What opens a session is a turn, so that a copy of it cannot open it again, but one that waits 0 seconds.
-            fields |= {names.turn: self.asker.number(session, exchange), names.new: True, names.wait: 0}
+            fields = {names.turn: self.asker.number(session, exchange), names.new: True, names.wait: 0}
         else:
             exchange.posted += 1
-            fields[names.part] = exchange.posted
+            fields = {names.part: exchange.posted}
         if exchange.life is not None:
-            fields[names.life] = exchange.life
+            fields[self._life] = exchange.life
         frame = port._to_frame(port._envelope.seal(message, session.sid, fields))
         if asked:
             self.answerer.answered(session, asked, frame)
@@ -255,6 +263,12 @@ class Exact:
         """A session has ended here: its peer is told once, and a turn of the peer's is answered with an error."""
         exchange = session._exchange
         assert exchange is not None
+        self._say_over(session, exchange, ending)
+        if session.incoming:
+            exchange.taken = None
+            self.taken.close(session.sid)
+
+    def _say_over(self, session: Session, exchange: Exchange, ending: Ending) -> None:
         if not self.can_tell():
             return
         if not exchange.peer_done:

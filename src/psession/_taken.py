@@ -15,14 +15,35 @@ MAX_PAGES = 512
 """131,072 numbers, twice what 16 bits hold, at 1 MiB: what a peer with the default range uses is never forgotten."""
 
 FRAME_OVERHEAD_BYTES = 200
-"""What an answer costs beside its bytes: an entry of a table, a list, an object."""
+"""What an answer costs beside its bytes: entries of two tables, a list, two objects."""
+
+
+class LastTurn:
+    """The last turn of one session's number, while a session of the peer's has it, or its answer is kept.
+
+    Attributes:
+        turn: Its number.
+        frames: The messages that answered it.
+        size: What these count.
+        place: The turn that it had when it took its place in the line of those whose answers may have to go; 0: none.
+        is_open: Whether a session has the number.
+    """
+
+    __slots__ = ("frames", "is_open", "place", "size", "turn")
+
+    def __init__(self, turn: int) -> None:
+        self.turn = turn
+        self.frames: list[Any] = []
+        self.size = 0
+        self.place = 0
+        self.is_open = False
 
 
 class TakenTurns:
     """The last turn of each session's number, what has become of it, and its answer.
 
     Turns of one number rise, so the last one is all there is to know: what is lower is over. Numbers fall out in the
-    order of their first use; a turn that is not above what fell out may have been run, and is refused.
+    order in which they came; a turn that is not above what fell out may have been run, and is refused.
 
     Args:
         max_bytes: How much the stored answers may take, their overhead included; the oldest go first.
@@ -30,16 +51,25 @@ class TakenTurns:
 
     def __init__(self, max_bytes: int) -> None:
         self.stored_bytes = 0
-        self.highest = 0
         self.running: dict[int, int] = {}
         self._max_bytes = max_bytes
         self._pages: OrderedDict[int, array[int]] = OrderedDict()
-        self._answers: OrderedDict[int, list[Any]] = OrderedDict()
-        self._sizes: dict[int, int] = {}
+        self._held: dict[int, LastTurn] = {}
+        self._line: OrderedDict[int, LastTurn] = OrderedDict()
+        self._highest = 0
         self._forgotten = 0
+
+    @property
+    def highest(self) -> int:
+        """The highest turn that was taken and no question back."""
+        turns = [held.turn for held in self._held.values() if held.turn < rules.FIRST_BACK]
+        return max([self._highest, *turns])
 
     def last(self, sid: int) -> int:
         """The last turn taken under this number, 0 where none is remembered."""
+        held = self._held.get(sid)
+        if held is not None:
+            return held.turn
         page = self._pages.get(sid // PAGE)
         return (page[sid % PAGE] if page is not None else 0) or self.running.get(sid, 0)
 
@@ -47,7 +77,8 @@ class TakenTurns:
         """What is remembered of this number."""
         if sid in self.running:
             return rules.RUNNING
-        if sid in self._answers:
+        held = self._held.get(sid)
+        if held is not None and held.size:
             return rules.ANSWERED
         return rules.OVER if self.last(sid) else rules.NOTHING
 
@@ -75,6 +106,20 @@ class TakenTurns:
         self._remember(sid, turn)
         self.running[sid] = turn
 
+    def take_next(self, sid: int, held: LastTurn, turn: int) -> bool:
+        """`turn` is being run, if it is above the last one of an open session. Else nothing is done.
+
+        What `asked` and `take` come to for nearly every turn, in one step: rules.ASK_NEXT, where the last is known.
+        """
+        if not 0 < held.turn < turn:
+            return False
+        held.turn = self.running[sid] = turn
+        if held.size:
+            self.stored_bytes -= held.size
+            held.size = 0
+            held.frames.clear()
+        return True
+
     def pass_by(self, sid: int, turn: int) -> None:
         """`turn` was taken and wants no answer."""
         self._remember(sid, turn)
@@ -84,44 +129,115 @@ class TakenTurns:
         self._remember(sid, self.last(sid))
         self.append(sid, frame, size)
 
+    def answer_last(self, sid: int, held: LastTurn, turn: int, frame: Any, size: int) -> None:
+        """What `answer` comes to in an open session, in one step. Nothing, where `turn` does not run."""
+        if self.running.get(sid) != turn:
+            return
+        del self.running[sid]
+        if not held.place:
+            self.append(sid, frame, size)
+            return
+        size += FRAME_OVERHEAD_BYTES
+        held.frames.append(frame)
+        held.size += size
+        self.stored_bytes += size
+        if self.stored_bytes > self._max_bytes:
+            self._make_room()
+
     def append(self, sid: int, frame: Any, size: int) -> None:
         """Keep one more message of the answer to the last turn."""
+        held = self._held.get(sid) or self._hold(sid)
         size += FRAME_OVERHEAD_BYTES
-        self._answers.setdefault(sid, []).append(frame)
-        self._sizes[sid] = self._sizes.get(sid, 0) + size
+        held.frames.append(frame)
+        held.size += size
         self.stored_bytes += size
-        while self.stored_bytes > self._max_bytes:
-            self._drop(next(iter(self._answers)))
+        if not held.place:
+            held.place = held.turn
+            self._line[sid] = held
+        if self.stored_bytes > self._max_bytes:
+            self._make_room()
 
     def unanswer(self, sid: int, turn: int) -> None:
         """The answer to `turn` was not sent after all."""
         if self.last(sid) == turn:
-            self.take(sid, turn)
+            held = self._held.get(sid)
+            if held is not None:
+                self._drop(sid, held)
+            self.running[sid] = turn
 
     def stored(self, sid: int) -> list[Any]:
         """The messages that answered the last turn."""
-        return self._answers.get(sid, [])
+        held = self._held.get(sid)
+        return held.frames.copy() if held is not None else []
+
+    # -- while a session is open -------------------------------------------------------------------------------------
+
+    def open(self, sid: int) -> LastTurn:
+        """The peer opens a session of this number: what is known of it is at hand until `close`."""
+        held = self._held.get(sid) or self._hold(sid)
+        held.is_open = True
+        return held
+
+    def close(self, sid: int) -> None:
+        """The session is over; its answer is kept."""
+        held = self._held.get(sid)
+        if held is not None:
+            held.is_open = False
+            self._let_go(sid, held)
+
+    def _hold(self, sid: int) -> LastTurn:
+        held = self._held[sid] = LastTurn(self.last(sid))
+        return held
+
+    def _let_go(self, sid: int, held: LastTurn) -> None:
+        """Of a number without a session and without an answer no more is kept than its last turn."""
+        if not held.is_open and not held.size:
+            del self._held[sid]
+            if held.place:
+                del self._line[sid]
+            if held.turn:
+                self._write(sid, held.turn)
+
+    # -- the tables --------------------------------------------------------------------------------------------------
 
     def _remember(self, sid: int, turn: int) -> None:
         self.running.pop(sid, None)
-        if sid in self._answers:
-            self._drop(sid)
+        held = self._held.get(sid)
+        if held is None:
+            self._write(sid, turn)
+            return
+        held.turn = turn
+        self._drop(sid, held)
+
+    def _write(self, sid: int, turn: int) -> None:
         if turn < rules.FIRST_BACK:
-            self.highest = max(self.highest, turn)
+            self._highest = max(self._highest, turn)
         page = self._pages.get(sid // PAGE)
         if page is None:
             page = self._pages[sid // PAGE] = array("Q", bytes(8 * PAGE))
             if len(self._pages) > MAX_PAGES:
-                self._forget(*self._pages.popitem(last=False))
+                self._forget(self._pages.popitem(last=False)[1])
         page[sid % PAGE] = turn
 
-    def _forget(self, index: int, page: array[int]) -> None:
-        """A page falls out, its answers too. What runs is in `running`, and remembered until it is over."""
+    def _forget(self, page: array[int]) -> None:
+        """A page falls out. What runs is in `running`, and remembered until it is over; what is kept in `_held`."""
         self._forgotten = max(self._forgotten, *(turn for turn in page if turn < rules.FIRST_BACK), 0)
-        for sid in range(index * PAGE, (index + 1) * PAGE):
-            if sid in self._answers:
-                self._drop(sid)
 
-    def _drop(self, sid: int) -> None:
-        del self._answers[sid]
-        self.stored_bytes -= self._sizes.pop(sid)
+    def _drop(self, sid: int, held: LastTurn) -> None:
+        """Drop the answer."""
+        self.stored_bytes -= held.size
+        held.size = 0
+        held.frames.clear()
+        self._let_go(sid, held)
+
+    def _make_room(self) -> None:
+        """Drop answers, the oldest first. Who has answered since it took its place has a new one at the end."""
+        while self.stored_bytes > self._max_bytes:
+            sid, held = next(iter(self._line.items()))
+            if held.size and held.turn != held.place:
+                held.place = held.turn
+                self._line.move_to_end(sid)
+                continue
+            del self._line[sid]
+            held.place = 0
+            self._drop(sid, held)
