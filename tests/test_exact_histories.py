@@ -66,7 +66,10 @@ class World:
             if order == "leave":
                 return
             if order == "ask back":
-                reply = await session.send({"question": message["token"]}, timeout=2, retry_count=1)
+                try:
+                    reply = await session.send({"question": message["token"]}, timeout=2, retry_count=1)
+                except SessionError:
+                    return
                 assert reply.get("to", message["token"]) == message["token"], "a wrong answer to a question back"
                 continue
             await session.post({"answer": message["token"]})
