@@ -145,8 +145,7 @@ def bounded(port: Any) -> None:
     assert len(taken.running) <= len(port.sessions)
     assert len(taken._pages) <= MAX_PAGES
     assert taken.stored_bytes <= 20_000
-    assert len(taken._held) <= 20_000 // 200 + len(port.sessions)
-    assert len(taken._line) <= len(taken._held)
+    assert sum(held.size > 0 for held in taken._held.values()) <= 20_000 // 200
     assert len(port._exact.asker._given_up) <= MAX_GIVEN_UP
     assert len(port._exact._past) <= 16
 
