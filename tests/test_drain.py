@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +17,26 @@ from .peers import Caught, settle
 from .tables import assert_empty
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from trio.testing import MockClock
+
+    from psession import Port
+
+
+@asynccontextmanager
+async def both_ends(work: Work) -> AsyncIterator[tuple[Port, Port]]:
+    """The port of a server that does `work`, and the exact port of its client; the server's tables are empty after."""
+    here, there = memory_pair()
+    client, server = SessionManager(envelope=Envelope.exact()), SessionManager(on_session=work.handle)
+    async with server.port("client", there) as served, client.port("server", here) as port:
+        yield served, port
+    assert_empty(server, served)
 
 
 async def test_who_is_at_work_finishes_and_who_comes_new_is_refused_unprocessed(autojump_clock: MockClock) -> None:
     work = Work()
-    here, there = memory_pair()
-    client, server = SessionManager(envelope=Envelope.exact()), SessionManager(on_session=work.handle)
-    async with (
-        server.port("client", there) as served,
-        client.port("server", here) as port,
-        trio.open_nursery() as nursery,
-    ):
+    async with both_ends(work) as (served, port), trio.open_nursery() as nursery:
         first, drained = Caught(), Caught()
         nursery.start_soon(first.run, port.request, {"n": 1, "sleep": 5})
         await trio.sleep(1)
@@ -39,18 +48,11 @@ async def test_who_is_at_work_finishes_and_who_comes_new_is_refused_unprocessed(
         await port.wait_closed()
         assert (first.value["twice"], first.at, work.runs) == (2, 5.0, [1])
         assert (drained.value, drained.at) == (True, 5.0)
-    assert_empty(server, served)
 
 
 async def test_a_turn_that_met_the_closing_on_its_way_fails_at_once_as_refused(autojump_clock: MockClock) -> None:
     work = Work()
-    here, there = memory_pair()
-    client, server = SessionManager(envelope=Envelope.exact()), SessionManager(on_session=work.handle)
-    async with (
-        server.port("client", there) as served,
-        client.port("server", here) as port,
-        trio.open_nursery() as nursery,
-    ):
+    async with both_ends(work) as (served, port), trio.open_nursery() as nursery:
         nursery.start_soon(Caught().run, port.request, {"n": 1, "sleep": 5})
         await settle()
         caught = Caught()
@@ -66,13 +68,7 @@ async def test_a_turn_that_met_the_closing_on_its_way_fails_at_once_as_refused(a
 
 async def test_what_takes_too_long_is_cut_off(autojump_clock: MockClock) -> None:
     work = Work()
-    here, there = memory_pair()
-    client, server = SessionManager(envelope=Envelope.exact()), SessionManager(on_session=work.handle)
-    async with (
-        server.port("client", there) as served,
-        client.port("server", here) as port,
-        trio.open_nursery() as nursery,
-    ):
+    async with both_ends(work) as (served, port), trio.open_nursery() as nursery:
         caught = Caught()
         nursery.start_soon(caught.run, port.request, {"n": 1, "sleep": 50})
         await trio.sleep(1)

@@ -166,11 +166,10 @@ class Answerer:
 
     def give_up(self, session: Session, ending: Ending) -> None:
         """Nobody waits for the turn that runs in `session`, nor wants the session."""
-        exchange, taken = session._exchange, self.exact.taken
+        exchange = session._exchange
         if exchange is not None:
             exchange.peer_done = True
-            if session.sid in taken.running:
-                taken.quit(session.sid, taken.last(session.sid))
+            self.exact.taken.stop(session.sid)
             if exchange.scope is not None:
                 exchange.scope.cancel()
         session._end(ending)
@@ -248,6 +247,5 @@ class Answerer:
                 raise
         if exchange.scope.cancelled_caught and session._ending is None:
             # The asker's time is over, by this side's clock: it waits no more, or will be told when it asks again.
-            if session.sid in self.exact.taken.running:
-                self.exact.taken.quit(session.sid, self.exact.taken.last(session.sid))
+            self.exact.taken.stop(session.sid)
             exchange.peer_done = True

@@ -273,8 +273,8 @@ class Exact:
             return
         if not exchange.peer_done:
             self.answerer.leave(session, ending.code or rules.UNANSWERED)
-        elif session.sid in self.taken.running:
-            self.taken.quit(session.sid, self.taken.last(session.sid))
+        else:
+            self.taken.stop(session.sid)
         if exchange.told or exchange.peer_done:
             return
         if session.incoming:

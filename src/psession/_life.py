@@ -20,7 +20,7 @@ from psession._resume import ConnectingLines, ResumingChannel
 from psession._rules import EXACT
 from psession._timekeeper import Timekeeper
 from psession.channels._base import FrameChannel
-from psession.channels._pushed_back import UNKNOWN_HOPS
+from psession.channels._pushed_back import UNKNOWN_HOPS, receive_some
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -203,11 +203,7 @@ class _Life:
 
     async def _read_messages(self, channel: trio.abc.Channel[Any]) -> None:
         while True:
-            try:
-                message = await channel.receive()
-            except errors.MessageError as error:
-                message = error
-            self._route([message])
+            self._route(await receive_some(channel))
 
     def _start_handler(self, session: Session) -> None:
         self._spawn(self.port._handlers.handle, session, name=f"psession handler of {self.port.name!r}")

@@ -10,7 +10,7 @@ import trio
 
 from psession import errors
 from psession._nursery import open_quiet_nursery
-from psession.channels._base import FrameChannel
+from psession.channels._pushed_back import receive_some
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -57,13 +57,9 @@ class Listener:
     async def _read(self, channel: trio.abc.Channel[Any], nursery: trio.Nursery) -> None:
         while True:
             try:
-                batch = (
-                    await channel.receive_batch() if isinstance(channel, FrameChannel) else [await channel.receive()]
-                )
+                batch = await receive_some(channel)
             except (trio.EndOfChannel, trio.ClosedResourceError):
                 return
-            except errors.MessageError as error:
-                batch = [error]
             for message in batch:
                 if isinstance(message, errors.MessageError):
                     self._malformed("%s", message)

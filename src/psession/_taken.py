@@ -101,6 +101,11 @@ class TakenTurns:
             self._remember(sid, turn)
         return step
 
+    def stop(self, sid: int) -> None:
+        """The turn that runs under this number, if one does, is over without an answer."""
+        if sid in self.running:
+            self.quit(sid, self.last(sid))
+
     def take(self, sid: int, turn: int) -> None:
         """`turn` is being run."""
         self._remember(sid, turn)

@@ -30,7 +30,7 @@ class PortTalk:
         self.guest_life: int | None = None
         self.peer_left = False
         self.peer_closing = False
-        self._known = frozenset(exact.port._envelope.exact_names)
+        self._known = exact.port._envelope.exact_names
 
     # -- what goes ---------------------------------------------------------------------------------------------------
 
