@@ -21,6 +21,7 @@ PURE = [
     "_ids.py",
     "_idle.py",
     "_options.py",
+    "_parts.py",
     "_retry.py",
     "_rules.py",
     "_statistics.py",

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from typing import Any
 
 from psession import _rules as rules
+from psession._parts import Departing
 
 PAGE = 256
 """Numbers of sessions that share one array of 2 KiB: a peer hands its numbers out in rotation, so they lie together."""
@@ -32,6 +33,7 @@ class TakenTurns:
         self.stored_bytes = 0
         self.highest = 0
         self.running: dict[int, int] = {}
+        self.streams: dict[int, Departing] = {}
         self._max_bytes = max_bytes
         self._pages: OrderedDict[int, array[int]] = OrderedDict()
         self._answers: OrderedDict[int, list[Any]] = OrderedDict()
@@ -46,16 +48,18 @@ class TakenTurns:
     def state(self, sid: int) -> str:
         """What is remembered of this number."""
         if sid in self.running:
-            return rules.RUNNING
+            return rules.STREAMING if sid in self.streams else rules.RUNNING
         if sid in self._answers:
             return rules.ANSWERED
         return rules.OVER if self.last(sid) else rules.NOTHING
 
-    def asked(self, sid: int, turn: int) -> rules.Step:
-        """What a message that asks `turn` leads to."""
+    def asked(self, sid: int, turn: int, *, streamed: bool = False) -> rules.Step:
+        """What a message that asks `turn`, for many answers or one, leads to."""
         state, last = self.state(sid), self.last(sid)
         if turn > last:
-            return rules.ANSWERER[state, rules.ASK_NEXT if last or turn > self._forgotten else rules.ASK_FORGOTTEN]
+            if not last and turn <= self._forgotten:
+                return rules.ANSWERER[state, rules.ASK_FORGOTTEN]
+            return rules.ANSWERER[state, rules.STREAM_NEXT if streamed else rules.ASK_NEXT]
         return rules.ANSWERER[state, rules.ASK_SAME if turn == last else rules.ASK_OLDER]
 
     def quit(self, sid: int, turn: int) -> rules.Step:
@@ -93,6 +97,46 @@ class TakenTurns:
         while self.stored_bytes > self._max_bytes:
             self._drop(next(iter(self._answers)))
 
+    # -- many answers ------------------------------------------------------------------------------------------------
+
+    def stream(self, sid: int, window: int) -> None:
+        """The turn that runs is to have many answers."""
+        self.streams[sid] = Departing(window)
+
+    def granted(self, sid: int, turn: int) -> rules.Step:
+        """What a message that gives credit for `turn` leads to."""
+        same = self.last(sid) == turn != 0
+        return rules.ANSWERER[self.state(sid), rules.GRANT_SAME if same else rules.GRANT_OTHER]
+
+    def add_part(self, sid: int, stream: Departing, frame: Any, size: int, *, is_end: bool) -> None:
+        """Keep one of many answers, or what ends them; the stream is the youngest of what is kept."""
+        stream.made += 1
+        stream.is_complete = is_end
+        stream.sizes.append(size + FRAME_OVERHEAD_BYTES)
+        if is_end:
+            self.running.pop(sid, None)
+        if sid in self._answers:
+            self._answers.move_to_end(sid)
+        self.append(sid, frame, size)
+
+    def forget_parts(self, sid: int, stream: Departing) -> None:
+        """The asker has the first ones."""
+        gone = stream.to_forget()
+        if not gone:
+            return
+        del self._answers[sid][:gone]
+        for _ in range(gone):
+            size = stream.sizes.popleft()
+            self._sizes[sid] -= size
+            self.stored_bytes -= size
+        if not stream.sizes:
+            self._drop(sid)
+
+    def stop_streams(self) -> None:
+        """Nobody wants any more of any of them."""
+        for stream in self.streams.values():
+            stream.stop()
+
     def unanswer(self, sid: int, turn: int) -> None:
         """The answer to `turn` was not sent after all."""
         if self.last(sid) == turn and sid in self._answers:
@@ -105,6 +149,8 @@ class TakenTurns:
 
     def _remember(self, sid: int, turn: int) -> None:
         self.running.pop(sid, None)
+        if self.streams and (stream := self.streams.pop(sid, None)) is not None:
+            stream.stop()
         if sid in self._answers:
             self._drop(sid)
         if turn < rules.FIRST_BACK:
@@ -120,3 +166,8 @@ class TakenTurns:
     def _drop(self, sid: int) -> None:
         del self._answers[sid]
         self.stored_bytes -= self._sizes.pop(sid)
+        stream = self.streams.get(sid)
+        if stream is not None:
+            stream.sizes.clear()
+            if sid not in self.running:
+                del self.streams[sid]
