@@ -34,7 +34,11 @@ class Answerer:
     def asked(self, session: Session | None, sid: int, header: Header, message: Any, *, own: bool) -> None:
         """A message that asks a turn, for the first time or again."""
         assert header.turn is not None
-        do = self.exact.taken.asked(sid, header.turn).do
+        streamed = header.credit is not None
+        if streamed and self.exact.streamed.is_grant(header, message):
+            self.exact.streamed.granted(sid, header)
+            return
+        do = self.exact.taken.asked(sid, header.turn, streamed=streamed).do
         if do is rules.RUN:
             self._run(session, sid, header, message, own=own)
         else:
@@ -52,9 +56,12 @@ class Answerer:
     def _asked_again(self, sid: int, header: Header, do: str) -> None:
         exact, turn = self.exact, header.turn
         counters, taken = exact.port._counters, exact.taken
+        stream = taken.streams.get(sid) if do is rules.RESEND or do is rules.REPEAT else None
+        if stream is not None and exact.streamed.asked_again(sid, stream, header):
+            return
         if header.wait == 0:
             counters.duplicate += 1  # a post: nobody waits for an answer
-        elif do is rules.PROGRESS:
+        elif do is rules.PROGRESS or do is rules.RESEND:
             counters.repeated += 1
             session = exact.port.sessions.get(sid)
             began = session._exchange.began if session is not None and session._exchange is not None else math.inf
@@ -93,8 +100,15 @@ class Answerer:
             exchange.scope = None if own else trio.CancelScope()
         exchange.final = header.end
         self.run_next(session, exchange, turn, header.wait, message)
+        if header.credit is not None:
+            self._stream(session.sid, turn, header.credit)
         if fresh and session._ending is None:
             port._start_handler(session)
+
+    def _stream(self, sid: int, turn: int, credit: int) -> None:
+        """The turn that was just taken is to have many answers, if it runs."""
+        if self.exact.taken.running.get(sid) == turn:
+            self.exact.taken.stream(sid, credit)
 
     def run_next(self, session: Session, exchange: Exchange, turn: int, wait: float | None, message: Any) -> None:
         """A turn that is above all before it is given to its session."""
@@ -152,6 +166,7 @@ class Answerer:
         running = self.exact.taken.running.get(session.sid, 0)
         if running and self.exact.port._envelope.turn_of(message) == running:
             exchange.asked = running
+            exchange.stream = self.exact.taken.streams.get(session.sid)
 
     def answered(self, session: Session, turn: int, frame: Any) -> None:
         """`frame` answers `turn`, and is kept for as long as it may be asked again."""
@@ -184,8 +199,14 @@ class Answerer:
         exchange = session._exchange
         if turn is None or exchange is None:
             return
-        frame = exact.say(sid, exchange.life, re=turn, error=rules.join_error(code, text), end=True)
-        self.answered(session, turn, frame)
+        error, stream = rules.join_error(code, text), exact.taken.streams.get(sid)
+        if stream is None:
+            frame = exact.say(sid, exchange.life, re=turn, error=error, end=True)
+            self.answered(session, turn, frame)
+        else:
+            frame = exact.streamed.fail(sid, exchange.life, turn, stream, error)
+            exact.taken.add_part(sid, stream, frame, size_of(frame), is_end=True)
+            exact.streamed.completed(exchange, stream)
         exchange.peer_done = True
 
     async def handle(self, session: Session, result: Awaitable[object]) -> None:
@@ -198,6 +219,8 @@ class Answerer:
         with exchange.scope:
             try:
                 await result
+                if exchange.stream is not None:
+                    await self.exact.streamed.over(session)
             except SessionRefusedError as error:
                 code = f"{rules.REFUSED}.{error.code}" if error.code else rules.REFUSED
                 self.leave(session, code, error.why)

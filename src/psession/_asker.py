@@ -46,7 +46,7 @@ class Asker:
         turn.number = self.number(session, exchange)
         turn.deadline = turn.started + total
         asked = exchange.asked
-        if asked and self.exact.taken.running.get(session.sid) == asked:
+        if asked and exchange.stream is None and self.exact.taken.running.get(session.sid) == asked:
             turn.answers = asked
 
     def number(self, session: Session, exchange: Exchange) -> int:
@@ -74,12 +74,14 @@ class Asker:
             fields[names.new] = True
         if session._once:
             fields[names.end] = True
+        if turn.streamed:
+            fields |= turn.room(names)
         if exact.port._options.deadlines:
             handler = answering.get()
             if handler is not None and not handler.visible:
                 handler.show_deadline()
             now = trio.current_time() if turn.attempts else turn.started
-            within = min(turn.deadline, trio.current_effective_deadline()) - now
+            within = min(turn.deadline, math.inf if turn.streamed else trio.current_effective_deadline()) - now
             if within != math.inf:
                 fields[names.wait] = max(round(within, 3), SHORTEST_WAIT)
         if exchange.life is not None:
@@ -153,6 +155,13 @@ class Asker:
             if header.turn is not None:
                 self.exact.answerer.asked_beside_a_stray_answer(sid, header)
             return
+        exchange = self.exact.exchange(session)
+        if turn.streamed:
+            if header.turn is not None:
+                self._asked_back(sid, exchange, header)
+            exchange.opened = True  # but where it fails
+            turn.heard(header, message)
+            return
         if header.error is not None:
             event = rules.ERROR
         elif header.wait is not None and header.turn is None:
@@ -160,7 +169,6 @@ class Asker:
         else:
             event = rules.REPLY
         do = rules.ASKER[rules.WAITING, event].do
-        exchange = self.exact.exchange(session)
         if do is rules.POSTPONE:
             turn.postpone(header.wait or 0.0)
             return
@@ -168,11 +176,21 @@ class Asker:
         if do is rules.RAISE:
             turn.refused(*rules.split_error(header.error or ""))
             return
-        if header.turn is not None and self.exact.taken.asked(sid, header.turn).do is rules.RUN:
-            self.exact.taken.take(sid, header.turn)
-            exchange.asked = header.turn
+        if header.turn is not None:
+            self._asked_back(sid, exchange, header)
         self.exact.port._counters.matched += 1
         turn.answer(message)
+
+    def _asked_back(self, sid: int, exchange: Exchange, header: Header) -> None:
+        """An answer that asks a turn: what the application says next answers that, if it is none it was given."""
+        taken, streamed = self.exact.taken, header.credit is not None
+        assert header.turn is not None
+        if taken.asked(sid, header.turn, streamed=streamed).do is rules.RUN:
+            taken.take(sid, header.turn)
+            exchange.asked = header.turn
+            if header.credit is not None:
+                taken.stream(sid, header.credit)
+            exchange.stream = taken.streams.get(sid)
 
     def unmarked(self, session: Session, message: Any) -> None:
         """A message without exact fields in a session of this side."""
@@ -206,4 +224,6 @@ def _code_of(kind: type[BaseException] | None) -> str:
         return rules.TIMEOUT
     if kind is not None and issubclass(kind, trio.Cancelled | errors.SessionCancelError):
         return rules.CANCELLED
-    return rules.ABORTED
+    if kind is not None and issubclass(kind, errors.SessionOverrunError):
+        return rules.OVERRUN
+    return rules.ENDED if kind is None else rules.ABORTED
