@@ -26,6 +26,9 @@ REQUEST = {"type": "request", "device": "lamp-0042", "command": "queryStatus", "
 MANY = 64
 """How many requests are in flight where it is not one."""
 
+FEW = (2, 4, 8, 16, 32)
+"""And where it is some: few enough that two ends may come to work in turns, each asleep while the other works."""
+
 QUIET_SHARE = 0.1
 """How much of the processors others may use while one measures."""
 

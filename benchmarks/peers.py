@@ -3,9 +3,10 @@
     python benchmarks/peers.py [--rounds N] [--seconds S] [--patience S] [--only NAME ...] [--json PATH] [--svg PATH]
 
 100-byte JSON requests and their replies, matched by number; client and server in a process each on loopback, one
-connection unless the table says otherwise, 1 and 64 requests in flight. Every contestant once a round, in another order
-each round, each time in a fresh client process. Quote the ratios: they are taken round by round. "By CPU" is the same
-ratio of the µs of CPU that a round trip costs, which a busy machine changes less.
+connection unless the table says otherwise, 1 and 64 requests in flight and, over TCP, some numbers between. Every
+contestant once a round, in another order each round, each time in a fresh client process. Quote the ratios: they are
+taken round by round. "By CPU" is the same ratio of the µs of CPU that a round trip costs, which a busy machine changes
+less.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 from charts import Bar, Bars, bar_chart
 from contestants import CONTESTANTS
-from harness import MANY, Skipped, ask_process, ratio, server_process, when_quiet, write
+from harness import FEW, MANY, Skipped, ask_process, ratio, server_process, when_quiet, write
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -55,6 +56,10 @@ def _exact(wire: str, in_flight: int) -> Floor:
 
 FLOORS = (
     Floor("TCP, 1 in flight / bare Trio TCP", "tcp@1", "bare@1", 0.9),
+    *(
+        Floor(f"TCP, {few} in flight / bare Trio TCP, {few} connections", f"tcp@{few}", f"bare@{few}", 0.9)
+        for few in FEW
+    ),
     Floor(f"TCP, {MANY} in flight / aiorpcX", f"tcp@{MANY}", f"aiorpcx@{MANY}", 3.0),
     Floor(f"TCP, {MANY} in flight / bare Trio TCP, {MANY} connections", f"tcp@{MANY}", f"bare@{MANY}", 1.4),
     Floor("WebSocket, 1 in flight / websockets (asyncio)", "websocket@1", "websockets-asyncio@1", 1.2),

@@ -60,6 +60,8 @@ SIZES = (
     Sizes("memory after all requests / after 1 %", "requests_bytes", 1_000_000, "", {"client": 1.02, "server": 1.02}),
     Sizes("latency at half the peak load, due at random", "latency", 0, "", {"p99 / median": 4.0}),
     Sizes("latency at half the peak load, due evenly", "latency", 1, "", {"p99 / median": 4.0}),
+    Sizes("the same over 64 connections of bare Trio, at random", "bare_latency", 0, "", {}),
+    Sizes("the same over 64 connections of bare Trio, evenly", "bare_latency", 1, "", {}),
 )
 SEVERAL = ("session_bytes", "port_bytes", "connection_bytes", "requests_bytes")
 """What is no time and hardly differs from one round to the next: measured once."""
@@ -182,7 +184,8 @@ async def main(arguments: argparse.Namespace) -> None:
     print(cost_table(results), size_table(results), sep="\n\n")
     everything = {"rounds": arguments.rounds, "load_average": os.getloadavg(), "figures": results}
     write(arguments.json, json.dumps(everything, indent=2, ensure_ascii=False) + "\n")
-    write(arguments.svg, picture(results))
+    if arguments.svg:
+        write(arguments.svg, picture(results))
 
 
 if __name__ == "__main__":

@@ -15,11 +15,12 @@ import os
 import random
 import resource
 import statistics
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import trio
 from harness import MANY, REQUEST, Work, end_with_parent, measure, server, server_process
 
@@ -238,9 +239,21 @@ async def latency(steady: int, seconds: float) -> dict[str, float]:
     answered; each takes a session that is free.
     """
     async with server("scale_probe.py", "default") as tcp, tcp_port(SessionManager(), tcp) as port:
-        load = Load(port)
-        peak = await measure(load.at_most, seconds)
-        took = await load.at_rate(peak / 2, 4 * seconds, steady=bool(steady))
+        return await half_loaded(Load(port), steady, seconds)
+
+
+async def bare_latency(steady: int, seconds: float) -> dict[str, float]:
+    """The same over as many connections, with Trio's streams and nothing else: what the machine itself does to it."""
+    async with server("core.py", "bare") as tcp, AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        streams = [await enter(await trio.open_tcp_stream(HOST, tcp)) for _ in range(MANY)]
+        return await half_loaded(BareLoad(streams), steady, seconds)
+
+
+async def half_loaded(load: Load, steady: int, seconds: float) -> dict[str, float]:
+    """The peak, and the latency at half of it."""
+    peak = await measure(load.at_most, seconds)
+    took = await load.at_rate(peak / 2, 4 * seconds, steady=bool(steady))
     took = took[len(took) // 10 :]
     ninety_nine, median = statistics.quantiles(took, n=100)[98] * 1e6, statistics.median(took) * 1e6
     return {"peak, a second": peak, "median, µs": median, "p99, µs": ninety_nine, "p99 / median": ninety_nine / median}
@@ -295,11 +308,30 @@ class Load:
         return took
 
 
+class BareLoad(Load):
+    """The same of connections instead of sessions; when none is free, a request waits for one."""
+
+    def __init__(self, streams: list[trio.SocketStream]) -> None:
+        self._streams = streams
+        self._room = trio.Semaphore(len(streams))
+
+    async def request(self) -> None:
+        """One round trip."""
+        async with self._room:
+            stream = self._streams.pop()
+            await stream.send_all(msgspec.json.encode(REQUEST) + b"\n")
+            data = b""
+            while not data.endswith(b"\n"):
+                data += await stream.receive_some(65536)
+            msgspec.json.decode(data)
+            self._streams.append(stream)
+
+
 PROBES = {
     probe.__name__: probe
     for probe in (
         *(sessions, idle_sessions, tcp_sessions, ports, connections),
-        *(session_bytes, port_bytes, connection_bytes, requests_bytes, latency),
+        *(session_bytes, port_bytes, connection_bytes, requests_bytes, latency, bare_latency),
     )
 }
 

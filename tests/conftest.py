@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -11,6 +12,14 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+with suppress(ImportError):  # not where the examples alone are tested
+    from hypothesis import settings
+
+    # New examples are for a desk, where somebody is there to look into them; CI says whether a commit broke something.
+    settings.register_profile("ci", derandomize=True)
+    if os.environ.get("CI"):
+        settings.load_profile("ci")
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 

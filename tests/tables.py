@@ -27,6 +27,11 @@ def assert_idle(port: Port) -> None:
     assert list(outbox._queue) == []
     assert outbox.queued_bytes == 0
     assert len(outbox._for_room) == 0
+    if port._exact is not None:
+        taken = port._exact.taken
+        assert taken.running == {}
+        assert all(held.size for held in taken._held.values())
+        assert taken.stored_bytes == sum(held.size for held in taken._held.values())
 
 
 def assert_empty(manager: SessionManager, *ports: Port) -> None:

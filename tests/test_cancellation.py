@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from psession import SessionError, SessionManager
+from psession import Envelope, SessionError, SessionManager
 from psession.channels._memory import memory_pair
 
 from .peers import Echo, Wire, plain_pair, serve_echo
@@ -166,7 +166,45 @@ async def lives_its_life(port: Port) -> None:
             pass
 
 
+async def serve_exactly(channel: trio.abc.Channel[Any]) -> None:
+    """Answer each turn with its own fields, the number of the turn where an answer has it."""
+    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        async for message in channel:
+            if "_turn" in message and "_error" not in message:
+                answer = {key: value for key, value in message.items() if key in ("n", "sid", "_life")}
+                await channel.send({**answer, "_re": message["_turn"], "echo": True})
+
+
+@asynccontextmanager
+async def over_exact_memory(**options: Any) -> AsyncIterator[tuple[SessionManager, Port]]:
+    """A port on the exact wire, whose peer answers at once."""
+    here, there = memory_pair()
+    manager = SessionManager(envelope=Envelope.exact(), **options)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve_exactly, there)
+        async with manager.port("p", here) as port:
+            yield manager, port
+
+
+@asynccontextmanager
+async def over_exact_silence(**options: Any) -> AsyncIterator[tuple[SessionManager, Port]]:
+    """A port on the exact wire, whose peer never answers."""
+    manager = SessionManager(**{"session_timeout": 1.0, **options}, envelope=Envelope.exact())
+    async with manager.port("p", Wire()) as port:
+        yield manager, port
+
+
 Room = Any
+EXACT_CALLS = [
+    (one_request, [over_exact_memory], {}),
+    (a_dialogue, [over_exact_memory], {}),
+    (two_in_line, [over_exact_memory], {}),
+    (posts, [over_exact_memory], {"max_queued_bytes": 1}),
+    (retries, [over_exact_silence], {}),
+    (a_turn_after_an_unanswered_one, [over_exact_silence], {"session_ids": range(1, 2)}),
+    (a_turn_after_an_unanswered_one, [over_exact_silence], {"on_unanswered": "end"}),
+    (lives_its_life, [over_exact_silence], {}),
+]
 CALLS: list[tuple[Callable[[Port], Awaitable[None]], list[Room], dict[str, Any]]] = [
     (one_request, [over_memory, over_plain, over_sync_echo, over_async_sender], {}),
     (a_dialogue, [over_memory, over_plain, over_sync_echo, over_async_sender], {}),
@@ -183,7 +221,7 @@ CALLS: list[tuple[Callable[[Port], Awaitable[None]], list[Room], dict[str, Any]]
 ]
 CASES = [
     pytest.param(call, room, options, id=f"{call.__name__}-{room.__name__}-{'-'.join(map(str, options.values()))}")
-    for call, rooms, options in CALLS
+    for call, rooms, options in [*CALLS, *EXACT_CALLS]
     for room in rooms
 ]
 
@@ -216,7 +254,7 @@ def test_a_call_cancelled_at_any_step_leaves_nothing_in_its_port_which_works_on(
                 await trio.sleep(10)
             await trio.testing.wait_all_tasks_blocked()
             assert_idle(port)
-            if room is not over_silence:
+            if room not in (over_silence, over_exact_silence):
                 reply = await port.request({"n": 99}, timeout=30)
                 assert reply["n"] == 99
                 assert_idle(port)
@@ -263,11 +301,14 @@ async def asks_its_server(port: Port) -> None:
         assert reply["ok"]
 
 
+@pytest.mark.parametrize("envelope", [Envelope.classic(), Envelope.exact()], ids=["classic", "exact"])
 @pytest.mark.parametrize("pair", [memory_pair, plain_pair])
-def test_both_sides_of_a_dialogue_cancelled_at_any_step_leave_nothing(pair: Callable[[], Any]) -> None:
+def test_both_sides_of_a_dialogue_cancelled_at_any_step_leave_nothing(
+    pair: Callable[[], Any], envelope: Envelope
+) -> None:
     async def scenario(axe: Axe) -> bool:
         here, there = pair()
-        client, server = SessionManager(), SessionManager(on_session=answers)
+        client, server = SessionManager(envelope=envelope), SessionManager(on_session=answers)
         ports: list[Port] = []
         with trio.CancelScope() as scope:
             axe.scope = scope
@@ -284,11 +325,15 @@ def test_both_sides_of_a_dialogue_cancelled_at_any_step_leave_nothing(pair: Call
     assert every_step(scenario) > 1
 
 
+@pytest.mark.parametrize("envelope", [Envelope.classic(), Envelope.exact()], ids=["classic", "exact"])
 @pytest.mark.parametrize("pair", [memory_pair, plain_pair])
-def test_a_caller_cancelled_at_any_step_leaves_the_servers_port_working(pair: Callable[[], Any]) -> None:
+def test_a_caller_cancelled_at_any_step_leaves_the_servers_port_working(
+    pair: Callable[[], Any], envelope: Envelope
+) -> None:
     async def scenario(axe: Axe) -> bool:
         here, there = pair()
-        client, server = SessionManager(), SessionManager(on_session=answers, session_max_life=30)
+        client = SessionManager(envelope=envelope)
+        server = SessionManager(on_session=answers, session_max_life=30)
         async with server.port("client", there) as served, client.port("server", here) as port:
             with trio.CancelScope() as scope:
                 axe.scope = scope

@@ -17,6 +17,7 @@ PURE = [
     "envelope.py",
     "errors.py",
     "_backoff.py",
+    "_bucket.py",
     "_ending.py",
     "_ids.py",
     "_idle.py",

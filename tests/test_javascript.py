@@ -25,9 +25,9 @@ PEER = Path(__file__).parent / "interop" / "peer.mjs"
 
 
 @asynccontextmanager
-async def peer(node: Node, *arguments: str) -> AsyncIterator[trio.abc.ReceiveStream]:
+async def peer(node: Node, *arguments: str, script: Path = PEER) -> AsyncIterator[trio.abc.ReceiveStream]:
     """A peer, and what it prints; it is gone when the block is left."""
-    command = [node.program, str(PEER), *arguments]
+    command = [node.program, str(script), *arguments]
     process = await trio.lowlevel.open_process(command, cwd=node.folder, stdout=subprocess.PIPE)
     assert process.stdout is not None
     try:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from psession import Envelope, PortOptions, SessionManager
+from psession import Envelope, PortOptions, Retry, SessionManager
 from psession._options import Options
+from psession._retry import Patience
 
 from .peers import Wire
 
@@ -20,6 +21,7 @@ BAD = [
     *[(name, value, TypeError) for name in DURATIONS for value in (True, "1", [1], 1j)],
     *[(name, value, ValueError) for name in SIZES for value in (0, -1)],
     *[(name, value, TypeError) for name in SIZES for value in (True, 1.0, "1", math.inf, math.nan)],
+    *[("retry", value, TypeError) for value in (3, (3, 0.5), {"count": 3}, Retry)],
     ("retry_count", -1, ValueError),
     *[("retry_count", value, TypeError) for value in (True, 1.5, "1", math.nan)],
     ("session_ids", range(0), ValueError),
@@ -60,6 +62,7 @@ def test_a_bad_value_is_refused_by_name_on_the_manager_and_on_the_port(
     [
         *[(name, value) for name in DURATIONS for value in (0, 0.0, 1, 0.5, math.inf)],
         *[(name, value) for name in SIZES for value in (1, 10**6)],
+        ("retry", Retry(3, 0.5)),
         *[("retry_count", value) for value in (0, 1, math.inf)],
         *[("session_ids", value) for value in (range(1, 2), range(2, 100, 2), range(9, 0, -1), range(1, 2**64))],
         *[("on_session_overflow", value) for value in ("recycle", "refuse", "wait", max)],
@@ -93,7 +96,7 @@ def test_every_option_is_in_both_the_table_and_its_type() -> None:
 async def test_none_leaves_the_managers_value_and_zero_overrides_it() -> None:
     manager = SessionManager(Wire(), session_timeout=5, retry_count=2, retry_interval=3)
     async with manager.port("p", session_timeout=None, retry_count=0, retry_interval=0) as port:
-        assert (port._patience.timeout, port._patience.retry_count, port._patience.retry_interval) == (5, 0, 0)
+        assert port._patience == Patience(5, Retry(0, 0))
 
 
 def test_the_defaults_are_those_of_the_guide() -> None:

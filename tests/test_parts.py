@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psession import _rules as rules
@@ -22,6 +22,7 @@ def taken_all(arriving: Arriving) -> list[Any]:
     return [arriving.take() for _ in range(len(arriving.ready))]
 
 
+@settings(deadline=None)
 @given(st.data(), st.integers(0, 40), st.integers(1, 9), st.sampled_from(["mark", "last", "error"]))
 def test_parts_in_any_order_and_number_come_out_in_order_each_once(
     data: st.DataObject, total: int, window: int, end: str
@@ -48,6 +49,7 @@ def test_parts_in_any_order_and_number_come_out_in_order_each_once(
     assert out == list(range(1, total + 1))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40), st.one_of(st.just(math.inf), st.integers(1, 100)))
 def test_a_peer_that_uses_all_its_credit_is_never_left_without(window: int, count: float) -> None:
     arriving, credit, grants = Arriving(window, count), int(min(window, count)), 0
@@ -133,6 +135,7 @@ def test_the_answerer_keeps_a_window_of_answers_at_the_most() -> None:
     assert taken.state(1) is rules.STREAMING
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 60), st.one_of(st.none(), st.integers(0, 60)))), st.integers(0, 20))
 def test_no_grant_makes_the_answerer_forget_what_was_never_sent(
     grants: list[tuple[int, int | None]], window: int

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
-from psession import SessionCancelError, SessionError, SessionManager, SessionTimeoutError
+from psession import Envelope, Retry, Session, SessionCancelError, SessionError, SessionManager, SessionTimeoutError
+from psession._bucket import MILLIONTH, RETRY_TOKENS, RetryBucket
 from psession._retry import Patience
+from psession.channels import memory_pair
 
 from .peers import Caught, Wire, settle
 
@@ -20,20 +24,123 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
 
+RETRIES = st.builds(
+    Retry,
+    count=st.integers(0, 200),
+    interval=st.floats(1e-6, 1e6) | st.just(0.0),
+    backoff=st.floats(1, 10),
+    max_interval=st.floats(0, 1e9) | st.just(math.inf),
+    jitter=st.floats(0, 10),
+)
+
+
+def unlucky() -> float:
+    """The random number of a test that wants no share of it."""
+    return 0.0
+
+
 def test_there_is_a_pause_after_each_attempt_but_the_last() -> None:
-    assert list(Patience(1.0, 2, 0.5).pauses()) == [0.5, 0.5, None]
+    assert list(Patience(1.0, Retry(2, 0.5)).pauses(unlucky)) == [0.5, 0.5, None]
 
 
 def test_no_retries_is_one_attempt() -> None:
-    assert list(Patience(1.0, 0, 0.5).pauses()) == [None]
+    assert list(Patience(1.0, Retry(0, 0.5)).pauses(unlucky)) == [None]
 
 
-def test_endless_retries_never_come_to_a_last_attempt() -> None:
-    assert list(islice(Patience(1.0, math.inf, 0.5).pauses(), 1000)) == [0.5] * 1000
+@pytest.mark.parametrize("backoff", [1, 2])
+def test_endless_retries_never_come_to_a_last_attempt(backoff: float) -> None:
+    retry = Retry(math.inf, 0.5, backoff, max_interval=0.5)
+    assert list(islice(Patience(1.0, retry).pauses(unlucky), 1000)) == [0.5] * 1000
+    assert Patience(1.0, retry).total == Patience(0.0, Retry(math.inf, 0.0)).total == math.inf
 
 
 def test_none_leaves_a_value_as_it_is_and_zero_is_a_value() -> None:
-    assert Patience(1.0, 2, 0.5).replace(timeout=None, retry_count=0, retry_interval=0) == Patience(1.0, 0, 0)
+    assert Patience(1.0, Retry(2)).replace(timeout=0, retry=None) == Patience(0, Retry(2))
+
+
+def test_each_pause_is_the_last_one_times_the_factor_up_to_the_cap_and_then_a_random_share_is_added() -> None:
+    lucks = iter([0.0, 1.0, 0.5, 0.0])
+    retry = Retry(4, 1, backoff=3, max_interval=5, jitter=0.5)
+    assert list(Patience(1.0, retry).pauses(lambda: next(lucks))) == [1.0, 4.5, 6.25, 5.0, None]
+
+
+def test_without_a_random_share_no_random_number_is_drawn() -> None:
+    def draw() -> float:
+        raise AssertionError
+
+    for retry in (Retry(2, 1), Retry(2, 1, backoff=2), Retry(2, 1, max_interval=0.5)):
+        assert len(list(Patience(1.0, retry).pauses(draw))) == 3
+
+
+@given(RETRIES, st.data())
+def test_every_pause_is_within_the_formula_and_the_total_is_not_exceeded(retry: Retry, data: st.DataObject) -> None:
+    pauses = list(Patience(0.5, retry).pauses(lambda: data.draw(st.floats(0, 1))))
+    assert pauses.pop() is None
+    for attempt, pause in enumerate(pauses):
+        least = min(retry.max_interval, retry.interval * retry.backoff**attempt)
+        assert pause is not None
+        assert least <= pause <= least * (1 + retry.jitter)
+    spent = math.fsum(pause or 0.0 for pause in pauses) + 0.5 * (retry.count + 1)
+    assert spent <= Patience(0.5, retry).total * (1 + 1e-9)
+
+
+@given(RETRIES)
+def test_the_total_is_what_the_worst_luck_makes_it(retry: Retry) -> None:
+    pauses = [pause or 0.0 for pause in Patience(0.5, retry).pauses(lambda: 1.0)]
+    assert Patience(0.5, retry).total == pytest.approx(math.fsum(pauses) + 0.5 * len(pauses))
+
+
+@pytest.mark.parametrize(
+    "retry",
+    [Retry(2**53 - 1, 1, 1.001), Retry(1000, 1e300, 1e300), Retry(1000, math.inf, 2), Retry(3, math.inf, jitter=1)],
+)
+def test_a_wait_past_what_a_number_holds_has_no_end(retry: Retry) -> None:
+    assert Patience(1.0, retry).total == math.inf
+
+
+def test_a_count_past_what_can_be_added_up_has_its_total_at_once() -> None:
+    assert Patience(0.0, Retry(2**53 - 1, 1, 1.0000001, max_interval=60)).total == pytest.approx(60 * 2.0**53)
+    assert Patience(0.0, Retry(10**6, 5e-324, 2, max_interval=1e308, jitter=1)).total == math.inf
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "error"),
+    [
+        *[(field, value, TypeError) for field in Retry.__dataclass_fields__ for value in (True, "1", None, [1])],
+        *[(field, -1, ValueError) for field in Retry.__dataclass_fields__],
+        *[(field, math.nan, ValueError) for field in ("interval", "backoff", "max_interval", "jitter", "budget")],
+        *[(field, math.inf, ValueError) for field in ("backoff", "jitter")],
+        ("count", 1.5, TypeError),
+        ("count", 2**53, ValueError),
+        ("backoff", 0.5, ValueError),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused_by_name(field: str, value: object, error: type[Exception]) -> None:
+    options: dict[str, Any] = {field: value}
+    with pytest.raises(error, match=field):
+        Retry(**options)
+
+
+@given(st.lists(st.floats(0, 20) | st.just(math.inf) | st.none()))
+def test_the_bucket_never_holds_less_than_nothing_or_more_than_its_size(deeds: list[float | None]) -> None:
+    bucket = RetryBucket()
+    for budget in deeds:
+        before = bucket.millionths
+        if budget is not None:
+            bucket.put(budget)
+        else:
+            assert bucket.take() == (before >= MILLIONTH)
+        assert 0 <= bucket.millionths <= RETRY_TOKENS * MILLIONTH
+
+
+def test_ten_turns_at_a_tenth_pay_for_one_retry() -> None:
+    bucket = RetryBucket()
+    while bucket.take():
+        pass
+    for _ in range(10):
+        assert not bucket.take()
+        bucket.put(0.1)
+    assert (bucket.take(), bucket.take()) == (True, False)
 
 
 async def test_giving_up_takes_as_long_as_promised(autojump_clock: MockClock) -> None:
@@ -229,3 +336,150 @@ async def test_an_ending_is_never_retried_even_when_every_error_may_be(autojump_
         await trio.sleep(1000)
         assert isinstance(caught.error, SessionError)
         assert (caught.at, len(wire.sent)) == (1.0, 1)
+
+
+async def moments_of(retry: Retry, patience: float, *lucks: float) -> list[float]:
+    """When the attempts of a turn leave that nobody answers, and when it is given up."""
+    moments: list[float] = []
+    drawn = iter(lucks)
+    async with SessionManager().port("p", lambda _: moments.append(trio.current_time())) as port:
+        port._luck = lambda: next(drawn)
+        with pytest.raises(SessionTimeoutError):
+            await port.request({}, timeout=patience, retry=retry)
+    return [*moments, trio.current_time()]
+
+
+async def test_growing_waits_leave_at_their_exact_moments(autojump_clock: MockClock) -> None:
+    assert await moments_of(Retry(4, 1, backoff=2, max_interval=3), 0.5) == [0.0, 1.5, 4.0, 7.5, 11.0, 11.5]
+
+
+async def test_a_random_share_of_the_wait_is_drawn_from_the_port(autojump_clock: MockClock) -> None:
+    assert await moments_of(Retry(2, 2, jitter=0.5), 1.0, 0.0, 0.75) == [0.0, 3.0, 6.75, 7.75]
+
+
+async def test_the_nearest_retry_wins_and_the_short_forms_change_it(autojump_clock: MockClock) -> None:
+    manager = SessionManager(retry=Retry(1, 1), retry_count=2)
+    async with manager.port("p", Wire()) as one, manager.port("q", Wire(), retry=Retry(3, 4, budget=1)) as other:
+        assert one._patience.retry == Retry(2, 1)
+        assert other._patience.retry == Retry(3, 4, budget=1)
+        assert other.create(retry_interval=9)._patience.retry == Retry(3, 9, budget=1)
+        assert one.create(retry=Retry(5, jitter=1))._patience.retry == Retry(5, jitter=1)
+        assert one.create(retry=Retry(5, jitter=1), retry_count=0)._patience.retry == Retry(0, jitter=1)
+        async with one.session(retry=Retry(1, 7)) as session:
+            with pytest.raises(SessionTimeoutError):
+                await session.send({}, timeout=1)
+            assert trio.current_time() == 9.0
+            with pytest.raises(SessionTimeoutError):
+                await session.send({}, timeout=1, retry=Retry(1, 1))
+            assert trio.current_time() == 12.0
+    async with manager.port("p", Wire(), retry_interval=5) as port:
+        assert port._patience.retry == Retry(2, 5)
+
+
+async def test_what_is_no_retry_is_refused_before_anything_is_sent() -> None:
+    wire = Wire()
+    wrong: Any = 3
+    async with SessionManager().port("p", wire) as port, port.session() as session:
+        for use in (session.send, port.request):
+            with pytest.raises(TypeError, match="retry must be a Retry"):
+                await use({}, retry=wrong)
+        with pytest.raises(TypeError, match="retry must be a Retry"):
+            port.create(retry=wrong)
+    with pytest.raises(TypeError, match="retry must be a Retry"):
+        SessionManager(retry=wrong)
+    assert wire.sent == []
+
+
+async def test_a_dead_peer_gets_no_more_retries_than_the_budget_pays(autojump_clock: MockClock) -> None:
+    wire, turns, budget = Wire(), 1000, 0.1
+    async with SessionManager(wire, retry=Retry(3, 1, budget=budget)).port("p") as port:
+        async with trio.open_nursery() as nursery:
+            for _ in range(turns):
+                nursery.start_soon(Caught().run, port.request, {})
+                await trio.sleep(0.25)
+        counted = port.statistics()
+        assert (counted.timed_out, counted.unpaid) == (turns, 3 * turns - (len(wire.sent) - turns))
+        assert turns + RETRY_TOKENS <= len(wire.sent) <= turns * (1 + budget) + RETRY_TOKENS
+        assert trio.current_time() == 249.75 + 4 * 60 + 3 * 1
+
+
+async def test_a_turn_whose_retry_is_not_paid_for_still_gets_a_late_reply(autojump_clock: MockClock) -> None:
+    wire = Wire()
+    async with SessionManager(wire).port("p") as port, trio.open_nursery() as nursery:
+        port._bucket.millionths = 0
+        caught = Caught()
+        retry = Retry(2, 0.5, budget=0)
+        nursery.start_soon(lambda: caught.run(lambda: port.request({}, timeout=1, retry=retry)))
+        await trio.sleep(3.75)
+        port.dispatch({"sid": 1, "ok": 1})
+        await settle()
+        assert (caught.value, len(wire.sent), port.statistics().unpaid) == ({"sid": 1, "ok": 1}, 1, 2)
+
+
+async def test_a_turn_whose_retries_are_not_paid_for_ends_when_it_would_have(autojump_clock: MockClock) -> None:
+    wire = Wire()
+    async with SessionManager(wire).port("p") as port:
+        port._bucket.millionths = 0
+        with pytest.raises(SessionTimeoutError) as caught:
+            await port.request({}, timeout=1, retry=Retry(2, 0.5, budget=0.5))
+        assert (caught.value.attempts, trio.current_time(), len(wire.sent)) == (1, 4.0, 1)
+
+
+async def test_a_later_retry_is_made_when_other_turns_have_paid_meanwhile(autojump_clock: MockClock) -> None:
+    wire = Wire()
+    async with SessionManager(wire).port("p") as port, trio.open_nursery() as nursery:
+        port._bucket.millionths = 0
+        nursery.start_soon(lambda: Caught().run(lambda: port.request({}, timeout=1, retry=Retry(2, 0, budget=0))))
+        await trio.sleep(1.5)
+        nursery.start_soon(lambda: Caught().run(lambda: port.request({}, timeout=9, retry=Retry(0, budget=1))))
+        await trio.sleep(0.75)
+        assert [message["sid"] for message in wire.sent] == [1, 2, 1]
+
+
+async def test_turns_without_a_budget_neither_fill_the_bucket_nor_empty_it(autojump_clock: MockClock) -> None:
+    wire = Wire()
+    async with SessionManager(wire).port("p") as port:
+        for tokens in (0, 3):
+            port._bucket.millionths = tokens * MILLIONTH
+            with pytest.raises(SessionTimeoutError):
+                await port.request({}, timeout=1, retry=Retry(20, 0))
+            assert port._bucket.millionths == tokens * MILLIONTH
+        assert (len(wire.sent), port.statistics().unpaid) == (42, 0)
+
+
+async def test_a_senders_error_is_raised_when_the_retry_on_it_cannot_be_paid(autojump_clock: MockClock) -> None:
+    flaky = Flaky(9, ConnectionError)
+    async with SessionManager(flaky).port("p") as port:
+        port._bucket.millionths = MILLIONTH
+        with pytest.raises(ConnectionError):
+            await port.request({}, retry=Retry(5, 2, budget=0), retry_on=(OSError,))
+        assert (flaky.moments, trio.current_time(), port.statistics().unpaid) == ([0.0, 2.0], 4.0, 1)
+
+
+async def test_a_retry_whose_last_message_is_still_in_the_queue_costs_nothing(autojump_clock: MockClock) -> None:
+    async def stuck(_: object) -> None:
+        await trio.sleep_forever()
+
+    async with SessionManager(stuck, grace=0).port("p") as port, trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: Caught().run(lambda: port.request({}, timeout=1)))
+        await trio.sleep(0.5)  # the writer is in the sender with this one
+        with pytest.raises(SessionTimeoutError):
+            await port.request({}, timeout=1, retry=Retry(3, 0, budget=0))
+        assert (port._bucket.millionths, port.statistics().unpaid) == (RETRY_TOKENS * MILLIONTH, 0)
+
+
+async def test_a_retry_that_the_peer_postponed_is_paid_for_once(autojump_clock: MockClock) -> None:
+    async def slow(session: Session) -> None:
+        async for message in session:
+            await trio.sleep(9.5)
+            await session.post(message)
+
+    here, there = memory_pair()
+    asking = SessionManager(envelope=Envelope.exact(), session_timeout=1, retry=Retry(20, 0, budget=0))
+    async with SessionManager().port("b", there, on_session=slow) as answerer, asking.port("a", here) as port:
+        await port.request({"q": 1})
+        sent = port.statistics().sent
+        assert answerer.statistics().repeated == sent - 1 > 0
+        assert port._bucket.millionths == (RETRY_TOKENS - (sent - 1)) * MILLIONTH
+        assert sent < 6  # without being postponed it would have been one each second
+        assert trio.current_time() == 9.5

@@ -10,10 +10,13 @@ import pytest
 import trio
 
 from psession import (
+    Envelope,
     SessionAbortError,
     SessionCancelError,
     SessionInvalidError,
     SessionManager,
+    SessionRefusedError,
+    SessionRemoteError,
     SessionTimeoutError,
 )
 
@@ -31,8 +34,9 @@ ERRORS = {
     "cancel": SessionCancelError,
     "abort": SessionAbortError,
     "invalid": SessionInvalidError,
+    "remote": SessionRemoteError,
 }
-STRAYS = ("late", "duplicate", "unknown_sid")
+STRAYS = ("late", "duplicate", "unknown_sid", "other_life", "malformed", "repeated", "given_up")
 
 
 class Story:
@@ -46,6 +50,20 @@ class Story:
         self.sessions: dict[str, Session] = {}
         self.opened: list[Session] = []
         self.plain: list[Any] = []
+        self.leaving: dict[Session, tuple[trio.Event, list[Exception]]] = {}
+        self.known: dict[str, Any] = {}
+
+    async def handle(self, session: Session) -> None:
+        """The handler of a session: it stays until the story says that it leaves."""
+        self.opened.append(session)
+        event, errors = self.leaving[session] = trio.Event(), []
+        await event.wait()
+        if errors:
+            raise errors[0]
+
+    def filled(self, message: dict[str, Any]) -> dict[str, Any]:
+        """The message with what is known by now in the place of its `$names`."""
+        return {key: self.known.get(value, value) if type(value) is str else value for key, value in message.items()}
 
     async def step(self, step: dict[str, Any]) -> None:
         """Do one, and let everybody react."""
@@ -67,12 +85,24 @@ class Story:
             await session.post(step["message"])
         elif deed == "clear":
             self.port.clear()
+        elif deed == "leave":
+            assert session is not None
+            event, errors = self.leaving[session]
+            if "refused" in step:
+                errors.append(SessionRefusedError(step["refused"][1], code=step["refused"][0]))
+            elif "crashed" in step:
+                errors.append(ValueError(step["crashed"]))
+            event.set()
         else:
             getattr(session, deed)()
 
     async def on_out(self, step: dict[str, Any]) -> None:
         with trio.fail_after(0.001):
             message = await self.peer.receive()
+        for key, value in step["out"].items():
+            if type(value) is str and value.startswith("$"):
+                self.known.setdefault(value, message.get(key))
+        step = {"out": self.filled(step["out"])}
         assert list(message.items()) == list(step["out"].items())
         assert [type(value) for value in message.values()] == [type(value) for value in step["out"].values()]
 
@@ -88,10 +118,15 @@ class Story:
         await trio.sleep(step["wait"])
 
     async def on_error(self, step: dict[str, Any]) -> None:
-        assert type(self.turns[step["turn"]].error) is ERRORS[step["error"]]
+        error = self.turns[step["turn"]].error
+        assert type(error) is ERRORS[step["error"]]
+        for attribute in ("code", "text", "outcome"):
+            if attribute in step:
+                assert getattr(error, attribute) == step[attribute]
 
     async def on_in(self, step: dict[str, Any]) -> None:
         [(kind, name)] = step["to"].items()
+        step = {"in": self.filled(step["in"])}
         before = self.port.statistics()
         waiting = {turn for turn, caught in self.turns.items() if caught.at is None}
         await self.peer.send(step["in"])
@@ -99,8 +134,8 @@ class Story:
         after = self.port.statistics()
         strays = {stray for stray in STRAYS if getattr(after, stray) > getattr(before, stray)}
         settled = {turn for turn in waiting if self.turns[turn].at is not None}
-        assert settled == ({name} if kind == "turn" else set())
-        assert strays == ({name} if kind == "nobody" else set())
+        assert settled == ({name} if kind in ("turn", "fails") else set())
+        assert strays == ({name} - {None} if kind == "nobody" else {"given_up"} & strays if kind == "ends" else set())
         assert after.plain - before.plain == (kind == "plain")
         assert after.accepted - before.accepted == (kind == "opens")
         if kind == "turn":
@@ -111,6 +146,10 @@ class Story:
             if kind == "opens":
                 self.sessions[name] = self.opened.pop()
             assert await self.sessions[name].receive(timeout=0) == step["in"]
+        elif kind == "ends":
+            assert self.sessions[name].closed
+        else:
+            assert all(not session._unread for session in self.sessions.values())
 
 
 @pytest.mark.parametrize("name", VECTORS)
@@ -119,20 +158,18 @@ async def test_a_port_does_on_the_wire_what_the_vector_says(autojump_clock: Mock
     options: dict[str, Any] = dict(vector["options"])
     if "session_ids" in options:
         options["session_ids"] = range(*options["session_ids"])
+    if options.pop("exact", False):
+        options["envelope"] = Envelope.exact()
     plain: list[Any] = []
-    opened: list[Session] = []
-
-    async def handle(session: Session) -> None:
-        opened.append(session)
-        await trio.sleep_forever()
-
+    stories: list[Story] = []
     if vector.get("handler"):
-        options["on_session"] = handle
+        options["on_session"] = lambda session: stories[0].handle(session)
     here, there = plain_pair()
     async with trio.open_nursery() as nursery:
         async with SessionManager(on_message=plain.append).port("p", here, **options) as port:
             story = Story(port, there, nursery)
-            story.plain, story.opened = plain, opened
+            story.plain = plain
+            stories.append(story)
             for number, step in enumerate(vector["steps"]):
                 try:
                     await story.step(step)
@@ -144,7 +181,7 @@ async def test_a_port_does_on_the_wire_what_the_vector_says(autojump_clock: Mock
 
 
 def test_there_are_vectors_and_each_says_what_it_is_about() -> None:
-    assert len(VECTORS) >= 20
+    assert len(VECTORS) >= 50
     for vector in VECTORS.values():
         assert vector.keys() <= {"description", "options", "handler", "steps"}
         assert vector["description"].endswith(".")

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness import MANY
+from harness import FEW, MANY
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ def _memory(label: str, package: str, way: str) -> Contestant:
 
 
 CONTESTANTS = {
-    "bare": Contestant("bare Trio TCP, a connection each", "bare", "trio"),
-    "tcp": Contestant("psession, TCP", "psession_tcp", "psession"),
+    "bare": Contestant("bare Trio TCP, a connection each", "bare", "trio", in_flight=(1, *FEW, MANY)),
+    "tcp": Contestant("psession, TCP", "psession_tcp", "psession", in_flight=(1, *FEW, MANY)),
     "tcp-exact": Contestant("psession, TCP, exact", "psession_tcp", "psession", options={"exact": True}),
     "aiorpcx": Contestant("aiorpcX, TCP", "aiorpcx", "aiorpcX", "asyncio"),
     "websocket": Contestant("psession, WebSocket", "psession_websocket", "psession"),

@@ -4,6 +4,7 @@ from psession._manager import SessionManager
 from psession._options import PortOptions
 from psession._port import Port
 from psession._replies import Replies
+from psession._retry import Retry
 from psession._session import Session
 from psession._share import SharedChannel, share
 from psession._statistics import Statistics
@@ -42,6 +43,7 @@ __all__ = [
     "PortNotFoundError",
     "PortOptions",
     "Replies",
+    "Retry",
     "Session",
     "SessionAbortError",
     "SessionCancelError",

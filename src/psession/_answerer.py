@@ -11,11 +11,13 @@ from psession import _rules as rules
 from psession._ending import GIVEN_UP, PEER_ENDED, REPLACED
 from psession._exchange import Exchange, answering
 from psession._outbox import size_of
+from psession._timekeeper import SOON
 from psession.errors import SessionRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
+    from psession._ending import Ending
     from psession._exact import Exact
     from psession._session import Session
     from psession.envelope import Header
@@ -27,6 +29,7 @@ class Answerer:
     def __init__(self, exact: Exact) -> None:
         self.exact = exact
         self._marks_openings = False
+        self._now = trio.lowlevel.current_clock().current_time
         self._deadlines = exact.port._options.deadlines
 
     # -- what comes --------------------------------------------------------------------------------------------------
@@ -70,9 +73,8 @@ class Answerer:
             counters.repeated += 1
             for frame in taken.stored(sid):
                 exact.put(frame)
-        elif do is rules.REFUSE:
-            code = rules.FORGOTTEN if taken.last(sid) == turn else rules.TOO_OLD
-            exact.say(sid, header.life, re=turn, error=code)
+        elif do is rules.DENY:
+            exact.say(sid, header.life, re=turn, error=rules.FORGOTTEN)
         else:
             counters.duplicate += 1
 
@@ -82,46 +84,65 @@ class Answerer:
         assert turn is not None
         self._marks_openings = self._marks_openings or header.new
         if session is not None and header.new and not own:
-            if session._exchange is not None:
-                session._exchange.peer_done = True
-            self._cancel(session)
-            session._end(REPLACED)
+            self.give_up(session, REPLACED)
             session = None
         fresh = session is None
         if session is None:
             refusal = self._refusal(header, own=own)
             session = port._handlers.take_in(sid) if refusal is None else None
             if session is None:
-                exact.say(sid, header.life, re=turn, error=refusal or rules.FULL)
+                self._refuse(sid, header, refusal or rules.FULL)
                 return
         exchange = session._exchange
         if exchange is None:
             exchange = session._exchange = Exchange(header.life)
-            exchange.scope = None if own else trio.CancelScope()
+            if session.incoming:
+                exchange.scope = trio.CancelScope()
+                exchange.taken = self.exact.taken.open(sid)
         exchange.final = header.end
         self.run_next(session, exchange, turn, header.wait, message)
         if header.credit is not None:
-            self._stream(session.sid, turn, header.credit)
+            self.exact.streamed.begin(session.sid, turn, header.credit)
         if fresh and session._ending is None:
             port._start_handler(session)
 
-    def _stream(self, sid: int, turn: int, credit: int) -> None:
-        """The turn that was just taken is to have many answers, if it runs."""
-        if self.exact.taken.running.get(sid) == turn:
-            self.exact.taken.stream(sid, credit)
-
     def run_next(self, session: Session, exchange: Exchange, turn: int, wait: float | None, message: Any) -> None:
         """A turn that is above all before it is given to its session."""
+        self.begin(session, exchange, turn, wait, message)
+        session._to_inbox(message)
+
+    def begin(self, session: Session, exchange: Exchange, turn: int, wait: float | None, message: Any) -> None:
+        """From now on `turn` runs; its asker waits so long for the answer, or wants none."""
         if wait == 0:
             self.exact.taken.pass_by(session.sid, turn)
-        else:
-            self.exact.taken.take(session.sid, turn)
-            exchange.began = now = trio.current_time()
-            if wait is not None and self._deadlines:
-                exchange.due = now + wait
-                exchange.visible = False
-                self.exact.port._timekeeper.watch_handler(exchange, now)
-        session._to_inbox(message)
+            return
+        self.exact.taken.take(session.sid, turn)
+        self.begun(exchange, message, wait)
+
+    def _refuse(self, sid: int, header: Header, code: str) -> None:
+        """A turn is not run, nor is a copy of it that comes when it could be: the refusal is its answer."""
+        assert header.turn is not None
+        taken = self.exact.taken
+        taken.pass_by(sid, header.turn)
+        if header.wait != 0:
+            frame = self.exact.say(sid, header.life, re=header.turn, error=code)
+            if frame is not None:
+                taken.answer(sid, frame, size_of(frame))
+
+    def begun(self, exchange: Exchange, message: Any, wait: float | None) -> None:
+        """The turn that `message` asks runs from now on; its asker waits so many seconds for the answer."""
+        exchange.asking = message
+        exchange.began = now = self._now()
+        if exchange.visible:
+            exchange.lift_deadline()  # it is that of the turn before, which was not answered
+        if wait is None or not self._deadlines or exchange.scope is None:
+            exchange.due = math.inf
+            return
+        exchange.due = now + wait
+        if wait <= 2 * SOON:
+            exchange.show_deadline()
+        elif not exchange.watched:
+            self.exact.port._timekeeper.watch_handler(exchange, now)
 
     def _refusal(self, header: Header, *, own: bool) -> str | None:
         """Why a session is not opened for a turn."""
@@ -137,45 +158,55 @@ class Answerer:
         """A message by which the asker gives a turn up, and with it perhaps the session."""
         assert header.turn is not None
         exact = self.exact
+        is_past = header.turn < exact.taken.last(sid)  # its number may be another session's by now
         do = exact.taken.quit(sid, header.turn).do
         if do is rules.CANCEL:
             exact.port._counters.given_up += 1
             if session is not None and session._exchange is not None:
                 session._exchange.asked = 0
                 if not own:
-                    session._exchange.peer_done = True
-                    self._cancel(session)
-                    session._end(GIVEN_UP)
-        if header.end and not own:
+                    self.give_up(session, GIVEN_UP)
+        if header.end and not own and not is_past:
             if session is not None:
                 if session._exchange is not None:
                     session._exchange.peer_done = True
                 session._end(PEER_ENDED)
-            exact.say(sid, header.life, end=True)
+            exact.say(sid, header.life, re=header.turn, error=rules.ENDED, end=True)
 
-    def _cancel(self, session: Session) -> None:
-        if session._exchange is not None and session._exchange.scope is not None:
-            session._exchange.scope.cancel()
+    def give_up(self, session: Session, ending: Ending) -> None:
+        """Nobody waits for the turn that runs in `session`, nor wants the session."""
+        exchange, taken = session._exchange, self.exact.taken
+        if exchange is not None:
+            exchange.peer_done = True
+            if session.sid in taken.running:
+                taken.quit(session.sid, taken.last(session.sid))
+            if exchange.scope is not None:
+                exchange.scope.cancel()
+        session._end(ending)
 
     # -- the handler's side ------------------------------------------------------------------------------------------
 
-    def taken_out(self, session: Session, message: Any) -> None:
-        """The application has `message` out of the inbox: what it says next answers the turn in it, if it asks one."""
+    def taken_out(self, session: Session) -> None:
+        """The application has the message that asks the running turn out of the inbox: what it says next answers it."""
         exchange = session._exchange
         assert exchange is not None
-        running = self.exact.taken.running.get(session.sid, 0)
-        if running and self.exact.port._envelope.turn_of(message) == running:
-            exchange.asked = running
-            exchange.stream = self.exact.taken.streams.get(session.sid)
+        exchange.asking = None
+        taken, sid = self.exact.taken, session.sid
+        exchange.asked = taken.running.get(sid, 0)
+        exchange.stream = taken.streams.get(sid) if exchange.asked else None
 
     def answered(self, session: Session, turn: int, frame: Any) -> None:
         """`frame` answers `turn`, and is kept for as long as it may be asked again."""
         exchange, taken = session._exchange, self.exact.taken
         assert exchange is not None
-        exchange.asked = 0
-        if taken.last(session.sid) == turn:
+        if exchange.asked == turn:
+            exchange.asked = 0
+        if exchange.taken is not None:
+            taken.answer_last(session.sid, exchange.taken, turn, frame, size_of(frame))
+        elif taken.last(session.sid) == turn:
             taken.answer(session.sid, frame, size_of(frame))
-        if exchange.due != math.inf:
+        exchange.due = math.inf
+        if exchange.visible:
             exchange.lift_deadline()
 
     def answer_sent(self, session: Session) -> None:
@@ -197,16 +228,17 @@ class Answerer:
         exact, sid = self.exact, session.sid
         turn = exact.taken.running.get(sid)
         exchange = session._exchange
-        if turn is None or exchange is None:
-            return
-        error, stream = rules.join_error(code, text), exact.taken.streams.get(sid)
-        if stream is None:
-            frame = exact.say(sid, exchange.life, re=turn, error=error, end=True)
+        if turn is None or exchange is None or exact.port.sessions.get(sid) is not session:
+            return  # or the number is another session's by now
+        stream = exact.taken.streams.get(sid)
+        place = {} if stream is None else {"part": stream.made + 1}
+        frame = exact.say(sid, exchange.life, re=turn, error=rules.join_error(code, text), end=True, **place)
+        if frame is None:
+            exact.taken.quit(sid, turn)
+        elif stream is None:
             self.answered(session, turn, frame)
         else:
-            frame = exact.streamed.fail(sid, exchange.life, turn, stream, error)
-            exact.taken.add_part(sid, stream, frame, size_of(frame), is_end=True)
-            exact.streamed.completed(exchange, stream)
+            exact.streamed.failed(session, stream, frame)
         exchange.peer_done = True
 
     async def handle(self, session: Session, result: Awaitable[object]) -> None:
@@ -233,5 +265,6 @@ class Answerer:
                 raise
         if exchange.scope.cancelled_caught and session._ending is None:
             # The asker's time is over, by this side's clock: it waits no more, or will be told when it asks again.
-            self.exact.taken.quit(session.sid, self.exact.taken.last(session.sid))
+            if session.sid in self.exact.taken.running:
+                self.exact.taken.quit(session.sid, self.exact.taken.last(session.sid))
             exchange.peer_done = True

@@ -11,7 +11,7 @@ import trio
 
 from psession import _rules as rules
 from psession import errors
-from psession._ending import FORGOTTEN
+from psession._ending import FORGOTTEN, PEER_ENDED
 from psession._exchange import answering
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ class Asker:
         self.exact = exact
         self._next = 1
         self._next_back = rules.FIRST_BACK + secrets.randbelow(rules.FIRST_BACK)
+        self._deadlines = exact.port._options.deadlines
+        self._turn, self._wait, self._life = exact.names.turn, exact.names.wait, exact.names.life
         self._given_up: OrderedDict[int, None] = OrderedDict()
 
     # -- what goes ---------------------------------------------------------------------------------------------------
@@ -42,8 +44,9 @@ class Asker:
     def begin(self, turn: Turn, total: float) -> None:
         """`turn` gets its number, and `total` seconds from its start."""
         session = turn.session
-        exchange = self.exact.exchange(session)
+        exchange = session._exchange or self.exact.exchange(session)
         turn.number = self.number(session, exchange)
+        turn.total = total
         turn.deadline = turn.started + total
         asked = exchange.asked
         if asked and exchange.stream is None and self.exact.taken.running.get(session.sid) == asked:
@@ -66,26 +69,28 @@ class Asker:
     def request(self, turn: Turn, message: Any) -> Any:
         """The frame of one attempt: it says how long the turn still waits."""
         exact, session = self.exact, turn.session
-        names, exchange = exact.names, self.exact.exchange(session)
-        fields: dict[str, Any] = {names.turn: turn.number}
+        exchange = session._exchange or exact.exchange(session)
+        fields: dict[str, Any] = {self._turn: turn.number}
         if turn.answers:
-            fields[names.re] = turn.answers
+            fields[exact.names.re] = turn.answers
         elif not exchange.opened and not session.incoming:
-            fields[names.new] = True
+            fields[exact.names.new] = True
         if session._once:
-            fields[names.end] = True
+            fields[exact.names.end] = True
         if turn.streamed:
-            fields |= turn.room(names)
-        if exact.port._options.deadlines:
+            fields |= turn.room(exact.names)
+        if self._deadlines:
             handler = answering.get()
             if handler is not None and not handler.visible:
                 handler.show_deadline()
-            now = trio.current_time() if turn.attempts else turn.started
-            within = min(turn.deadline, math.inf if turn.streamed else trio.current_effective_deadline()) - now
+            due, within = math.inf if turn.streamed else trio.current_effective_deadline(), turn.total
+            if due < turn.deadline or turn.attempts:
+                due = due if due < turn.deadline else turn.deadline
+                within = round(due - (trio.current_time() if turn.attempts else turn.started), 3)
             if within != math.inf:
-                fields[names.wait] = max(round(within, 3), SHORTEST_WAIT)
+                fields[self._wait] = within if within > SHORTEST_WAIT else SHORTEST_WAIT
         if exchange.life is not None:
-            fields[names.life] = exchange.life
+            fields[self._life] = exchange.life
         frame = exact.port._to_frame(exact.port._envelope.seal(message, session.sid, fields))
         if turn.answers:
             exact.answerer.answered(session, turn.answers, frame)
@@ -99,6 +104,8 @@ class Asker:
         session = turn.session
         exchange = self.exact.exchange(session)
         exchange.known = exchange.known or turn.sent > 0
+        if exchange.peer_done and not session.incoming:
+            session._end(PEER_ENDED)
         if turn.answered:
             return
         exchange.opened = False
@@ -107,7 +114,7 @@ class Asker:
         self._given_up[turn.number] = None
         if len(self._given_up) > MAX_GIVEN_UP:
             self._given_up.popitem(last=False)
-        if exchange.told or not turn.sent or not self.exact.can_tell():
+        if exchange.told or exchange.peer_done or not turn.sent or not self.exact.can_tell():
             return
         end = {"end": True} if session._once else {}
         exchange.told = session._once
@@ -157,9 +164,9 @@ class Asker:
             return
         exchange = self.exact.exchange(session)
         if turn.streamed:
-            if header.turn is not None:
-                self._asked_back(sid, exchange, header)
             exchange.opened = True  # but where it fails
+            if header.turn is not None:
+                self._asked_back(session, exchange, header, message)
             turn.heard(header, message)
             return
         if header.error is not None:
@@ -177,20 +184,20 @@ class Asker:
             turn.refused(*rules.split_error(header.error or ""))
             return
         if header.turn is not None:
-            self._asked_back(sid, exchange, header)
+            self._asked_back(session, exchange, header, message)
         self.exact.port._counters.matched += 1
         turn.answer(message)
 
-    def _asked_back(self, sid: int, exchange: Exchange, header: Header) -> None:
-        """An answer that asks a turn: what the application says next answers that, if it is none it was given."""
-        taken, streamed = self.exact.taken, header.credit is not None
-        assert header.turn is not None
-        if taken.asked(sid, header.turn, streamed=streamed).do is rules.RUN:
-            taken.take(sid, header.turn)
-            exchange.asked = header.turn
+    def _asked_back(self, session: Session, exchange: Exchange, header: Header, message: Any) -> None:
+        """An answer that asks a turn: what the application says next answers that, unless it was asked before."""
+        exact, sid, turn = self.exact, session.sid, header.turn
+        assert turn is not None
+        if exact.taken.asked(sid, turn, streamed=header.credit is not None).do is rules.RUN:
+            exact.answerer.begin(session, exchange, turn, header.wait, message)
+            exchange.asked = turn
             if header.credit is not None:
-                taken.stream(sid, header.credit)
-            exchange.stream = taken.streams.get(sid)
+                exact.streamed.begin(sid, turn, header.credit)
+            exchange.stream = exact.taken.streams.get(sid)
 
     def unmarked(self, session: Session, message: Any) -> None:
         """A message without exact fields in a session of this side."""

@@ -20,8 +20,26 @@ PASSES = 16
 
 MOST_SKIPPED = 255
 
-_somebody = trio.lowlevel.RunVar("psession_busy_wait", default=False)
-"""Whether a task of this run waits awake: one at a time, so that the passes stay as cheap as they look."""
+
+class _Watch:
+    """Whether a task of this run waits awake: one at a time, so that the passes stay as cheap as they look."""
+
+    __slots__ = ("taken",)
+
+    def __init__(self) -> None:
+        self.taken = False
+
+
+_watch: trio.lowlevel.RunVar[_Watch | None] = trio.lowlevel.RunVar("psession_busy_wait", default=None)
+
+
+def _watch_of_this_run() -> _Watch:
+    """Looked up once for each `BusyWait`: to get and set the variable at each wait was 4 us of a turn's 30."""
+    watch = _watch.get()
+    if watch is None:
+        watch = _Watch()
+        _watch.set(watch)
+    return watch
 
 
 class _Habit:
@@ -51,11 +69,12 @@ class BusyWait:
     look after some passes finds it where they do not, and would only keep the other kind of peer from running.
     """
 
-    __slots__ = ("_at_once", "_awake")
+    __slots__ = ("_at_once", "_awake", "_watch")
 
     def __init__(self) -> None:
         self._at_once = _Habit()
         self._awake = _Habit()
+        self._watch = _watch_of_this_run()
 
     async def until(self, done: Callable[[], bool]) -> bool:
         """Whether it is `done`, found out for a while. Cancelling loses nothing; a checkpoint where it is done."""
@@ -65,20 +84,18 @@ class BusyWait:
             if found:
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return True
-        if _somebody.get() or not self._awake.is_due():
+        watch = self._watch
+        if watch.taken or not self._awake.is_due():
             return False
-        found = await _look_awake(done)
+        watch.taken = found = True
+        try:
+            for _ in range(PASSES):
+                await trio.lowlevel.checkpoint()
+                if done():
+                    break
+            else:
+                found = False
+        finally:
+            watch.taken = False
         self._awake.learn(worked=found)
         return found
-
-
-async def _look_awake(done: Callable[[], bool]) -> bool:
-    _somebody.set(True)
-    try:
-        for _ in range(PASSES):
-            await trio.lowlevel.checkpoint()
-            if done():
-                return True
-    finally:
-        _somebody.set(False)
-    return False

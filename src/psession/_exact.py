@@ -15,7 +15,7 @@ from psession._exchange import Exchange
 from psession._streamed import Streamed
 from psession._taken import TakenTurns
 from psession._talk import PortTalk
-from psession.envelope import is_wait
+from psession.envelope import LARGEST, is_wait
 from psession.errors import MalformedMessageError, PortClosedError
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Exact:
 
     def __init__(self, port: Port) -> None:
         self.port = port
+        self._counters = port._counters
         self.names = port._envelope.fields
         self.life = secrets.randbelow(LIVES) + 1
         self.peer: str = rules.UNKNOWN
@@ -87,14 +88,14 @@ class Exact:
             return
         self.peer = rules.EXACT
         session = port.sessions.get(sid)
-        if header.re is not None:
+        if header.end and header.turn is None and header.error == (None if header.re is None else rules.ENDED):
+            self._ended(session, sid, header, own=own)
+        elif header.re is not None:
             self.asker.replied(session, sid, header, message)
         elif header.turn is not None and header.error is None:
             self.answerer.asked(session, sid, header, message, own=own)
         elif header.turn is not None:
             self.answerer.given_up(session, sid, header, own=own)
-        elif header.end:
-            self._ended(session, sid, own=own)
         else:
             self._posted(session, sid, header, message)
 
@@ -116,14 +117,21 @@ class Exact:
             if waiting.filled or not waiting.sent:
                 return False
             exchange.opened = True
-            self.port._counters.matched += 1
+            self.peer = rules.EXACT
+            self._counters.matched += 1
             waiting.answer(message)
-        else:
-            if re is not None or type(turn) is not int or turn <= self.taken.last(session.sid) or not is_wait(wait):
-                return False
-            exchange.final = False
-            self.answerer.run_next(session, exchange, turn, wait, message)
+            return True
+        held = exchange.taken
+        if held is None or re is not None or type(turn) is not int or turn > LARGEST:
+            return False
+        if wait is not None and (wait == 0 or not is_wait(wait)):
+            return False
+        if not self.taken.take_next(session.sid, held, turn):
+            return False
+        exchange.final = False
         self.peer = rules.EXACT
+        self.answerer.begun(exchange, message, wait)
+        session._to_inbox(message)
         return True
 
     def _is_alive(self, life: int | None, *, own: bool) -> bool:
@@ -159,16 +167,21 @@ class Exact:
         self._forget_peer()
         self.asker.forgotten()
 
-    def _ended(self, session: Session | None, sid: int, *, own: bool) -> None:
-        """The peer says that it is done with a session."""
+    def _ended(self, session: Session | None, sid: int, header: Header, *, own: bool) -> None:
+        """The peer says that it is done with a session, after the turn of this side's that it names."""
         if session is None:
             if own:
                 self.port._table.both_done(sid)
             return
-        exchange = session._exchange
-        if exchange is not None:
-            exchange.peer_done = True
-        if session._turn is None or not own:  # else the answer may still come: the turn's end is the session's
+        if not own:
+            self.answerer.give_up(session, PEER_ENDED)
+            return
+        exchange = self.exchange(session)
+        if header.re is not None and header.re != exchange.last_turn:
+            self.port._counters.duplicate += 1  # it is about an earlier session of that number, or met the next turn
+            return
+        exchange.peer_done = True
+        if session._turn is None:  # else the answer may still come: the turn's end is the session's
             session._end(PEER_ENDED)
 
     def _posted(self, session: Session | None, sid: int, header: Header, message: Any) -> None:
@@ -189,25 +202,33 @@ class Exact:
 
     def post(self, session: Session, message: Any) -> tuple[Any, int]:
         """The frame of a message that wants no reply, and the turn of the peer's that it answers, if any."""
-        exchange, port, names = self.exchange(session), self.port, self.names
-        fields: dict[str, Any] = {}
-        asked = exchange.asked if self.taken.running.get(session.sid) == exchange.asked else 0
+        exchange, port, names = session._exchange or self.exchange(session), self.port, self.names
+        asked = exchange.asked
+        if asked and self.taken.running.get(session.sid) != asked:
+            asked = 0
+        fields: dict[str, Any]
         if asked:
-            fields[names.re] = asked
+            fields = {self._re: asked}
         elif not (exchange.opened or session.incoming):
             # What opens a session is a turn, so that a copy of it cannot open it again, but one that waits 0 seconds.
-            fields |= {names.turn: self.asker.number(session, exchange), names.new: True, names.wait: 0}
+            fields = {names.turn: self.asker.number(session, exchange), names.new: True, names.wait: 0}
         else:
             exchange.posted += 1
-            fields[names.part] = exchange.posted
+            fields = {names.part: exchange.posted}
         if exchange.life is not None:
-            fields[names.life] = exchange.life
+            fields[self._life] = exchange.life
         frame = port._to_frame(port._envelope.seal(message, session.sid, fields))
         if asked:
             self.answerer.answered(session, asked, frame)
         else:
             exchange.opened = exchange.known = True
         return frame, asked
+
+    def not_posted(self, session: Session, answers: int, *, opens: bool) -> None:
+        """A post was not sent after all."""
+        if opens:
+            self.exchange(session).opened = False
+        self.answerer.not_answered(session, answers)
 
     def say(self, sid: int, life: int | None, **fields: Any) -> Any:
         """Send a message of ours that carries nothing of the application's; the frame, or ``None`` where it cannot.
@@ -245,16 +266,25 @@ class Exact:
         """A session has ended here: its peer is told once, and a turn of the peer's is answered with an error."""
         exchange = session._exchange
         assert exchange is not None
+        self._say_over(session, exchange, ending)
         if exchange.stream is not None:
             exchange.stream.wake()
+        if session.incoming:
+            exchange.taken = None
+            self.taken.close(session.sid)
+
+    def _say_over(self, session: Session, exchange: Exchange, ending: Ending) -> None:
         if not self.can_tell():
             return
         if not exchange.peer_done:
             self.answerer.leave(session, ending.code or rules.UNANSWERED)
+        elif session.sid in self.taken.running:
+            self.taken.quit(session.sid, self.taken.last(session.sid))
         if exchange.told or exchange.peer_done:
             return
         if session.incoming:
             exchange.told = True
-            self.say(session.sid, exchange.life, end=True)
+            last = self.taken.last(session.sid)
+            self.say(session.sid, exchange.life, **{"re": last, "error": rules.ENDED} if last else {}, end=True)
         else:
             exchange.told = self.asker.end_session(session, ending.code or rules.ENDED)

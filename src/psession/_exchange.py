@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import trio
 
     from psession._parts import Departing
+    from psession._taken import LastTurn
 
 
 class Exchange:
@@ -21,11 +22,14 @@ class Exchange:
         known: Whether a message of this side reached the wire.
         last_turn: The number of this side's last turn.
         asked: The peer's turn that the application holds and has not answered; 0: none.
+        asking: The message that asks it, until the application has it out of the inbox.
         began: When the peer's last turn began here, on Trio's clock.
         due: When its asker gives up.
         visible: Whether the handler's scope has that as its deadline.
+        watched: Whether the timekeeper will see to it that it has.
         final: Whether that turn is the session's last.
         scope: What the handler runs in.
+        taken: What is known of the peer's last turn, in a session that the peer opened.
         peer_done: Whether the peer knows that the session is over, and needs no telling.
         told: Whether it was told.
         cautious: Whether a turn went unanswered before the peer was known to be exact: then no unmarked reply counts.
@@ -37,6 +41,7 @@ class Exchange:
 
     __slots__ = (
         "asked",
+        "asking",
         "began",
         "cautious",
         "due",
@@ -51,8 +56,10 @@ class Exchange:
         "posted",
         "scope",
         "stream",
+        "taken",
         "told",
         "visible",
+        "watched",
     )
 
     def __init__(self, life: int | None) -> None:
@@ -61,11 +68,14 @@ class Exchange:
         self.known = False
         self.last_turn = 0
         self.asked = 0
+        self.asking: Any = None
         self.began = 0.0
         self.due = math.inf
         self.visible = False
+        self.watched = False
         self.final = False
         self.scope: trio.CancelScope | None = None
+        self.taken: LastTurn | None = None
         self.peer_done = False
         self.told = False
         self.cautious = False

@@ -16,7 +16,7 @@ from psession._nursery import open_quiet_nursery
 from psession._options import Options, seconds
 from psession._outbox import is_sender
 from psession._port import Port
-from psession._resume import LINE_ENDS, AcceptedLines
+from psession._resume import LINE_ENDS, AcceptedLines, lines_of
 from psession._statistics import Statistics
 from psession._talk import credentials
 from psession.channels._pushed_back import PushedBackChannel, receive_some
@@ -57,6 +57,7 @@ class SessionManager:
         self._sender = sender
         self._options = Options().override(options)
         self._ports: dict[str, Port] = {}
+        self._opening: set[str] = set()
         self._past = Statistics()
         self._listeners: list[Listener] = []
         self._default: AbstractAsyncContextManager[Port] | None = None
@@ -100,11 +101,17 @@ class SessionManager:
 
     @asynccontextmanager
     async def _open(self, name: str, target: trio.abc.Channel[Any] | Sender, options: Options) -> AsyncIterator[Port]:
-        if name in self._ports:
+        if name in self._ports or name in self._opening:
             raise errors.PortExistsError("a port of that name is open already; choose another name", port=name)
-        port = self._ports[name] = Port(name, options)
+        port = Port(name, options)
+        self._opening.add(name)
         try:
-            async with live(port, target):
+            lines = await lines_of(port, target)
+        finally:
+            self._opening.discard(name)
+        self._ports[name] = port
+        try:
+            async with live(port, lines):
                 for listener in self._listeners:
                     listener.port_opened(port)
                 yield port

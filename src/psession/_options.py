@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+from psession import _rules as rules
 from psession._ids import MAX_ROTATION
-from psession._retry import Patience
+from psession._retry import Patience, Retry, retries
 from psession.envelope import LARGEST, Envelope
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ OverflowChooser = Callable[["Port"], int]
 DURATIONS = (
     "session_timeout",
     "session_max_life",
-    "retry_interval",
     "session_id_rest",
     "grace",
     "resume_within",
@@ -34,6 +34,9 @@ DURATIONS = (
 )
 
 COUNTS = ("max_session_count", "max_incoming_sessions", "inbox_limit", "max_queued_bytes", "max_answer_bytes")
+
+UNSAID = (None, None, None, None, None)
+"""What a call says of its patience that leaves all of it as it is."""
 
 PEER_ROOM = 65536
 """The first number that the guide's peers never use: they count 1 to 65535."""
@@ -47,6 +50,7 @@ class PortOptions(TypedDict, total=False):
     session_id_name: str | None
     max_session_count: int | None
     on_session_overflow: Overflow | OverflowChooser | None
+    retry: Retry | None
     retry_count: float | None
     retry_interval: float | None
     retry_on: tuple[type[Exception], ...] | None
@@ -82,8 +86,10 @@ class Options:
         on_session_overflow: What happens when no number is free. ``"recycle"``: the session opened first is ended;
             ``"refuse"``: `SessionOverflowError`; ``"wait"``: ``port.session()`` and ``port.request()`` wait for one; or
             a callable that gets the port and returns the number of the session to end.
-        retry_count: Attempts after the first.
-        retry_interval: The pause between two attempts; a reply that comes in it counts.
+        retry: How often a turn is tried again, when, and out of what budget; a reply that comes between two attempts
+            counts.
+        retry_count: The short form of its ``count``, and wins over it where both are given.
+        retry_interval: The short form of its ``interval``, likewise.
         retry_on: Exceptions of the sender that are retried as silence is.
         session_ids: The numbers this side hands out; any other in a message was opened by the peer. By default 1 to
             ``max_session_count``; for a port with `on_session` as many from 65536 up, out of the way of a peer that
@@ -123,8 +129,9 @@ class Options:
     session_id_name: str = "sid"
     max_session_count: int = 65535
     on_session_overflow: Overflow | OverflowChooser = "recycle"
-    retry_count: float = 0
-    retry_interval: float = 1.0
+    retry: Retry = field(default_factory=Retry)
+    retry_count: float | None = None
+    retry_interval: float | None = None
     retry_on: tuple[type[Exception], ...] = ()
     session_ids: range | None = None
     session_id_rest: float = 60.0
@@ -148,7 +155,7 @@ class Options:
     def __post_init__(self) -> None:
         for name in DURATIONS:
             seconds(name, getattr(self, name))
-        retries("retry_count", self.retry_count)
+        check_retry(self.retry, self.retry_count, self.retry_interval)
         for name in (
             "max_session_count",
             "max_incoming_sessions",
@@ -190,12 +197,15 @@ class Options:
             known = ", ".join(sorted(PortOptions.__annotations__))
             raise TypeError(f"no such option: {', '.join(sorted(unknown))}; there are {known}")
         given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
+        if "retry" in given:  # it is nearer than a count or an interval that these options have
+            given = {"retry_count": None, "retry_interval": None, **given}
         return dataclasses.replace(self, **given) if given else self
 
     @property
     def patience(self) -> Patience:
         """What a turn may cost where the call does not say otherwise."""
-        return Patience(self.session_timeout, self.retry_count, self.retry_interval, self.retry_on)
+        retry = self.retry._override(self.retry_count, self.retry_interval)
+        return Patience(self.session_timeout, retry, self.retry_on)
 
     @property
     def own_ids(self) -> range:
@@ -214,6 +224,7 @@ class Options:
 def checked(
     patience: Patience,
     timeout: float | None,
+    retry: Retry | None,
     retry_count: float | None,
     retry_interval: float | None,
     retry_on: tuple[type[Exception], ...] | None,
@@ -225,13 +236,22 @@ def checked(
     """
     if timeout is not None:
         seconds("timeout", timeout)
+    if retry is not None or retry_count is not None or retry_interval is not None:
+        check_retry(retry, retry_count, retry_interval)
+        retry = (retry or patience.retry)._override(retry_count, retry_interval)
+    if retry_on is not None:
+        exceptions("retry_on", retry_on)
+    return patience.replace(timeout=timeout, retry=retry, retry_on=retry_on)
+
+
+def check_retry(retry: object, retry_count: object, retry_interval: object) -> None:
+    """Refuse what does not say how to retry; ``None`` says nothing."""
+    if retry is not None and not isinstance(retry, Retry):
+        raise TypeError(f"retry must be a Retry, such as Retry(3, 0.5), not {retry!r}")
     if retry_count is not None:
         retries("retry_count", retry_count)
     if retry_interval is not None:
         seconds("retry_interval", retry_interval)
-    if retry_on is not None:
-        exceptions("retry_on", retry_on)
-    return patience.replace(timeout=timeout, retry_count=retry_count, retry_interval=retry_interval, retry_on=retry_on)
 
 
 def checked_life(value: float | None) -> float | None:
@@ -249,16 +269,6 @@ def seconds(name: str, value: object) -> None:
         raise ValueError(f"{name} must be math.inf for no limit, not an integer past 2**53")
     if math.isnan(value) or value < 0:
         raise ValueError(f"{name} must be 0 or more seconds (math.inf for no limit), not {value!r}")
-
-
-def retries(name: str, value: object) -> None:
-    """Refuse what is no number of retries: bool, negative, a fraction."""
-    if value == math.inf:
-        return
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number (or math.inf for no limit), not {value!r}")
-    if not 0 <= value <= LARGEST:
-        raise ValueError(f"{name} must be 0 or more (math.inf for no limit), and no integer past 2**53")
 
 
 def count(name: str, value: object) -> None:
@@ -289,6 +299,8 @@ def _check_codes(codes: object) -> None:
         exceptions("error_codes", (kind,))
         if not isinstance(code, str) or not code or ": " in code:
             raise ValueError(f'error_codes must give text without ": ", not {code!r}')
+        if code == rules.ENDED:
+            raise ValueError(f"the code {code!r} says on the wire that a session is over: choose another")
 
 
 def _check_range(ids: object) -> None:

@@ -27,8 +27,8 @@ MAX_JOINED_BYTES = 64 * 1024
 """How much one write joins: past this a system call costs its copying, not its entry."""
 
 FLUSHED_FRAMES = 16
-"""How many frames are joined before a write that need not wait for the writer's turn: while the other tasks of this
-scheduler pass go on, the peer is at work on these. With 64 turns in flight 8 to 16 were best, 64 cost 20 %."""
+"""How many frames are joined at most before a write that need not wait for the writer's turn: while the other tasks of
+this scheduler pass go on, the peer is at work on these. With 64 turns in flight 8 to 16 were best, 64 cost 20 %."""
 
 POSTS_A_PASS = 16
 """Posts that go through before one yields to other tasks: a handler's answer is on its way, and the pass of the
@@ -81,6 +81,7 @@ class Outbox:
         self._for_room = trio.lowlevel.ParkingLot()
         self._room_promised = False
         self._since_yield = 0
+        self._until_writable: Callable[[], Awaitable[None]] | None = None
         self.closed = False
 
     def encode(self, message: Any) -> Any:
@@ -199,6 +200,10 @@ class Outbox:
                         self._sleeping = True
                         await self._asleep.park()
                         continue
+                    if self._until_writable is not None:
+                        await self._until_writable()  # so that what waits for a line can still be withdrawn
+                        if not self._queue:
+                            continue
                     self.writing = True
                     await self._write(self._take())
                     self.writing = False
@@ -252,25 +257,29 @@ class ChannelOutbox(Outbox):
     def __init__(
         self,
         channel: trio.abc.Channel[Any],
-        alone: Callable[[], bool],
+        together: Callable[[], int],
         limit_bytes: int,
         counters: Statistics,
         start: Callable[[], None],
     ) -> None:
         super().__init__(limit_bytes, counters, start)
         self._channel = channel
-        self._alone = alone
+        self._together = together
         self._frames = channel if isinstance(channel, FrameChannel) else None
         if self._frames is not None:
             self._joined_bytes = MAX_JOINED_BYTES
         self._can_flush = self._frames is not None and self._frames.joins
+        self._until_writable = getattr(channel, "until_stands", None)
 
     def encode(self, message: Any) -> Any:
         return message if self._frames is None else self._frames.encode(message)
 
     @trio.lowlevel.enable_ki_protection
     def put(self, frame: Any, turn: Turn | None) -> Ticket | None:
-        if self._frames is not None and not self.writing and not self._queue and self._alone():
+        if self._frames is None or self.writing:
+            return self._enqueue(Ticket(frame, turn))
+        together = self._together()
+        if together <= 1 and not self._queue:
             left = self._frames.send_frame_now(frame)
             if left is not None:
                 self._counters.sent += 1
@@ -280,7 +289,7 @@ class ChannelOutbox(Outbox):
                     self._finish_later(left)
                 return None
         ticket = self._enqueue(Ticket(frame, turn))
-        if len(self._queue) >= FLUSHED_FRAMES and self._can_flush and not self.writing:
+        if len(self._queue) >= together and self._can_flush:
             self._flush()
         return ticket
 

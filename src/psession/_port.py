@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,12 +12,13 @@ import trio
 
 from psession import _rules as rules
 from psession import errors
+from psession._bucket import RetryBucket
 from psession._ending import CLEARED, expired, port_left
 from psession._exact import Exact
 from psession._handlers import Handlers
 from psession._idle import IdleQueue
 from psession._opening import Opening
-from psession._options import checked, checked_life, seconds
+from psession._options import UNSAID, checked, checked_life, seconds
 from psession._replies import replies_of
 from psession._statistics import Statistics
 from psession._table import SessionTable
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from psession._options import Options
     from psession._outbox import Outbox
     from psession._replies import Replies
-    from psession._retry import Patience
+    from psession._retry import Patience, Retry
     from psession._session import Session
     from psession._stream import StreamOptions
     from psession._timekeeper import Timekeeper
@@ -62,6 +64,8 @@ class Port:
         self._closed = trio.Event()
         self._drained: trio.Event | None = None
         self._turns = 0
+        self._bucket = RetryBucket()
+        self._luck: Callable[[], float] = random.random
         self._handlers = Handlers(self)
         self._warned: set[str] = set()
         # What the life of the port (psession._life) sets before anyone else sees it:
@@ -86,6 +90,7 @@ class Port:
         self,
         *,
         timeout: float | None = None,
+        retry: Retry | None = None,
         retry_count: float | None = None,
         retry_interval: float | None = None,
         retry_on: tuple[type[Exception], ...] | None = None,
@@ -95,8 +100,9 @@ class Port:
 
         Args:
             timeout: Seconds for each attempt of its sends. Like the others, the port's value where it is ``None``.
-            retry_count: Attempts after the first.
-            retry_interval: Seconds between two attempts.
+            retry: How often they are tried again, and when.
+            retry_count: Attempts after the first, on top of `retry`.
+            retry_interval: Seconds between two attempts, likewise.
             retry_on: Exceptions of the sender that are retried.
             session_max_life: Seconds it may be idle.
 
@@ -105,13 +111,14 @@ class Port:
                 waits, for as long as the caller's own scopes allow.
             PortClosedError: The port is closed.
         """
-        patience = checked(self._patience, timeout, retry_count, retry_interval, retry_on)
+        patience = checked(self._patience, timeout, retry, retry_count, retry_interval, retry_on)
         return Opening(self, patience, checked_life(session_max_life))
 
     def create(
         self,
         *,
         timeout: float | None = None,
+        retry: Retry | None = None,
         retry_count: float | None = None,
         retry_interval: float | None = None,
         retry_on: tuple[type[Exception], ...] | None = None,
@@ -121,7 +128,7 @@ class Port:
 
         Under ``on_session_overflow="wait"`` it cannot wait and raises `SessionOverflowError`.
         """
-        patience = checked(self._patience, timeout, retry_count, retry_interval, retry_on)
+        patience = checked(self._patience, timeout, retry, retry_count, retry_interval, retry_on)
         self._check_open()
         session = self._table.open(patience, checked_life(session_max_life))
         self._counters.opened += 1
@@ -133,14 +140,15 @@ class Port:
         message: Any,
         *,
         timeout: float | None = None,  # noqa: ASYNC109 - as in Session.send
+        retry: Retry | None = None,
         retry_count: float | None = None,
         retry_interval: float | None = None,
         retry_on: tuple[type[Exception], ...] | None = None,
     ) -> Any:
         """One message and its reply, in a session of its own. Arguments, result and errors as in `Session.send`."""
         patience = self._patience
-        if timeout is not None or retry_count is not None or retry_interval is not None or retry_on is not None:
-            patience = checked(patience, timeout, retry_count, retry_interval, retry_on)
+        if (timeout, retry, retry_count, retry_interval, retry_on) != UNSAID:
+            patience = checked(patience, timeout, retry, retry_count, retry_interval, retry_on)
         self._check_open()
         if self._options.on_session_overflow == "wait":
             session = await self._open_within(patience)
@@ -360,9 +368,6 @@ class Port:
     def _encode(self, message: Any, sid: int) -> Any:
         return self._to_frame(self._envelope.stamp(message, sid))
 
-    def _turn_begins(self) -> None:
-        self._turns += 1
-
     def _turn_ends(self, session: Session) -> None:
         self._turns -= 1
         if not session._once and session._ending is None and (session._receiving or not session.incoming):
@@ -371,8 +376,10 @@ class Port:
     def _idle_enter(self, session: Session) -> None:
         """`session` is idle from now on: watched until something happens in it."""
         queue = self._idle_incoming if session.incoming else self._idle
-        queue.enter(session, session._max_life, trio.current_time())
-        self._timekeeper.watch_life(session._max_life)
+        life = session._max_life
+        queue.enter(session, life, trio.current_time())
+        if life < self._timekeeper.shortest_life:
+            self._timekeeper.watch_life(life)
 
     def _idle_leave(self, session: Session) -> None:
         (self._idle_incoming if session.incoming else self._idle).leave(session, session._max_life)

@@ -64,7 +64,7 @@ class Replies(trio.abc.ReceiveChannel[Any]):
         turn = self._turn = StreamTurn(session, self._plan)
         try:
             if session._turn is not None:
-                await session._stand_in_line(turn)
+                await turn.stand_in_line()
             turn.__enter__()
         except BaseException:
             self._is_over = self._is_closed = True

@@ -145,6 +145,11 @@ class ResumingChannel(FrameChannel):
         """As the line does that stands, or the last one did: all come from one ``connect``, and are of one kind."""
         return self._last.encode(message) if isinstance(self._last, FrameChannel) else message
 
+    async def until_stands(self) -> None:
+        """Return when there is a line, or there will be none any more."""
+        while self._line is None and not self._closed and self._over is None:
+            await self._changed.wait()
+
     async def send(self, value: Any) -> None:
         """Send one message. As `send_frames`."""
         await self.send_frames([self.encode(value)])
@@ -155,13 +160,12 @@ class ResumingChannel(FrameChannel):
         What was meant for a peer that did not come back is for nobody else.
         """
         peers = self._peers
-        while self._line is None:
-            if self._closed or self._over is not None:
-                raise trio.BrokenResourceError("there is no line any more") from self._over
-            await self._changed.wait()
+        await self.until_stands()
+        line = self._line
+        if line is None:
+            raise trio.BrokenResourceError("there is no line any more") from self._over
         if peers != self._peers:
             return
-        line = self._line
         try:
             if isinstance(line, FrameChannel):
                 await line.send_frames(frames)
@@ -318,7 +322,7 @@ class AcceptedLines(ResumingChannel):
 
 
 async def lines_of(port: Port, target: Any) -> Any:
-    """What `port` reads and writes over `target`: that itself, or its lines one after the other.
+    """What `port` reads and writes over `target`: that itself, or its lines one after the other, the first one open.
 
     Raises:
         ValueError: The port is to live on when its line breaks, and cannot.

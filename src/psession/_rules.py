@@ -32,7 +32,7 @@ LEAVE: Final = "the handler leaves without an answer"
 RUN: Final = "run"
 PROGRESS: Final = "say in progress"
 REPEAT: Final = "send the stored answer again"
-REFUSE: Final = "refuse"
+DENY: Final = "say that it is forgotten"
 CANCEL: Final = "cancel the handler"
 FORGET: Final = "forget the answer"
 SEND: Final = "store and send the answer"
@@ -49,7 +49,7 @@ FIRST_BACK: Final = 2**49
 # -- who asks: a session's turn ----------------------------------------------------------------------------------------
 IDLE: Final = "idle"
 WAITING: Final = "waiting"
-LISTENING: Final = "listening to many"
+LISTENING: Final = "listening"
 
 REPLY: Final = "an answer to this turn"
 ERROR: Final = "an error for this turn"
@@ -89,18 +89,16 @@ ANSWERER: Final[dict[tuple[str, str], Step]] = {
     (STREAMING, ASK_NEXT): Step(RUNNING, RUN, "its asker has given the last one up"),
     (ANSWERED, ASK_NEXT): Step(RUNNING, RUN, "its asker has the last answer, which is forgotten"),
     (OVER, ASK_NEXT): Step(RUNNING, RUN, "a new turn"),
-    (NOTHING, ASK_FORGOTTEN): Step(NOTHING, REFUSE, "it may have been run: never again"),
+    (NOTHING, ASK_FORGOTTEN): Step(NOTHING, DENY, "it may have been run: never again"),
     (NOTHING, STREAM_NEXT): Step(STREAMING, RUN, "a new turn"),
-    (RUNNING, STREAM_NEXT): Step(
-        STREAMING, RUN, "a session has one turn at a time: its asker has given the last one up"
-    ),
+    (RUNNING, STREAM_NEXT): Step(STREAMING, RUN, "its asker has given the last one up"),
     (STREAMING, STREAM_NEXT): Step(STREAMING, RUN, "its asker has given the last one up"),
     (ANSWERED, STREAM_NEXT): Step(STREAMING, RUN, "its asker has the last answer, which is forgotten"),
     (OVER, STREAM_NEXT): Step(STREAMING, RUN, "a new turn"),
     (RUNNING, ASK_SAME): Step(RUNNING, PROGRESS, "another attempt joins the one that runs"),
     (STREAMING, ASK_SAME): Step(STREAMING, RESEND, "answers were lost, or the handler has none yet"),
     (ANSWERED, ASK_SAME): Step(ANSWERED, REPEAT, "the answer was lost, or is on its way"),
-    (OVER, ASK_SAME): Step(OVER, REFUSE, "it was run or given up, and its answer is gone"),
+    (OVER, ASK_SAME): Step(OVER, DENY, "it was run or given up, and its answer is gone"),
     (RUNNING, ASK_OLDER): Step(RUNNING, DROP, "nobody waits for it"),
     (STREAMING, ASK_OLDER): Step(STREAMING, DROP, "nobody waits for it"),
     (ANSWERED, ASK_OLDER): Step(ANSWERED, DROP, "nobody waits for it"),
@@ -172,7 +170,6 @@ CLASSIC: Final = "classic"
 REFUSED: Final = "refused"
 """A code that is this, or starts with this and a dot, says that nothing was done: the turn is safe to ask again."""
 
-TOO_OLD: Final = "refused.too_old"
 NO_SESSION: Final = "refused.no_session"
 NO_HANDLER: Final = "refused.no_handler"
 FULL: Final = "refused.full"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -12,11 +11,12 @@ from outcome import Error
 from psession import _rules as rules
 from psession import errors
 from psession._ending import CANCELLED, ENDED, TIMED_OUT, aborted, overrun
-from psession._options import checked, seconds
+from psession._options import UNSAID, checked, seconds
 from psession._replies import replies_in
 from psession._turn import Turn
 
 if TYPE_CHECKING:
+    from collections import OrderedDict
     from typing import Self, Unpack
 
     from outcome import Outcome
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from psession._exchange import Exchange
     from psession._port import Port
     from psession._replies import Replies
-    from psession._retry import Patience
+    from psession._retry import Patience, Retry
     from psession._stream import StreamOptions
 
 
@@ -103,6 +103,7 @@ class Session:
         message: Any,
         *,
         timeout: float | None = None,  # noqa: ASYNC109 - the guide's name; it counts each attempt, not the call
+        retry: Retry | None = None,
         retry_count: float | None = None,
         retry_interval: float | None = None,
         retry_on: tuple[type[Exception], ...] | None = None,
@@ -116,8 +117,10 @@ class Session:
             message: What to send; it goes out with the session's number in it.
             timeout: Seconds each attempt waits. Like the others: ``None`` takes the session's, the port's or the
                 manager's value, 0 means 0, ``math.inf`` no limit.
-            retry_count: Attempts after the first. Only silence is retried, and what `retry_on` names.
-            retry_interval: Seconds between two attempts; a reply that comes in that pause is the reply.
+            retry: How often it is tried again, and when; a reply that comes between two attempts is the reply. Only
+                silence is retried, and what `retry_on` names.
+            retry_count: Attempts after the first, on top of `retry`.
+            retry_interval: Seconds between two attempts, likewise.
             retry_on: Exceptions of the sender that are tried again.
 
         Returns:
@@ -127,7 +130,8 @@ class Session:
         turn is gone from every table either way.
 
         Raises:
-            SessionTimeoutError: No reply in ``(retry_count + 1) * timeout + retry_count * retry_interval`` seconds.
+            SessionTimeoutError: No reply in ``(retry_count + 1) * timeout + retry_count * retry_interval`` seconds;
+                `Retry` says how long it is with waits that grow.
             SessionCancelError: ``cancel()`` or ``end()`` was called, or the session was recycled.
             SessionAbortError: The port was left, or ``abort()`` or ``clear()`` called; `PortClosedError` when the
                 channel ended or broke.
@@ -137,11 +141,11 @@ class Session:
             Exception: What the sender raised. Whether the message left then nobody knows: it counts as not answered.
         """
         patience = self._patience
-        if timeout is not None or retry_count is not None or retry_interval is not None or retry_on is not None:
-            patience = checked(patience, timeout, retry_count, retry_interval, retry_on)
+        if (timeout, retry, retry_count, retry_interval, retry_on) != UNSAID:
+            patience = checked(patience, timeout, retry, retry_count, retry_interval, retry_on)
         turn = Turn(self)
         if self._turn is not None:
-            await self._stand_in_line(turn)
+            await turn.stand_in_line()
         with turn:
             return await turn.run(message, patience)
 
@@ -173,13 +177,14 @@ class Session:
         elif self._exchange is not None and self._exchange.stream is not None:
             await exact.streamed.post(self, message)
         else:
+            opened = exact.exchange(self).opened
             frame, answers = exact.post(self, message)
             try:
                 await port._outbox.post(frame, self._check_open)
             except BaseException:
-                exact.answerer.not_answered(self, answers)
+                exact.not_posted(self, answers, opens=not (opened or answers or self.incoming))
                 raise
-            if answers:
+            if answers and self._exchange is not None and self._exchange.final:
                 exact.answerer.answer_sent(self)
         if self._turn is None and not self.incoming and self._ending is None:
             port._idle_enter(self)
@@ -280,21 +285,6 @@ class Session:
     async def __aexit__(self, *_: object) -> None:
         self.end()
 
-    async def _stand_in_line(self, turn: Turn) -> None:
-        """Wait until the turns before this one are over. Cancelled: the place in the line is gone."""
-        line = self._line
-        if line is None:
-            line = self._line = OrderedDict()
-        turn.started = trio.current_time()
-        line[turn] = trio.lowlevel.current_task()
-
-        def abort_fn(_: Any) -> trio.lowlevel.Abort:
-            del line[turn]
-            self.port._counters.cancelled += 1
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort_fn)
-
     # -- what the port calls -----------------------------------------------------------------------------------------
 
     def _deliver(self, message: Any) -> None:
@@ -388,8 +378,9 @@ class Session:
 
     def _taken_out(self, message: Any) -> Any:
         self._unread -= 1
-        if self._exchange is not None and self.port._exact is not None:
-            self.port._exact.answerer.taken_out(self, message)
+        exchange = self._exchange
+        if exchange is not None and message is exchange.asking and self.port._exact is not None:
+            self.port._exact.answerer.taken_out(self)
         return message
 
     @property

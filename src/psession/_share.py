@@ -9,7 +9,7 @@ import trio
 
 from psession._nursery import close_forcefully, close_quietly, open_quiet_nursery
 from psession._options import count, seconds
-from psession._outbox import ChannelOutbox
+from psession._outbox import FLUSHED_FRAMES, ChannelOutbox
 from psession._statistics import Statistics
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ async def share(
     seconds("grace", grace)
     async with open_quiet_nursery() as nursery:
         outbox = ChannelOutbox(
-            channel, lambda: False, max_queued_bytes, Statistics(), lambda: nursery.start_soon(bus._write)
+            channel, lambda: FLUSHED_FRAMES, max_queued_bytes, Statistics(), lambda: nursery.start_soon(bus._write)
         )
         bus = SharedChannel(channel, outbox)
         try:

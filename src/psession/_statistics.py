@@ -38,6 +38,7 @@ class Statistics:
         failed: Turns that the peer answered with an error.
         repeated: Turns that the peer asked again: the one that ran was joined, or the stored answer sent again.
         given_up: Turns of the peer that it gave up while they ran.
+        unpaid: Retries not made, because the budget for them was used up.
         resumed: Times that a broken line came back, and the peer still knew this side.
         forgotten: Times that it came back, and the peer did not.
         other_life: Messages of or for a port that is gone, its peer's or this side's.
@@ -71,6 +72,7 @@ class Statistics:
     failed: int = 0
     repeated: int = 0
     given_up: int = 0
+    unpaid: int = 0
     resumed: int = 0
     forgotten: int = 0
     other_life: int = 0

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from outcome import Outcome
 
     from psession._ending import Ending
-    from psession._retry import Patience
+    from psession._retry import Patience, Retry
     from psession._session import Session
     from psession.envelope import ExactFields, Header
 
@@ -61,15 +61,17 @@ class StreamOptions(TypedDict, total=False):
 
     Attributes:
         timeout: Seconds without a reply, for each attempt. The time that the application takes for a reply is not
-            counted. By default the session's, as in `Session.send`, and so are the two below.
-        retry_count: Attempts after the first, since the last reply.
-        retry_interval: Seconds between two attempts.
+            counted. By default the session's, as in `Session.send`, and so are the three below.
+        retry: How often it is tried again since the last reply, and when.
+        retry_count: Attempts after the first, on top of `retry`.
+        retry_interval: Seconds between two attempts, likewise.
         total: Seconds for the whole of it, which nothing extends. By default there is no limit.
         count: How many replies are wanted. By default all.
         credit: How many replies this side has room for; beyond it the peer's handler waits. By default 32.
     """
 
     timeout: float | None
+    retry: Retry | None
     retry_count: float | None
     retry_interval: float | None
     total: float | None
@@ -105,9 +107,9 @@ def plan(patience: Patience, options: StreamOptions) -> Plan:
         whole("credit", credit)
         if credit > LARGEST_CREDIT:
             raise ValueError(f"credit must be at most {LARGEST_CREDIT}, not {credit}")
-    timeout, retries, interval = (options.get(name) for name in ("timeout", "retry_count", "retry_interval"))
+    retry, retries, interval = options.get("retry"), options.get("retry_count"), options.get("retry_interval")
     return Plan(
-        checked(patience, timeout, retries, interval, None),  # type: ignore[arg-type]
+        checked(patience, options.get("timeout"), retry, retries, interval, None),
         math.inf if total is None else total,
         math.inf if count is None else count,
         credit or DEFAULT_WINDOW,
@@ -147,6 +149,8 @@ class StreamTurn(Turn):
             await self._make_safe(self.plan.patience.timeout)
         self.message = message
         exact.asker.begin(self, self.plan.total)
+        if self.plan.patience.retry.budget != math.inf:
+            session.port._bucket.put(self.plan.patience.retry.budget)
         self._be_patient(self.started)
         self._attempt()
 
@@ -200,12 +204,13 @@ class StreamTurn(Turn):
             self._time_out(f"{replies}: {self._advice()}")
         self._pause = next(self._pauses)
         self._limit = now + self.plan.patience.timeout + (self._pause or 0.0)
-        self._attempt()
+        if self.plan.patience.retry.budget == math.inf or self._is_paid():
+            self._attempt()
 
     def _be_patient(self, now: float) -> None:
         """All attempts anew, the first of which was made before `now`."""
         patience = self.plan.patience
-        self._pauses = patience.pauses()
+        self._pauses = patience.pauses(self.session.port._luck)
         self._pause = next(self._pauses)
         self._limit = now + patience.timeout + (self._pause or 0.0)
 

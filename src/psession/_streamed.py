@@ -30,6 +30,11 @@ class Streamed:
 
     # -- what comes --------------------------------------------------------------------------------------------------
 
+    def begin(self, sid: int, turn: int, credit: int) -> None:
+        """The turn that was just taken is to have many answers, if it runs."""
+        if self.exact.taken.running.get(sid) == turn:
+            self.exact.taken.stream(sid, credit)
+
     def is_grant(self, header: Header, message: Any) -> bool:
         """Whether a message with credit only gives more of it: a request has a part as well, or something to say."""
         return header.part is None and not header.new and self.exact.port._envelope.is_bare(message)
@@ -66,13 +71,11 @@ class Streamed:
     def _cut(self, sid: int) -> None:
         """What the asker lacks is kept no more: it was told, and what is still at work on it is cancelled."""
         exact = self.exact
-        exact.taken.quit(sid, exact.taken.last(sid))
         session = exact.port.sessions.get(sid)
-        if session is not None and session.incoming and session._exchange is not None:
-            session._exchange.peer_done = True
-            if session._exchange.scope is not None:
-                session._exchange.scope.cancel()
-            session._end(OUTGROWN)
+        if session is not None and session.incoming:
+            exact.answerer.give_up(session, OUTGROWN)
+        else:
+            exact.taken.quit(sid, exact.taken.last(sid))
 
     # -- the handler's side ------------------------------------------------------------------------------------------
 
@@ -141,9 +144,11 @@ class Streamed:
             await self.finish(session)
         exchange.stream = None
 
-    def fail(self, sid: int, life: int | None, turn: int, stream: Departing, error: str) -> Any:
-        """Tell the asker, after the answers before it, why there are no more; the frame, or ``None``."""
-        return self.exact.say(sid, life, re=turn, part=stream.made + 1, error=error, end=True)
+    def failed(self, session: Session, stream: Departing, frame: Any) -> None:
+        """The asker was told by `frame` why there are no more answers."""
+        assert session._exchange is not None
+        self.exact.taken.add_part(session.sid, stream, frame, size_of(frame), is_end=True)
+        self.completed(session._exchange, stream)
 
     async def _wait_for_credit(self, exchange: Exchange, stream: Departing) -> None:
         if exchange.for_credit is None:

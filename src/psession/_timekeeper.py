@@ -7,7 +7,6 @@ is answered in time costs a push on a heap.
 from __future__ import annotations
 
 import math
-from collections import deque
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING
@@ -29,21 +28,26 @@ SLACK = 1000
 
 
 SOON = 0.05
-"""Seconds a handler runs before its scope has its deadline: 20 wake-ups a second at the most, for all of a port's."""
+"""Seconds that a handler may run before its scope has its deadline: 40 wake-ups a second at the most, a port's all."""
 
 
 class Timekeeper:
-    """The deadlines of a port's turns, and the lives of its idle sessions."""
+    """The deadlines of a port's turns, and the lives of its idle sessions.
+
+    Attributes:
+        shortest_life: `watch_life` need not be called for one that is no shorter.
+    """
 
     def __init__(self, port: Port, start: Callable[[], None]) -> None:
         self._port = port
         self._start: Callable[[], None] | None = start
         self._heap: list[tuple[float, int, Turn]] = []
         self._waiting = 0
-        self._handlers: deque[tuple[float, Exchange, float]] = deque()
+        self._handlers: list[Exchange] = []
+        self._handlers_due = math.inf
         self._ticket = count()
         self._asleep_until = math.inf
-        self._shortest_life = math.inf
+        self.shortest_life = math.inf
         self._wake = trio.Event()
 
     def __len__(self) -> int:
@@ -72,28 +76,29 @@ class Timekeeper:
         What becomes idle while the task sleeps is due later than it wakes, so only a life shorter than any before has
         to wake it: the watch costs a message nothing, and a port one wake-up a life.
         """
-        if life < self._shortest_life:
-            self._shortest_life = life
+        if life < self.shortest_life:  # who calls has most often looked
+            self.shortest_life = life
             self._look_sooner(trio.current_time() + life)
 
     def watch_handler(self, exchange: Exchange, now: float) -> None:
         """A handler began a turn that has a deadline: its scope is given that once it has run for `SOON` seconds.
 
         Setting and lifting the deadline of a cancel scope costs as much as a tenth of a turn, and most are answered
-        before it matters. Who asks somebody in turn, or has less time than that, has it at once.
+        before it matters. Who asks somebody in turn, or has less time than twice that, has it at once. All that run
+        when the task looks are given theirs: it looks once in `SOON` seconds, however many turns there are.
         """
-        if exchange.due - now <= 2 * SOON:
-            exchange.show_deadline()
-            return
-        self._handlers.append((now + SOON, exchange, exchange.due))
-        if now + SOON < self._asleep_until:
-            self._look_sooner(now + SOON)
+        exchange.watched = True
+        self._handlers.append(exchange)
+        if len(self._handlers) == 1:
+            self._handlers_due = now + SOON
+            if self._handlers_due < self._asleep_until:
+                self._look_sooner(self._handlers_due)
 
     def _show_deadlines(self) -> None:
-        now = trio.current_time()
-        while self._handlers and self._handlers[0][0] <= now:
-            _, exchange, due = self._handlers.popleft()
-            if exchange.due == due:
+        if self._handlers_due <= trio.current_time():
+            handlers, self._handlers, self._handlers_due = self._handlers, [], math.inf
+            for exchange in handlers:
+                exchange.watched = False
                 exchange.show_deadline()
 
     def _look_sooner(self, due: float) -> None:
@@ -107,11 +112,10 @@ class Timekeeper:
     async def run(self) -> None:
         """The task. Never returns."""
         while True:
-            idle_due, self._shortest_life = self._port._expire()
+            idle_due, self.shortest_life = self._port._expire()
             turn_due = self._heap[0][0] if self._heap else math.inf
             self._show_deadlines()
-            handler_due = self._handlers[0][0] if self._handlers else math.inf
-            self._asleep_until = min(turn_due, idle_due, handler_due, trio.current_time() + self._shortest_life)
+            self._asleep_until = min(turn_due, idle_due, self._handlers_due, trio.current_time() + self.shortest_life)
             self._wake = trio.Event()
             with trio.move_on_at(self._asleep_until):
                 await self._wake.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import trio
@@ -46,6 +47,7 @@ class Turn:
         "started",
         "taken",
         "ticket",
+        "total",
     )
 
     streamed: ClassVar[bool] = False
@@ -79,6 +81,8 @@ class Turn:
         """Its number on the exact wire, 0 on the classic one."""
         self.answers = 0
         """The peer's turn that its message answers."""
+        self.total = math.inf
+        """Seconds that all its attempts may take, on the exact wire."""
         self.deadline = math.inf
         """When all its attempts are over, on the exact wire: the peer may postpone an attempt, but not that."""
 
@@ -92,7 +96,7 @@ class Turn:
             # outcome and, before it, the word that the time is over.
             session._replies_in, session._replies_out = trio.open_memory_channel(2)
             session._has_replies = True
-        session.port._turn_begins()
+        session.port._turns += 1
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
@@ -111,7 +115,7 @@ class Turn:
             session._replies_out.receive_nowait()
         session._turn = None
         exact = port._exact if self.number else None
-        if exact is not None:
+        if exact is not None and not (self.answered and session._exchange is not None and session._exchange.known):
             exact.asker.over(self, kind)
         if exact is not None and exact.peer is rules.EXACT:
             if not self.answered and session._ending is None and port._options.on_unanswered == "end":
@@ -126,6 +130,22 @@ class Turn:
             session._turn = following
             trio.lowlevel.reschedule(task)
 
+    async def stand_in_line(self) -> None:
+        """Wait until the turns before this one are over. Cancelled: the place in the line is gone."""
+        session = self.session
+        line = session._line
+        if line is None:
+            line = session._line = OrderedDict()
+        self.started = trio.current_time()
+        line[self] = trio.lowlevel.current_task()
+
+        def abort_fn(_: Any) -> trio.lowlevel.Abort:
+            del line[self]
+            session.port._counters.cancelled += 1
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort_fn)
+
     # -- the waiting side --------------------------------------------------------------------------------------------
 
     async def run(self, message: Any, patience: Patience) -> Any:
@@ -137,7 +157,7 @@ class Turn:
         await trio.lowlevel.checkpoint_if_cancelled()
         self.started = trio.current_time()
         exact = session.port._exact
-        if exact is not None and not exact.asks(session):
+        if exact is not None and session._exchange is None and not exact.asks(session):
             exact = None
         if (session._owed or session._unsafe_until) and (exact is None or exact.peer is rules.CLASSIC):
             await self._make_safe(patience.timeout)
@@ -145,9 +165,26 @@ class Turn:
             self.message = message
             exact.asker.begin(self, patience.total)
         frame = None
-        for pause in patience.pauses():
+        budget = patience.retry.budget
+        if budget != math.inf:
+            session.port._bucket.put(budget)
+        failure: Exception | None = None
+        for pause in patience.pauses(session.port._luck):
             wait = patience.timeout + (pause or 0.0)
             now = trio.current_time() if self.attempts else self.started
+            if self.attempts and budget != math.inf and not self._is_paid():
+                if failure is not None:
+                    try:
+                        raise failure
+                    finally:
+                        failure = None  # it knows this frame: they would keep each other
+                outcome = await self._wait_until(min(now + wait, self.deadline))
+                if outcome is not None:
+                    return outcome.unwrap()
+                if self.deadline <= trio.current_time():
+                    break
+                continue
+            failure = None
             if exact is not None:
                 frame = exact.asker.request(self, message)
             elif frame is None:
@@ -159,7 +196,7 @@ class Turn:
                     await trio.lowlevel.cancel_shielded_checkpoint()
                     return self._take().unwrap()
                 awake = session.port._awake
-                if awake is not None and self.ticket is None:
+                if awake is not None and self.ticket is None and session.port._turns == 1:
                     await awake.until(self._look)
                     if self.filled:
                         return self._take().unwrap()
@@ -175,11 +212,20 @@ class Turn:
                 ended = self.taken and not self.failed
                 if pause is None or ended or self.answered:
                     raise
+                failure = error
             self.filled = self.taken = self.failed = False
             outcome = await self._wait_until(min(trio.current_time() + pause, self.deadline))
             if outcome is not None:
                 return outcome.unwrap()
         self._time_out(f"no reply: {self._advice()}")
+
+    def _is_paid(self) -> bool:
+        """Whether a retry is paid for out of the port's bucket; one whose last frame still waits to be sent is free."""
+        port, ticket = self.session.port, self.ticket
+        if (ticket is not None and not ticket.taken) or port._bucket.take():
+            return True
+        port._counters.unpaid += 1
+        return False
 
     def _transmit(self, frame: Any) -> None:
         """One attempt, unless the last one's frame is still in the queue."""

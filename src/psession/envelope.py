@@ -175,12 +175,11 @@ class Envelope:
         """
         name = self.session_id_name
         if type(message) is dict or isinstance(message, Mapping):
-            sealed = dict(message)
-            if not self._reserved.isdisjoint(sealed):
-                for reserved in self._reserved:
-                    sealed.pop(reserved, None)
-            sealed[name] = sid
-            sealed.update(fields)
+            sealed = {**message, name: sid, **fields}
+            if not self._reserved.isdisjoint(message):  # an echoed message
+                for reserved in self._exact_names.intersection(message):
+                    if reserved not in fields:
+                        del sealed[reserved]
             return sealed
         gone = {field: None for field in self._names if field not in fields and getattr(message, field, None)}
         return self._replace(message, {name: sid, **gone, **fields})

@@ -3,11 +3,12 @@
 A wrong use carries `# type: ignore`: mypy complains of one that is not needed, so each is a test as well.
 """
 
+import math
 from typing import Any, assert_type
 
 import trio
 
-from psession import Port, Replies, Session, SessionManager, SessionTimeoutError, Statistics
+from psession import Port, Replies, Retry, Session, SessionManager, SessionTimeoutError, Statistics
 from psession.channels import FramedChannel, LineState, ReconnectingChannel, lines, open_websocket, reconnecting
 
 
@@ -31,11 +32,23 @@ async def a_channel_of_ones_own(channel: trio.abc.Channel[dict[str, Any]]) -> No
                 assert_type(replies, Replies)
                 assert_type(await replies.receive(), Any)
             session.stream({"q": 1}, size=8)  # type: ignore[call-arg]
-        async with port.stream({"q": 1}, timeout=None, retry_interval=0.5) as replies:
+        async with port.stream({"q": 1}, timeout=None, retry=Retry(2, 0.5)) as replies:
             async for reply in replies:
                 assert_type(reply, Any)
         assert_type(port.statistics(), Statistics)
     assert_type(manager.statistics(), Statistics)
+
+
+async def retries(manager: SessionManager, port: Port, session: Session) -> None:
+    careful = Retry(3, 0.5, backoff=2, max_interval=5, jitter=0.5, budget=0.1)
+    manager.port("server", print, retry=careful, retry_count=4)
+    assert_type(await session.send({"q": 1}, retry=careful), Any)
+    assert_type(await port.request({"q": 1}, retry=Retry(math.inf), retry_interval=1), Any)
+    assert_type(port.create(retry=careful), Session)
+    port.session(retry=careful)
+    port.session(retry=3)  # type: ignore[arg-type]
+    Retry("3")  # type: ignore[arg-type]
+    careful.count = 4  # type: ignore[misc]
 
 
 async def a_sender(message: Any) -> None:

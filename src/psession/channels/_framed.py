@@ -52,7 +52,10 @@ class FramedChannel(WireChannel):
             MalformedMessageError: It has no encoding (NaN, an unknown type); the text says what and where.
             MessageTooLargeError: It is longer than ``max_message_bytes``.
         """
-        return self._framing.frame(self._encode(message))
+        data = self._codec.encode(message)
+        if len(data) > self._max_message_bytes:
+            raise self._too_large(data)
+        return self._framing.frame(data)
 
     def send_frame_now(self, frame: bytes) -> bytes | None:
         """Write a frame without waiting, as far as the socket takes it: one system call, which nothing can cut.
@@ -107,8 +110,7 @@ class FramedChannel(WireChannel):
 
     def _messages(self, data: bytes) -> list[Message | MessageError]:
         self.bytes_received += len(data)
-        decode = self._decode
-        return [decode(found) if type(found) is bytes else found for found in self._framing.feed(data)]
+        return self._decoded(self._framing.feed(data))
 
     async def _receive_some(self) -> bytes:
         """One read of the stream; of a socket as soon as it is readable.

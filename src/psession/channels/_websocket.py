@@ -188,8 +188,7 @@ class WebSocketChannel(FramedChannel):
     def _messages(self, data: bytes) -> list[Message | MessageError]:
         framing = self._frames
         self.bytes_received += len(data)
-        decode = self._decode
-        messages = [decode(payload) for payload in framing.feed(data)]
+        messages = self._decoded(framing.feed(data))
         if framing.control_waits or framing.ended:
             self._at_end = self._at_end or framing.ended
             self._answer()

@@ -177,14 +177,28 @@ class WireChannel(FrameChannel):
     def _encode(self, message: Message) -> bytes:
         data = self._codec.encode(message)
         if len(data) > self._max_message_bytes:
-            raise MessageTooLargeError(f"{len(data)} bytes; max_message_bytes is {self._max_message_bytes}")
+            raise self._too_large(data)
         return data
+
+    def _too_large(self, data: bytes) -> MessageTooLargeError:
+        return MessageTooLargeError(f"{len(data)} bytes; max_message_bytes is {self._max_message_bytes}")
 
     def _decode(self, data: Any) -> Message | MessageError:
         try:
             return self._codec.decode(data)
         except MessageError as error:
             return error
+
+    def _decoded(self, payloads: list[Any]) -> list[Message | MessageError]:
+        """The messages of one read, each in its place; what is no payload but an error already stays as it is."""
+        messages: list[Message | MessageError] = []
+        decode = self._codec.decode
+        for payload in payloads:
+            try:
+                messages.append(payload if isinstance(payload, MessageError) else decode(payload))
+            except MessageError as error:
+                messages.append(error)
+        return messages
 
     @abstractmethod
     async def _write(self, frames: Sequence[Frame]) -> None:

@@ -1,0 +1,204 @@
+"""A hostile peer on the exact wire: nothing that it sends breaks, hangs or fills a port.
+
+``python -m tests.test_attacked_exact 1000000`` sends so many messages and says what memory they took.
+"""
+
+from __future__ import annotations
+
+import random
+import resource
+import sys
+import time
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from psession import Envelope, Session, SessionError, SessionManager
+from psession._asker import MAX_GIVEN_UP
+from psession._taken import MAX_PAGES
+from psession.channels._memory import memory_pair
+
+from .peers import Wire, settle
+from .tables import assert_empty, assert_idle
+
+WRONG: list[Any] = [
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1.5,
+    float("inf"),
+    float("nan"),
+    "1",
+    "",
+    [],
+    {},
+    2**53,
+    2**64,
+    2**200,
+    b"x",
+]
+LIMITS = {"max_incoming_sessions": 20, "inbox_limit": 8, "max_answer_bytes": 20_000, "max_queued_bytes": 5000}
+
+
+class Attacker:
+    """Draws messages; it knows the life of its victim, and its turns."""
+
+    def __init__(self, seed: int, life: int, *, one_life: bool) -> None:
+        self.dice = random.Random(seed)
+        self.life = life
+        self.one_life = one_life
+        self.turn = 0
+
+    def sid(self) -> int:
+        dice = self.dice
+        return dice.choice([dice.randint(1, 50), dice.randint(100_000, 100_050), dice.randint(1, 2**53), 2**70])
+
+    def number(self) -> int:
+        dice = self.dice
+        self.turn += 1
+        return dice.choice([self.turn, self.turn - 1, dice.randint(1, 100), dice.randint(1, 2**53 - 1)])
+
+    def lives(self, sid: int) -> int | None:
+        dice = self.dice
+        if self.one_life or dice.random() < 0.99:
+            return dice.choice([7, 7, None]) if sid >= 51 else dice.choice([self.life, self.life, None])
+        return dice.randint(1, 2**48)
+
+    def message(self) -> dict[str, Any]:
+        dice, sid = self.dice, self.sid()
+        fields = (
+            ("_turn", 0.6, self.number()),
+            ("_re", 0.3, self.number()),
+            ("_new", 0.4, True),
+            ("_end", 0.2, True),
+            ("_error", 0.15, dice.choice(["ended", "timeout", "refused.full", "x: y"])),
+            ("_wait", 0.3, dice.choice([0, 0.001, 5, 1e308])),
+            ("_part", 0.1, self.number()),
+        )
+        message: dict[str, Any] = {"sid": sid, "n": self.turn}
+        message |= {field: value for field, odds, value in fields if dice.random() < odds}
+        if (life := self.lives(sid)) is not None:
+            message["_life"] = life
+        if dice.random() < 0.05:
+            message[dice.choice(list(message))] = dice.choice(WRONG)
+        return message
+
+
+async def handle(session: Session) -> None:
+    """A handler that does one thing or another, by the message."""
+    async for message in session:
+        match message.get("n", 0) % 6 if type(message.get("n")) is int else 0:
+            case 0:
+                await session.send({"q": 1}, timeout=1)
+            case 1:
+                return
+            case 2:
+                raise ValueError("as it likes")
+            case 3:
+                await trio.sleep(2)
+        await session.post({"a": 1})
+
+
+async def attack(seed: int, count: int, *, one_life: bool) -> None:
+    """So many messages at a port that asks as well."""
+    wire = Wire()
+    manager = SessionManager(wire, envelope=Envelope.exact(), on_session=handle, session_ids=range(1, 51), **LIMITS)
+    asked = answered = 0
+
+    async def asks(port: Any) -> None:
+        nonlocal asked, answered
+        while True:
+            asked += 1
+            try:
+                answered += "token" in await port.request({"token": asked}, timeout=0.5)
+            except SessionError:
+                await trio.sleep(0.1)
+
+    async with manager.port("victim") as port, trio.open_nursery() as nursery:
+        nursery.start_soon(asks, port)
+        await settle()
+        assert port._exact is not None
+        attacker = Attacker(seed, port._exact.life, one_life=one_life)
+        for number in range(count):
+            assert port.dispatch(attacker.message()) in (True, False)
+            if number % 7 == 0:
+                await trio.lowlevel.checkpoint()
+            if number % 100 == 0:
+                await trio.sleep(0.1)
+                wire.sent.clear()
+            if number % 1000 == 0:
+                bounded(port)
+        nursery.cancel_scope.cancel()
+    assert asked > count / 3000
+    assert_empty(manager, port)
+
+
+def bounded(port: Any) -> None:
+    """Every table is within what the documents say."""
+    taken = port._exact.taken
+    assert len(port.sessions) <= 20 + 50
+    assert port._handlers.running <= 2 * 20
+    assert len(taken.running) <= len(port.sessions)
+    assert len(taken._pages) <= MAX_PAGES
+    assert taken.stored_bytes <= 20_000
+    assert sum(held.size > 0 for held in taken._held.values()) <= 20_000 // 200
+    assert len(port._exact.asker._given_up) <= MAX_GIVEN_UP
+    assert len(port._exact._past) <= 16
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_a_peer_sends_the_port_neither_breaks_nor_grows(seed: int, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("CRITICAL", "psession")
+
+    async def main() -> None:
+        await attack(seed, 5000, one_life=seed % 2 == 0)
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+async def test_a_forged_answer_is_nobodys(autojump_clock: Any) -> None:
+    here, there = memory_pair()
+    async with SessionManager(envelope=Envelope.exact(), session_timeout=1).port("p", here) as port:
+        async with trio.open_nursery() as nursery:
+            got: list[Any] = []
+
+            async def ask() -> None:
+                got.append(await port.request({"q": 1}))
+
+            nursery.start_soon(ask)
+            question = await there.receive()
+            life = question["_life"]
+            for forged in (
+                {"sid": 1, "_re": 2, "_life": life},
+                {"sid": 2, "_re": 1, "_life": life},
+                {"sid": 1, "_re": 1, "_life": life + 1},
+                {"sid": 1, "_re": 2**53 - 1},
+                {"sid": 1, "_re": True, "_life": life},
+                {"sid": 1},
+            ):
+                await there.send(forged)
+                await settle()
+                assert got == []
+            await there.send({"sid": 1, "_re": 1, "right": True})
+        assert got[0]["right"]
+        await settle()
+        statistics = port.statistics()
+        assert (statistics.matched, statistics.other_life, statistics.malformed) == (1, 1, 1)
+        assert_idle(port)
+
+
+if __name__ == "__main__":
+    messages = int(sys.argv[1])
+    import logging
+
+    logging.disable()
+    for size in (messages // 10, messages):
+        began = time.perf_counter()
+        clock = trio.testing.MockClock(autojump_threshold=0)
+        trio.run(lambda size=size: attack(1, size, one_life=True), clock=clock)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        sys.stdout.write(f"{size} messages, {time.perf_counter() - began:.0f} s, at most {peak} KiB\n")

@@ -1,0 +1,158 @@
+"""Leaving gracefully: no new sessions, the peer is told, the others come to their end."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+from psession import Envelope, PortClosedError, SessionManager, SessionRemoteError
+from psession.channels import memory_pair
+
+from .lines import Work
+from .peers import Caught, settle
+from .tables import assert_empty
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+
+async def test_who_is_at_work_finishes_and_who_comes_new_is_refused_unprocessed(autojump_clock: MockClock) -> None:
+    work = Work()
+    here, there = memory_pair()
+    client, server = SessionManager(envelope=Envelope.exact()), SessionManager(on_session=work.handle)
+    async with (
+        server.port("client", there) as served,
+        client.port("server", here) as port,
+        trio.open_nursery() as nursery,
+    ):
+        first, drained = Caught(), Caught()
+        nursery.start_soon(first.run, port.request, {"n": 1, "sleep": 5})
+        await trio.sleep(1)
+        nursery.start_soon(drained.run, served.drain, 60)
+        await settle()
+        with pytest.raises(PortClosedError, match="the peer takes none") as refused:
+            await port.request({"n": 2})
+        assert refused.value.outcome == "not_sent"
+        await port.wait_closed()
+        assert (first.value["twice"], first.at, work.runs) == (2, 5.0, [1])
+        assert (drained.value, drained.at) == (True, 5.0)
+    assert_empty(server, served)
+
+
+async def test_a_turn_that_met_the_closing_on_its_way_fails_at_once_as_refused(autojump_clock: MockClock) -> None:
+    work = Work()
+    here, there = memory_pair()
+    client, server = SessionManager(envelope=Envelope.exact()), SessionManager(on_session=work.handle)
+    async with (
+        server.port("client", there) as served,
+        client.port("server", here) as port,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(Caught().run, port.request, {"n": 1, "sleep": 5})
+        await settle()
+        caught = Caught()
+        nursery.start_soon(partial(served.drain, 60))
+        nursery.start_soon(caught.run, port.request, {"n": 2})
+        await settle()
+        assert isinstance(caught.error, SessionRemoteError | PortClosedError)
+        assert caught.error.outcome in ("refused", "not_sent")
+        assert caught.at == 0.0
+        await port.wait_closed()
+        assert work.runs == [1]
+
+
+async def test_what_takes_too_long_is_cut_off(autojump_clock: MockClock) -> None:
+    work = Work()
+    here, there = memory_pair()
+    client, server = SessionManager(envelope=Envelope.exact()), SessionManager(on_session=work.handle)
+    async with (
+        server.port("client", there) as served,
+        client.port("server", here) as port,
+        trio.open_nursery() as nursery,
+    ):
+        caught = Caught()
+        nursery.start_soon(caught.run, port.request, {"n": 1, "sleep": 50})
+        await trio.sleep(1)
+        assert await served.drain(3) is False
+        assert trio.current_time() == 4.0
+        await settle()
+        assert caught.at == 4.0
+        assert caught.error is not None
+
+
+@pytest.mark.parametrize("how", ["create", "session", "request"])
+async def test_this_side_opens_no_session_while_it_drains(how: str, autojump_clock: MockClock) -> None:
+    async def never(message: Any) -> None:
+        await trio.sleep_forever()
+
+    async with SessionManager(never, grace=0).port("p") as port, trio.open_nursery() as nursery:
+        session = port.create()
+        nursery.start_soon(port.drain)
+        await settle()
+
+        async def opening() -> None:
+            if how == "create":
+                port.create()
+            elif how == "session":
+                await port.session().__aenter__()
+            else:
+                await port.request({})
+
+        with pytest.raises(PortClosedError, match="being drained"):
+            await opening()
+        session.end()
+        await settle()
+        assert port.closed
+
+
+async def test_a_classic_peer_is_not_told_and_its_new_sessions_are_not_taken(autojump_clock: MockClock) -> None:
+    here, there = memory_pair()
+    async with SessionManager(on_session=Work().handle).port("p", there) as port, trio.open_nursery() as nursery:
+        await here.send({"n": 1, "sleep": 5, "sid": 1})
+        await settle()
+        drained = Caught()
+        nursery.start_soon(drained.run, port.drain, 10)
+        await settle()
+        await here.send({"n": 2, "sid": 2})
+        assert (await here.receive())["twice"] == 2
+        await trio.sleep(10)
+        assert (drained.value, drained.at) == (
+            False,
+            10.0,
+        )  # its handler waits for more: nothing ends a classic dialogue
+        assert port.statistics().refused == 1
+
+
+async def test_a_manager_drains_all_its_ports_at_once(autojump_clock: MockClock) -> None:
+    work = Work()
+    client, server = SessionManager(envelope=Envelope.exact()), SessionManager(on_session=work.handle)
+    ends = [memory_pair() for _ in range(3)]
+    async with trio.open_nursery() as nursery:
+
+        async def serve(number: int) -> None:
+            async with server.port(f"client {number}", ends[number][1]) as port:
+                await port.wait_closed()
+
+        async def ask(number: int) -> None:
+            async with client.port(f"server {number}", ends[number][0]) as port:
+                assert (await port.request({"n": number, "sleep": 5 + number}))["twice"] == 2 * number
+
+        for number in range(3):
+            nursery.start_soon(serve, number)
+            nursery.start_soon(ask, number)
+        await trio.sleep(1)
+        assert await server.drain(60) is True
+        assert trio.current_time() == 7.0
+    assert_empty(server)
+
+
+async def test_cancelling_a_drain_closes_the_port_at_once(autojump_clock: MockClock) -> None:
+    async with SessionManager(lambda message: None).port("p") as port:
+        port.create()
+        with trio.move_on_after(2):
+            await port.drain()
+        assert port.closed
+        assert trio.current_time() == 2.0
