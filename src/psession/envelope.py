@@ -214,9 +214,11 @@ class Envelope:
         return None
 
     def marks(self, message: Any) -> bool:
-        """Whether `message` has exact fields."""
+        """Whether `message` has exact fields; one that is null is not there."""
         if type(message) is dict or isinstance(message, Mapping):
-            return not self._exact_names.isdisjoint(message)
+            if self._exact_names.isdisjoint(message):
+                return False
+            return any(message.get(name) is not None for name in self._names)
         return any(getattr(message, name, None) is not None for name in self._names)
 
     def is_bare(self, message: Any) -> bool:

@@ -10,6 +10,7 @@ const ws = kind === "ws" ? createRequire(process.cwd() + "/")("ws") : undefined;
 
 function overTcp(socket) {
     let rest = "";
+    socket.on("error", () => {}); // its peer left with a message of ours unread
     return {
         send: (message) => socket.write(JSON.stringify(message) + "\n"),
         onMessage: (callback) =>
