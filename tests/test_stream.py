@@ -449,6 +449,35 @@ async def test_the_handler_waits_for_credit_and_goes_on_as_half_the_window_is_co
         assert posted[-1] == 12
 
 
+async def test_a_handler_waits_for_credit_no_longer_than_a_session_may_be_idle(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    wire = Wire()
+    options: dict[str, Any] = {"on_session": count_up, "session_max_life": 10}
+    async with SessionManager(envelope=EXACT).port("answerer", wire, **options) as port:
+        port.dispatch({"sid": 5, "_turn": 1, "_credit": 2, "_part": 1, "to": 9, "every": 1})
+        await trio.sleep(5)
+        port.dispatch({"sid": 5, "_turn": 1, "_credit": 3})
+        await trio.sleep(10.5)  # it waits for the fourth since second 6
+        assert port.statistics().incoming == 1
+        await trio.sleep(1)
+        assert wire.sent[-1] == {"sid": 5, "_re": 1, "_part": 4, "_error": "unanswered", "_end": True}
+        assert (port.statistics().expired, port._handlers.running) == (1, 0)
+        assert_idle(port)
+
+
+async def test_a_handler_that_waits_for_credit_makes_room_for_a_new_session() -> None:
+    wire = Wire()
+    options: dict[str, Any] = {"on_session": count_up, "max_incoming_sessions": 1}
+    async with SessionManager(envelope=EXACT).port("answerer", wire, **options) as port:
+        port.dispatch({"sid": 5, "_turn": 1, "_credit": 2, "_part": 1, "to": 9})
+        await settle()
+        port.dispatch({"sid": 6, "_turn": 2, "_new": True, "to": 1})
+        await settle()
+        assert wire.sent[-1]["_re"] == 2
+        assert set(port.sessions) == {6}
+
+
 async def test_a_peer_that_exceeds_its_credit_ends_its_stream_alone() -> None:
     async with wired() as (port, wire), port.session() as session:
         async with session.stream({}, credit=2) as replies:
@@ -476,13 +505,25 @@ async def test_a_grant_that_is_lost_or_repeated_is_made_good() -> None:
         port.dispatch({"sid": 5, "_turn": 1, "_credit": 2})  # overtaken
         port.dispatch({**request, "_credit": 5, "_part": 4})  # the grants before it were lost
         await settle()
-        assert [message.get("_part") for message in wire.sent] == [1, 2, 3, None, 4, 5]
+        assert [message.get("_part") for message in wire.sent] == [1, 2, 3, 4, 5]
 
 
 async def test_credit_for_a_turn_that_nobody_knows_opens_nothing() -> None:
     async with SessionManager(envelope=EXACT).port("answerer", Wire(), on_session=count_up) as port:
         port.dispatch({"sid": 5, "_turn": 1, "_credit": 2, "_life": 7})
         assert (port.sessions, port.statistics().duplicate) == ({}, 1)
+
+
+async def test_progress_says_how_long_the_handler_has_been_at_work_on_the_next_reply(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    wire = Wire()
+    async with SessionManager(envelope=EXACT).port("answerer", wire, on_session=count_up) as port:
+        request = {"sid": 5, "_turn": 1, "_credit": 9, "_part": 1, "to": 6, "every": 10}
+        port.dispatch(dict(request))
+        await trio.sleep(32)
+        port.dispatch({**request, "_part": 4})
+        assert wire.sent[-1] == {"sid": 5, "_re": 1, "_wait": 2.0}
 
 
 async def test_a_request_again_brings_the_replies_from_the_one_that_it_names() -> None:

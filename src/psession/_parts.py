@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 DEFAULT_WINDOW = 32
 """Replies that the asker has room for. It grants half of that at a time: one small message for 16 replies, which is as
-many as the outbox joins in one write, and while these are on their way the other 16 keep the peer at work."""
+many as the outbox joins in one write, and while these are on their way the other 16 keep the peer at work. In memory,
+thousands of replies a second: 30 with a window of 4, 44 with 8, 58 with 16, 68 with 32, 76 with 64, 82 with 128."""
 
 
 class Item(NamedTuple):

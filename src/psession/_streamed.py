@@ -56,6 +56,7 @@ class Streamed:
         if part <= stream.acked:
             exact.port._counters.duplicate += 1  # a copy of an attempt that is long past
             return True
+        had_credit = stream.spent < stream.credit
         stream.grant(header.credit or 0, part)
         exact.taken.forget_parts(sid, stream)
         if part < stream.first_kept():
@@ -66,7 +67,8 @@ class Streamed:
         for frame in again:
             exact.put(frame)
         exact.port._counters.repeated += bool(again)
-        return bool(again) or stream.is_complete
+        # A handler that waited for this very credit is about to answer: that is better than to be put off.
+        return bool(again) or stream.is_complete or (not had_credit and stream.spent < stream.credit)
 
     def _cut(self, sid: int) -> None:
         """What the asker lacks is kept no more: it was told, and what is still at work on it is cancelled."""
@@ -94,7 +96,7 @@ class Streamed:
         assert stream is not None
         await trio.lowlevel.checkpoint_if_cancelled()
         while not stream.is_over and session._ending is None and stream.spent >= stream.credit:
-            await self._wait_for_credit(exchange, stream)
+            await self._wait_for_credit(session, exchange, stream)
         stream.spent += 1
         numbered = False
 
@@ -150,11 +152,18 @@ class Streamed:
         self.exact.taken.add_part(session.sid, stream, frame, size_of(frame), is_end=True)
         self.completed(session._exchange, stream)
 
-    async def _wait_for_credit(self, exchange: Exchange, stream: Departing) -> None:
+    async def _wait_for_credit(self, session: Session, exchange: Exchange, stream: Departing) -> None:
+        """Wait for a word of the asker's. As for the next message no longer than a session may be idle: that the turn
+        was given up may have been lost."""
         if exchange.for_credit is None:
             exchange.for_credit = trio.lowlevel.ParkingLot()
         stream.wake = exchange.for_credit.unpark_all
-        await exchange.for_credit.park()
+        self.exact.port._idle_enter(session)
+        session._receiving += 1
+        try:
+            await exchange.for_credit.park()
+        finally:
+            session._receiving -= 1
         await trio.lowlevel.checkpoint_if_cancelled()  # the asker's giving up wakes it before it cancels it
 
     def _make(self, session: Session, exchange: Exchange, stream: Departing, message: Any, *, is_last: bool) -> Any:
@@ -167,6 +176,7 @@ class Streamed:
         if exchange.life is not None:
             fields[names.life] = exchange.life
         frame = exact.port._to_frame(exact.port._envelope.seal(message, session.sid, fields))
+        exchange.began = trio.current_time()  # how long it takes for the next: what an attempt is put off by
         exact.taken.add_part(session.sid, stream, frame, size_of(frame), is_end=is_last)
         if is_last:
             self.completed(exchange, stream)
