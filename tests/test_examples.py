@@ -34,6 +34,11 @@ SAYS = {
         r"session \d: the sum of \[6\] is 6",
         r"no session's: {'news': 'a question came'}",
     ],
+    "progress": [
+        *(rf"good\.bin: {percent} %" for percent in (0, 25, 50, 75, 100)),
+        r"broken\.bin: 0 %\nbroken\.bin: bad_file, the checksum is wrong",
+        r"large\.bin: 0 %\nlarge\.bin: 25 %\n  device: nobody waits for it any more",
+    ],
     "reconnecting_client": [
         r"  connecting\n  open\n20.5 degrees\n20.9 degrees\n  broken, EndOfChannel\(\)",
         r"  connecting\n  open\n21.4 degrees\n21.6 degrees\n  broken, EndOfChannel\(\)",

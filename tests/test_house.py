@@ -22,6 +22,7 @@ PURE = [
     "_ids.py",
     "_idle.py",
     "_options.py",
+    "_parts.py",
     "_retry.py",
     "_rules.py",
     "_statistics.py",

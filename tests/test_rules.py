@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,18 +22,26 @@ if TYPE_CHECKING:
 
 DOCS = Path(__file__).parents[1] / "docs"
 
-ANSWERER_STATES = (rules.NOTHING, rules.RUNNING, rules.ANSWERED, rules.OVER)
+ANSWERER_STATES = (rules.NOTHING, rules.RUNNING, rules.STREAMING, rules.ANSWERED, rules.OVER)
+OF_THE_HANDLER = {
+    rules.ANSWER: {rules.RUNNING},
+    rules.LEAVE: {rules.RUNNING, rules.STREAMING},
+    rules.PART: {rules.STREAMING},
+    rules.FINISH: {rules.STREAMING},
+}
+"""What only a turn that runs can come to: that is the handler's doing."""
+
 ANSWERER_EVENTS = (
-    rules.ASK_NEXT, rules.ASK_SAME, rules.ASK_OLDER, rules.ASK_FORGOTTEN, rules.QUIT_NEXT, rules.QUIT_SAME,
-    rules.QUIT_OLDER, rules.ANSWER, rules.LEAVE,
+    rules.ASK_NEXT, rules.STREAM_NEXT, rules.ASK_SAME, rules.ASK_OLDER, rules.ASK_FORGOTTEN, rules.QUIT_NEXT,
+    rules.QUIT_SAME, rules.QUIT_OLDER, rules.GRANT_SAME, rules.GRANT_OTHER, *OF_THE_HANDLER,
 )  # fmt: skip
 ABSENT = {
     # Where nothing is remembered there is no last turn to be the same as, and none that is lower but by what fell out.
-    *((rules.NOTHING, event) for event in (rules.ASK_SAME, rules.ASK_OLDER, rules.QUIT_SAME)),
+    *((rules.NOTHING, event) for event in (rules.ASK_SAME, rules.ASK_OLDER, rules.QUIT_SAME, rules.GRANT_SAME)),
     # What is remembered did not fall out.
     *((state, rules.ASK_FORGOTTEN) for state in ANSWERER_STATES if state != rules.NOTHING),
     # Only a turn that runs has a handler.
-    *((state, event) for state in ANSWERER_STATES if state != rules.RUNNING for event in (rules.ANSWER, rules.LEAVE)),
+    *((state, event) for event, states in OF_THE_HANDLER.items() for state in ANSWERER_STATES if state not in states),
 }
 
 
@@ -56,7 +65,12 @@ def test_every_state_and_event_has_a_step_or_is_absent_on_purpose() -> None:
     every = {(state, event) for state in ANSWERER_STATES for event in ANSWERER_EVENTS}
     assert rules.ANSWERER.keys() == every - ABSENT
     events = (rules.REPLY, rules.ERROR, rules.BUSY, rules.STRAY, rules.UNMARKED, rules.POST)
-    assert rules.ASKER.keys() == {(state, event) for state in (rules.IDLE, rules.WAITING) for event in events}
+    states = (rules.IDLE, rules.WAITING, rules.LISTENING)
+    parts = (rules.PART_NEXT, rules.PART_AHEAD, rules.PART_AGAIN, rules.PART_BEYOND, rules.LAST)
+    assert rules.ASKER.keys() == {
+        *((state, event) for state in states for event in events),
+        *((rules.LISTENING, event) for event in parts),
+    }
 
 
 def test_every_state_is_left_and_reached() -> None:
@@ -64,7 +78,7 @@ def test_every_state_is_left_and_reached() -> None:
         states = {state for state, _ in table}
         assert {step.to for step in table.values()} <= states
     assert {step.to for step in rules.ANSWERER.values()} == set(ANSWERER_STATES)
-    assert {step.to for step in rules.ASKER.values()} == {rules.IDLE, rules.WAITING}
+    assert {step.to for step in rules.ASKER.values()} == {rules.IDLE, rules.WAITING, rules.LISTENING}
 
 
 class Recorded(dict[tuple[str, str], rules.Step]):
@@ -82,6 +96,7 @@ class Recorded(dict[tuple[str, str], rules.Step]):
 STATES: dict[str, Callable[[TakenTurns], None]] = {
     rules.NOTHING: lambda taken: None,
     rules.RUNNING: lambda taken: taken.take(1, 10),
+    rules.STREAMING: lambda taken: (taken.take(1, 10), taken.stream(1, 8))[0],  # type: ignore[func-returns-value]
     rules.ANSWERED: lambda taken: (taken.take(1, 10), taken.answer(1, b"", 0))[0],  # type: ignore[func-returns-value]
     rules.OVER: lambda taken: taken.pass_by(1, 10),
 }
@@ -92,19 +107,20 @@ def test_what_is_remembered_takes_each_of_its_steps_from_the_table(monkeypatch: 
     monkeypatch.setattr(rules, "ANSWERER", table)
     for state, begin in STATES.items():
         for turn in (9, 10, 11):
-            for deed in ("asked", "quit"):
+            for deed in ("asked", "asked for many", "quit", "granted"):
                 taken = TakenTurns(10**6)
                 if state == rules.NOTHING:
                     taken._forgotten = 10
                 begin(taken)
                 assert taken.state(1) == state
-                before, step = set(table.asked), getattr(taken, deed)(1, turn)
+                options = {"streamed": True} if deed == "asked for many" else {}
+                before, step = set(table.asked), getattr(taken, deed.split()[0])(1, turn, **options)
                 for key in table.asked - before:
                     assert key[0] == state
                     assert step is rules.ANSWERER[key]
                 if deed == "quit":
                     assert taken.state(1) == step.to
-    assert table.asked == {key for key in table if key[1] not in (rules.ANSWER, rules.LEAVE)}
+    assert table.asked == {key for key in table if key[1] not in OF_THE_HANDLER}
 
 
 @pytest.mark.parametrize("leaves", [False, True])
@@ -137,7 +153,18 @@ EVENTS: dict[str, dict[str, Any]] = {
     rules.STRAY: {"_re": 7},
     rules.UNMARKED: {},
     rules.POST: {"_part": 1},
+    rules.PART_NEXT: {"_re": 1, "_part": 1},
+    rules.PART_AHEAD: {"_re": 1, "_part": 2},
+    rules.PART_AGAIN: {"_re": 1, "_part": 0},
+    rules.PART_BEYOND: {"_re": 1, "_part": 3},
+    rules.LAST: {"_re": 1, "_part": 1, "_end": True},
 }
+
+
+async def listen(session: Session) -> None:
+    async with session.stream({}, credit=2) as replies:
+        async for _ in replies:
+            pass
 
 
 @pytest.mark.parametrize(("state", "event"), rules.ASKER)
@@ -149,7 +176,8 @@ async def test_who_asks_does_what_the_table_says(state: str, event: str) -> None
         trio.open_nursery() as nursery,
     ):
         session, caught = port.create(), Caught()
-        nursery.start_soon(lambda: caught.run(lambda: session.send({})))
+        ask = partial(listen, session) if state == rules.LISTENING else partial(session.send, {})
+        nursery.start_soon(caught.run, ask)
         await settle()
         life = {"sid": 1, "_life": wire.sent[0]["_life"]}
         if state == rules.IDLE:
@@ -163,7 +191,9 @@ async def test_who_asks_does_what_the_table_says(state: str, event: str) -> None
         assert strays == (step.do == rules.COUNT)
         assert session._unread == (step.do == rules.KEEP)
         assert after.classic - before.classic == (step.do == rules.TAKE_CLASSIC)
-        assert after.matched - before.matched == (step.do in (rules.TAKE, rules.TAKE_CLASSIC))
+        taken = (rules.TAKE, rules.TAKE_CLASSIC, rules.HAND_OVER, rules.HOLD)
+        assert after.matched - before.matched == (step.do in taken)
+        assert after.overrun - before.overrun == (step.do == rules.STOP_OVERRUN)
         assert isinstance(caught.error, SessionRemoteError) == (step.do == rules.RAISE)
-        assert (session._turn is not None) == (step.to == rules.WAITING)
+        assert (session._turn is not None) == (step.to != rules.IDLE)
         nursery.cancel_scope.cancel()

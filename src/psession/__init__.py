@@ -3,10 +3,12 @@
 from psession._manager import SessionManager
 from psession._options import PortOptions
 from psession._port import Port
+from psession._replies import Replies
 from psession._retry import Retry
 from psession._session import Session
 from psession._share import SharedChannel, share
 from psession._statistics import Statistics
+from psession._stream import StreamOptions
 from psession._version import __version__
 from psession.envelope import Envelope, ExactFields
 from psession.errors import (
@@ -40,6 +42,7 @@ __all__ = [
     "PortExistsError",
     "PortNotFoundError",
     "PortOptions",
+    "Replies",
     "Retry",
     "Session",
     "SessionAbortError",
@@ -54,6 +57,7 @@ __all__ = [
     "SessionTimeoutError",
     "SharedChannel",
     "Statistics",
+    "StreamOptions",
     "__version__",
     "share",
 ]

@@ -37,7 +37,11 @@ class Answerer:
     def asked(self, session: Session | None, sid: int, header: Header, message: Any, *, own: bool) -> None:
         """A message that asks a turn, for the first time or again."""
         assert header.turn is not None
-        do = self.exact.taken.asked(sid, header.turn).do
+        streamed = header.credit is not None
+        if streamed and self.exact.streamed.is_grant(header, message):
+            self.exact.streamed.granted(sid, header)
+            return
+        do = self.exact.taken.asked(sid, header.turn, streamed=streamed).do
         if do is rules.RUN:
             self._run(session, sid, header, message, own=own)
         else:
@@ -55,9 +59,12 @@ class Answerer:
     def _asked_again(self, sid: int, header: Header, do: str) -> None:
         exact, turn = self.exact, header.turn
         counters, taken = exact.port._counters, exact.taken
+        stream = taken.streams.get(sid) if do is rules.RESEND or do is rules.REPEAT else None
+        if stream is not None and exact.streamed.asked_again(sid, stream, header):
+            return
         if header.wait == 0:
             counters.duplicate += 1  # a post: nobody waits for an answer
-        elif do is rules.PROGRESS:
+        elif do is rules.PROGRESS or do is rules.RESEND:
             counters.repeated += 1
             session = exact.port.sessions.get(sid)
             began = session._exchange.began if session is not None and session._exchange is not None else math.inf
@@ -94,6 +101,8 @@ class Answerer:
                 exchange.taken = self.exact.taken.open(sid)
         exchange.final = header.end
         self.run_next(session, exchange, turn, header.wait, message)
+        if header.credit is not None:
+            self.exact.streamed.begin(session.sid, turn, header.credit)
         if fresh and session._ending is None:
             port._start_handler(session)
 
@@ -181,7 +190,9 @@ class Answerer:
         exchange = session._exchange
         assert exchange is not None
         exchange.asking = None
-        exchange.asked = self.exact.taken.running.get(session.sid, 0)
+        taken, sid = self.exact.taken, session.sid
+        exchange.asked = taken.running.get(sid, 0)
+        exchange.stream = taken.streams.get(sid) if exchange.asked else None
 
     def answered(self, session: Session, turn: int, frame: Any) -> None:
         """`frame` answers `turn`, and is kept for as long as it may be asked again."""
@@ -218,11 +229,15 @@ class Answerer:
         exchange = session._exchange
         if turn is None or exchange is None or exact.port.sessions.get(sid) is not session:
             return  # or the number is another session's by now
-        frame = exact.say(sid, exchange.life, re=turn, error=rules.join_error(code, text), end=True)
-        if frame is not None:
+        stream = exact.taken.streams.get(sid)
+        place = {} if stream is None else {"part": stream.made + 1}
+        frame = exact.say(sid, exchange.life, re=turn, error=rules.join_error(code, text), end=True, **place)
+        if frame is None:
+            exact.taken.quit(sid, turn)
+        elif stream is None:
             self.answered(session, turn, frame)
         else:
-            exact.taken.quit(sid, turn)
+            exact.streamed.failed(session, stream, frame)
         exchange.peer_done = True
 
     async def handle(self, session: Session, result: Awaitable[object]) -> None:
@@ -235,6 +250,8 @@ class Answerer:
         with exchange.scope:
             try:
                 await result
+                if exchange.stream is not None:
+                    await self.exact.streamed.over(session)
             except SessionRefusedError as error:
                 code = f"{rules.REFUSED}.{error.code}" if error.code else rules.REFUSED
                 self.leave(session, code, error.why)

@@ -49,7 +49,7 @@ class Asker:
         turn.total = total
         turn.deadline = turn.started + total
         asked = exchange.asked
-        if asked and self.exact.taken.running.get(session.sid) == asked:
+        if asked and exchange.stream is None and self.exact.taken.running.get(session.sid) == asked:
             turn.answers = asked
 
     def number(self, session: Session, exchange: Exchange) -> int:
@@ -77,11 +77,13 @@ class Asker:
             fields[exact.names.new] = True
         if session._once:
             fields[exact.names.end] = True
+        if turn.streamed:
+            fields |= turn.room(exact.names)
         if self._deadlines:
             handler = answering.get()
             if handler is not None and not handler.visible:
                 handler.show_deadline()
-            due, within = trio.current_effective_deadline(), turn.total
+            due, within = math.inf if turn.streamed else trio.current_effective_deadline(), turn.total
             if due < turn.deadline or turn.attempts:
                 due = due if due < turn.deadline else turn.deadline
                 within = round(due - (trio.current_time() if turn.attempts else turn.started), 3)
@@ -160,6 +162,13 @@ class Asker:
             if header.turn is not None:
                 self.exact.answerer.asked_beside_a_stray_answer(sid, header)
             return
+        exchange = self.exact.exchange(session)
+        if turn.streamed:
+            exchange.opened = True  # but where it fails
+            if header.turn is not None:
+                self._asked_back(session, exchange, header, message)
+            turn.heard(header, message)
+            return
         if header.error is not None:
             event = rules.ERROR
         elif header.wait is not None and header.turn is None:
@@ -167,7 +176,6 @@ class Asker:
         else:
             event = rules.REPLY
         do = rules.ASKER[rules.WAITING, event].do
-        exchange = self.exact.exchange(session)
         if do is rules.POSTPONE:
             turn.postpone(header.wait or 0.0)
             return
@@ -175,11 +183,21 @@ class Asker:
         if do is rules.RAISE:
             turn.refused(*rules.split_error(header.error or ""))
             return
-        if header.turn is not None and self.exact.taken.asked(sid, header.turn).do is rules.RUN:
-            self.exact.answerer.begin(session, exchange, header.turn, header.wait, message)
-            exchange.asked = header.turn
+        if header.turn is not None:
+            self._asked_back(session, exchange, header, message)
         self.exact.port._counters.matched += 1
         turn.answer(message)
+
+    def _asked_back(self, session: Session, exchange: Exchange, header: Header, message: Any) -> None:
+        """An answer that asks a turn: what the application says next answers that, unless it was asked before."""
+        exact, sid, turn = self.exact, session.sid, header.turn
+        assert turn is not None
+        if exact.taken.asked(sid, turn, streamed=header.credit is not None).do is rules.RUN:
+            exact.answerer.begin(session, exchange, turn, header.wait, message)
+            exchange.asked = turn
+            if header.credit is not None:
+                exact.streamed.begin(sid, turn, header.credit)
+            exchange.stream = exact.taken.streams.get(sid)
 
     def unmarked(self, session: Session, message: Any) -> None:
         """A message without exact fields in a session of this side."""
@@ -213,4 +231,6 @@ def _code_of(kind: type[BaseException] | None) -> str:
         return rules.TIMEOUT
     if kind is not None and issubclass(kind, trio.Cancelled | errors.SessionCancelError):
         return rules.CANCELLED
-    return rules.ABORTED
+    if kind is not None and issubclass(kind, errors.SessionOverrunError):
+        return rules.OVERRUN
+    return rules.ENDED if kind is None else rules.ABORTED

@@ -41,6 +41,7 @@ RECYCLED = Ending(errors.SessionCancelError, "the session was recycled: all numb
 MADE_ROOM = Ending(errors.SessionCancelError, "the session was recycled: the peer opened another", clean=True)
 PEER_ENDED = Ending(errors.SessionCancelError, "the peer ended the session", clean=True)
 GIVEN_UP = Ending(errors.SessionCancelError, "the peer gave the turn up", clean=True)
+OUTGROWN = Ending(errors.SessionCancelError, "answers that the peer lacks outgrew max_answer_bytes", clean=True)
 REPLACED = Ending(errors.SessionCancelError, "the peer opened the session anew", clean=True)
 PEER_RESTARTED = Ending(errors.SessionCancelError, "the peer began a new life", clean=True)
 FORGOTTEN = Ending(

@@ -12,6 +12,7 @@ from psession._answerer import Answerer
 from psession._asker import Asker
 from psession._ending import PEER_ENDED, PEER_RESTARTED
 from psession._exchange import Exchange
+from psession._streamed import Streamed
 from psession._taken import TakenTurns
 from psession._talk import PortTalk
 from psession.envelope import LARGEST, is_wait
@@ -54,6 +55,7 @@ class Exact:
         self.taken = TakenTurns(port._options.max_answer_bytes)
         self.asker = Asker(self)
         self.answerer = Answerer(self)
+        self.streamed = Streamed(self)
         self.talk = PortTalk(self)
         names = self.names
         self._turn, self._re, self._wait, self._life = names.turn, names.re, names.wait, names.life
@@ -152,6 +154,7 @@ class Exact:
         """The peer began a new life: what it asked in the last one is over."""
         for session in [session for session in self.port.sessions.values() if session.incoming]:
             session._end(PEER_RESTARTED)
+        self.taken.stop_streams()
         self.taken = TakenTurns(self.port._options.max_answer_bytes)
 
     def line_reopened(self, known: bool) -> None:
@@ -264,6 +267,8 @@ class Exact:
         exchange = session._exchange
         assert exchange is not None
         self._say_over(session, exchange, ending)
+        if exchange.stream is not None:
+            exchange.stream.wake()
         if session.incoming:
             exchange.taken = None
             self.taken.close(session.sid)

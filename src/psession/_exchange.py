@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import trio
 
+    from psession._parts import Departing
     from psession._taken import LastTurn
 
 
@@ -34,6 +35,8 @@ class Exchange:
         cautious: Whether a turn went unanswered before the peer was known to be exact: then no unmarked reply counts.
         posted: How many messages this side has posted.
         heard: The number of the last post of the peer's.
+        stream: The answers to the turn `asked`, where it is to have many.
+        for_credit: Where those wait that have one more of them.
     """
 
     __slots__ = (
@@ -43,6 +46,7 @@ class Exchange:
         "cautious",
         "due",
         "final",
+        "for_credit",
         "heard",
         "known",
         "last_turn",
@@ -51,6 +55,7 @@ class Exchange:
         "peer_done",
         "posted",
         "scope",
+        "stream",
         "taken",
         "told",
         "visible",
@@ -76,6 +81,8 @@ class Exchange:
         self.cautious = False
         self.posted = 0
         self.heard = 0
+        self.stream: Departing | None = None
+        self.for_credit: trio.lowlevel.ParkingLot | None = None
 
     def show_deadline(self) -> None:
         """Let the handler's scope have its deadline, for `trio.current_effective_deadline`."""

@@ -120,6 +120,31 @@ class Outbox:
             self._since_yield = 0
             await trio.lowlevel.cancel_shielded_checkpoint()
 
+    async def post_made(self, make: Callable[[], Any], check: Callable[[], None]) -> None:
+        """As `post`, of a frame that `make` makes when there is room for it; from then on nothing takes it back."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self.closed or self._for_room or self.queued_bytes >= self._limit_bytes:
+            if not self.closed:
+                await self._for_room.park()
+                self._room_promised = False
+            try:
+                check()
+                ticket = self.put(make(), None)
+            finally:
+                self._offer_room()
+        else:
+            check()
+            ticket = self.put(make(), None)
+        if ticket is not None and ticket.done is not None:
+            await ticket.done.wait()
+            if ticket.error is not None:
+                raise ticket.error
+            return
+        self._since_yield += 1
+        if self._since_yield >= POSTS_A_PASS:
+            self._since_yield = 0
+            await trio.lowlevel.cancel_shielded_checkpoint()
+
     async def _put_when_room(self, frame: Any, check: Callable[[], None]) -> Ticket | None:
         if not self.closed:
             await self._for_room.park()

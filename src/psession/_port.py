@@ -19,19 +19,23 @@ from psession._handlers import Handlers
 from psession._idle import IdleQueue
 from psession._opening import Opening
 from psession._options import UNSAID, checked, checked_life, seconds
+from psession._replies import replies_of
 from psession._statistics import Statistics
 from psession._table import SessionTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
+    from typing import Unpack
 
     from psession._busywait import BusyWait
     from psession._ending import Ending
     from psession._options import Options
     from psession._outbox import Outbox
+    from psession._replies import Replies
     from psession._retry import Patience, Retry
     from psession._session import Session
+    from psession._stream import StreamOptions
     from psession._timekeeper import Timekeeper
 
 log = logging.getLogger("psession")
@@ -156,6 +160,10 @@ class Port:
             return await session.send(message)
         finally:
             session.end()
+
+    def stream(self, message: Any, **options: Unpack[StreamOptions]) -> Replies:
+        """One message and many replies to it, in a session of its own. Arguments and errors as in `Session.stream`."""
+        return replies_of(self, message, options)
 
     async def post(self, message: Any) -> None:
         """Send a message that is no session's, as it is. Waits and raises as `Session.post`."""
@@ -334,6 +342,17 @@ class Port:
         self._idle_leave(session)
         self._table.forget(session)
         self._note_drained()
+
+    async def _open_once(self, patience: Patience) -> Session:
+        """A session for one turn."""
+        self._check_open()
+        if self._options.on_session_overflow == "wait":
+            session = await self._open_within(patience)
+        else:
+            session = self._table.open(patience, None)
+        session._once = True
+        self._counters.opened += 1
+        return session
 
     async def _open_within(self, patience: Patience) -> Session:
         """Under ``"wait"``: a session, or a timeout when no number came free within one attempt's patience."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -13,18 +12,21 @@ from psession import _rules as rules
 from psession import errors
 from psession._ending import CANCELLED, ENDED, TIMED_OUT, aborted, overrun
 from psession._options import UNSAID, checked, seconds
+from psession._replies import replies_in
 from psession._turn import Turn
 
 if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Self
+    from collections import OrderedDict
+    from typing import Self, Unpack
 
     from outcome import Outcome
 
     from psession._ending import Ending
     from psession._exchange import Exchange
     from psession._port import Port
+    from psession._replies import Replies
     from psession._retry import Patience, Retry
+    from psession._stream import StreamOptions
 
 
 class Session:
@@ -143,9 +145,17 @@ class Session:
             patience = checked(patience, timeout, retry, retry_count, retry_interval, retry_on)
         turn = Turn(self)
         if self._turn is not None:
-            await self._stand_in_line(turn)
+            await turn.stand_in_line()
         with turn:
             return await turn.run(message, patience)
+
+    def stream(self, message: Any, **options: Unpack[StreamOptions]) -> Replies:
+        """Send `message` and receive many replies to it: ``async with session.stream(message) as replies``.
+
+        A stream is a turn: a ``send`` of the same session waits. `psession.Replies` says how it ends and what it
+        raises, `psession.StreamOptions` what it may take. On the classic wire: SessionInvalidError.
+        """
+        return replies_in(self, message, options)
 
     async def post(self, message: Any) -> None:
         """Send `message` and want no reply. Returns when it is accepted for sending, in order with what else is.
@@ -164,6 +174,8 @@ class Session:
         exact = port._exact
         if exact is None or not (self._exchange is not None or exact.asks(self)):
             await port._outbox.post(port._encode(message, self.sid), self._check_open)
+        elif self._exchange is not None and self._exchange.stream is not None:
+            await exact.streamed.post(self, message)
         else:
             opened = exact.exchange(self).opened
             frame, answers = exact.post(self, message)
@@ -176,6 +188,19 @@ class Session:
                 exact.answerer.answer_sent(self)
         if self._turn is None and not self.incoming and self._ending is None:
             port._idle_enter(self)
+
+    async def finish(self, message: Any = None) -> None:
+        """End the answer to the turn that was received, with `message` if there is one. Waits and raises as `post`.
+
+        To a `stream` each ``post`` is one answer, and this, the next ``receive`` or the handler's return the end. To a
+        ``send`` it is `post`, or nothing. Cancelled before it was accepted, it has ended nothing.
+        """
+        if self._exchange is not None and self._exchange.stream is not None and self.port._exact is not None:
+            await self.port._exact.streamed.finish(self, message)
+        elif message is not None:
+            await self.post(message)
+        else:
+            await trio.lowlevel.checkpoint()
 
     async def receive(self, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - as in send
         """The next message of the peer that is no reply to a ``send``.
@@ -251,33 +276,14 @@ class Session:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.end()
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.end()
-
-    async def _stand_in_line(self, turn: Turn) -> None:
-        """Wait until the turns before this one are over. Cancelled: the place in the line is gone."""
-        line = self._line
-        if line is None:
-            line = self._line = OrderedDict()
-        turn.started = trio.current_time()
-        line[turn] = trio.lowlevel.current_task()
-
-        def abort_fn(_: Any) -> trio.lowlevel.Abort:
-            del line[turn]
-            self.port._counters.cancelled += 1
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort_fn)
 
     # -- what the port calls -----------------------------------------------------------------------------------------
 
@@ -357,6 +363,8 @@ class Session:
                 await trio.lowlevel.checkpoint()
                 self._raise_ended()
             self._open_inbox()
+        if self._exchange is not None and self._exchange.stream is not None and self.port._exact is not None:
+            await self.port._exact.streamed.over(self)
         if self.incoming and self._ending is None:
             self.port._idle_enter(self)
         self._receiving += 1

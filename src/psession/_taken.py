@@ -7,6 +7,7 @@ from collections import OrderedDict
 from typing import Any
 
 from psession import _rules as rules
+from psession._parts import Departing
 
 PAGE = 256
 """Numbers of sessions that share one array of 2 KiB: a peer hands its numbers out in rotation, so they lie together."""
@@ -52,6 +53,7 @@ class TakenTurns:
     def __init__(self, max_bytes: int) -> None:
         self.stored_bytes = 0
         self.running: dict[int, int] = {}
+        self.streams: dict[int, Departing] = {}
         self._max_bytes = max_bytes
         self._pages: OrderedDict[int, array[int]] = OrderedDict()
         self._held: dict[int, LastTurn] = {}
@@ -76,17 +78,19 @@ class TakenTurns:
     def state(self, sid: int) -> str:
         """What is remembered of this number."""
         if sid in self.running:
-            return rules.RUNNING
+            return rules.STREAMING if sid in self.streams else rules.RUNNING
         held = self._held.get(sid)
         if held is not None and held.size:
             return rules.ANSWERED
         return rules.OVER if self.last(sid) else rules.NOTHING
 
-    def asked(self, sid: int, turn: int) -> rules.Step:
-        """What a message that asks `turn` leads to."""
+    def asked(self, sid: int, turn: int, *, streamed: bool = False) -> rules.Step:
+        """What a message that asks `turn`, for many answers or one, leads to."""
         state, last = self.state(sid), self.last(sid)
         if turn > last:
-            return rules.ANSWERER[state, rules.ASK_NEXT if last or turn > self._forgotten else rules.ASK_FORGOTTEN]
+            if not last and turn <= self._forgotten:
+                return rules.ANSWERER[state, rules.ASK_FORGOTTEN]
+            return rules.ANSWERER[state, rules.STREAM_NEXT if streamed else rules.ASK_NEXT]
         return rules.ANSWERER[state, rules.ASK_SAME if turn == last else rules.ASK_OLDER]
 
     def quit(self, sid: int, turn: int) -> rules.Step:
@@ -119,6 +123,8 @@ class TakenTurns:
         if not 0 < held.turn < turn:
             return False
         held.turn = self.running[sid] = turn
+        if self.streams:
+            self._stop_stream(sid)
         if held.size:
             self.stored_bytes -= held.size
             held.size = 0
@@ -161,6 +167,51 @@ class TakenTurns:
             self._line[sid] = held
         if self.stored_bytes > self._max_bytes:
             self._make_room()
+
+    # -- many answers ------------------------------------------------------------------------------------------------
+
+    def stream(self, sid: int, window: int) -> None:
+        """The turn that runs is to have many answers."""
+        self.streams[sid] = Departing(window)
+
+    def granted(self, sid: int, turn: int) -> rules.Step:
+        """What a message that gives credit for `turn` leads to."""
+        same = self.last(sid) == turn != 0
+        return rules.ANSWERER[self.state(sid), rules.GRANT_SAME if same else rules.GRANT_OTHER]
+
+    def add_part(self, sid: int, stream: Departing, frame: Any, size: int, *, is_end: bool) -> None:
+        """Keep one of many answers, or what ends them; the stream is the youngest of what is kept."""
+        held = self._held.get(sid) or self._hold(sid)
+        stream.made += 1
+        stream.is_complete = is_end
+        stream.sizes.append(size + FRAME_OVERHEAD_BYTES)
+        if is_end:
+            self.running.pop(sid, None)
+        if held.place:
+            self._line.move_to_end(sid)
+        self.append(sid, frame, size)
+
+    def forget_parts(self, sid: int, stream: Departing) -> None:
+        """The asker has the first ones."""
+        gone = stream.to_forget()
+        if not gone:
+            return
+        held = self._held[sid]
+        del held.frames[:gone]
+        size = sum(stream.sizes.popleft() for _ in range(gone))
+        held.size -= size
+        self.stored_bytes -= size
+        self._let_go(sid, held)
+
+    def stop_streams(self) -> None:
+        """Nobody wants any more of any of them."""
+        for stream in self.streams.values():
+            stream.stop()
+
+    def _stop_stream(self, sid: int) -> None:
+        stream = self.streams.pop(sid, None)
+        if stream is not None:
+            stream.stop()
 
     def unanswer(self, sid: int, turn: int) -> None:
         """The answer to `turn` was not sent after all."""
@@ -207,6 +258,8 @@ class TakenTurns:
 
     def _remember(self, sid: int, turn: int) -> None:
         self.running.pop(sid, None)
+        if self.streams:
+            self._stop_stream(sid)
         held = self._held.get(sid)
         if held is None:
             self._write(sid, turn)
@@ -233,6 +286,10 @@ class TakenTurns:
         self.stored_bytes -= held.size
         held.size = 0
         held.frames.clear()
+        if (stream := self.streams.get(sid)) is not None:
+            stream.sizes.clear()
+            if sid not in self.running:
+                del self.streams[sid]
         self._let_go(sid, held)
 
     def _make_room(self) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import trio
 from outcome import Error, Value
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from psession._outbox import Ticket
     from psession._retry import Patience
     from psession._session import Session
+    from psession.envelope import ExactFields, Header
 
 SILENCE: Outcome[Any] = Value(None)
 """Stands in a session's channel for a time that is over."""
@@ -47,6 +49,9 @@ class Turn:
         "ticket",
         "total",
     )
+
+    streamed: ClassVar[bool] = False
+    """Whether it may have many replies."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -124,6 +129,22 @@ class Turn:
             following, task = session._line.popitem(last=False)
             session._turn = following
             trio.lowlevel.reschedule(task)
+
+    async def stand_in_line(self) -> None:
+        """Wait until the turns before this one are over. Cancelled: the place in the line is gone."""
+        session = self.session
+        line = session._line
+        if line is None:
+            line = session._line = OrderedDict()
+        self.started = trio.current_time()
+        line[self] = trio.lowlevel.current_task()
+
+        def abort_fn(_: Any) -> trio.lowlevel.Abort:
+            del line[self]
+            session.port._counters.cancelled += 1
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort_fn)
 
     # -- the waiting side --------------------------------------------------------------------------------------------
 
@@ -286,13 +307,17 @@ class Turn:
     def refused(self, code: str, text: str) -> None:
         """The peer's answer is an error."""
         self.session.port._counters.failed += 1
+        self.answered = self.filled = True
+        self.session._replies_in.send_nowait(Error(self.remote_error(code, text)))
+
+    def remote_error(self, code: str, text: str) -> errors.SessionRemoteError:
+        """The peer's error as one of ours."""
         why = f"the peer answered with the error {code!r}" + (f": {text}" if text else "")
         error = self.session._error(errors.SessionRemoteError, why, self)
         assert isinstance(error, errors.SessionRemoteError)
         error.code, error.text = code, text
         error.outcome = "refused" if rules.is_refusal(code) else "sent"
-        self.answered = self.filled = True
-        self.session._replies_in.send_nowait(Error(error))
+        return error
 
     def postpone(self, wait: float) -> None:
         """The peer is at work on it: the next attempt need not come before so many seconds, nor the end any later."""
@@ -306,6 +331,14 @@ class Turn:
         if port._exact is not None and (self.ticket is None or self.ticket.taken):
             self.attempts += 1
             self.ticket = port._outbox.put(port._exact.asker.request(self, self.message), self)
+
+    def room(self, names: ExactFields) -> dict[str, Any]:
+        """What the request of a streamed turn says beside its number."""
+        raise NotImplementedError
+
+    def heard(self, header: Header, message: Any) -> None:
+        """One of the answers to a streamed turn."""
+        raise NotImplementedError
 
     def silence(self) -> None:
         """Wake the turn without an outcome: its time is over, and there was none at the last look."""

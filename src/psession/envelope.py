@@ -221,6 +221,18 @@ class Envelope:
             return any(message.get(name) is not None for name in self._names)
         return any(getattr(message, name, None) is not None for name in self._names)
 
+    def is_bare(self, message: Any) -> bool:
+        """Whether nothing in `message` is the application's; in one of a fixed form all that is has its default."""
+        if type(message) is dict or isinstance(message, Mapping):
+            return self._reserved.issuperset(message)
+        if isinstance(message, msgspec.Struct):
+            known = {field.name: field.default for field in msgspec.structs.fields(message)}
+        elif dataclasses.is_dataclass(message):
+            known = {field.name: field.default for field in dataclasses.fields(message)}
+        else:
+            return False
+        return all(getattr(message, name) == value for name, value in known.items() if name not in self._reserved)
+
     def turn_of(self, message: Any) -> Any:
         """What stands where the number of a turn stands."""
         if type(message) is dict or isinstance(message, Mapping):

@@ -8,7 +8,7 @@ from typing import Any, assert_type
 
 import trio
 
-from psession import Port, Retry, Session, SessionManager, SessionTimeoutError, Statistics
+from psession import Port, Replies, Retry, Session, SessionManager, SessionTimeoutError, Statistics
 from psession.channels import FramedChannel, LineState, ReconnectingChannel, lines, open_websocket, reconnecting
 
 
@@ -16,6 +16,8 @@ async def handle(session: Session) -> None:
     async for message in session:
         assert_type(message, Any)
         await session.post({"status": "ok"})
+        await session.finish({"status": "ok"})
+        await session.finish()
 
 
 async def a_channel_of_ones_own(channel: trio.abc.Channel[dict[str, Any]]) -> None:
@@ -26,6 +28,13 @@ async def a_channel_of_ones_own(channel: trio.abc.Channel[dict[str, Any]]) -> No
         async with port.session(timeout=1.5) as session:
             assert_type(session, Session)
             assert_type(await session.receive(timeout=1), Any)
+            async with session.stream({"q": 1}, timeout=3, total=60, count=5, credit=8, retry_count=1) as replies:
+                assert_type(replies, Replies)
+                assert_type(await replies.receive(), Any)
+            session.stream({"q": 1}, size=8)  # type: ignore[call-arg]
+        async with port.stream({"q": 1}, timeout=None, retry=Retry(2, 0.5)) as replies:
+            async for reply in replies:
+                assert_type(reply, Any)
         assert_type(port.statistics(), Statistics)
     assert_type(manager.statistics(), Statistics)
 

@@ -1,0 +1,164 @@
+"""Many replies to one turn: ``async with session.stream(message) as replies``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from psession import errors
+from psession._stream import NEEDS_EXACT, StreamTurn, plan
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from psession._port import Port
+    from psession._session import Session
+    from psession._stream import Plan, StreamOptions
+
+
+class Replies(trio.abc.ReceiveChannel[Any]):
+    """The replies to one message, in order and each once: use ``async with``, then ``async for`` or `receive`.
+
+    They end, and ``async for`` with them, at the peer's end mark, or when ``count`` of them were received. A
+    `SessionTimeoutError` says that no reply came in ``timeout`` seconds, all attempts included, or that the ``total``
+    is over; a `SessionRemoteError` that the peer's handler failed. What had come before is received first.
+
+    Leaving the block before the end gives the turn up: the peer is told, and its handler cancelled. Whatever happens in
+    the block, nothing of the turn is left in any table when it is over.
+    """
+
+    def __init__(self, port: Port, session: Session | None, message: Any, plan: Plan) -> None:
+        self._port = port
+        self._session = session
+        self._is_own = session is None
+        self._message = message
+        self._plan = plan
+        self._turn: StreamTurn | None = None
+        self._error: BaseException | None = None
+        self._is_over = False
+        self._is_closed = False
+        self._is_receiving = False
+
+    def __repr__(self) -> str:
+        turn = self._turn
+        if turn is None:
+            return "<psession.Replies, not asked for yet>"
+        state = "over" if self._is_over else "open"
+        return f"<psession.Replies to turn {turn.number}, {state}, {turn.arriving.taken} received>"
+
+    async def __aenter__(self) -> Self:
+        """Send the message.
+
+        Cancelled before the port's writer took it, it is never sent.
+
+        Raises:
+            SessionError: As `Session.send` and, with a session of its own, `Port.request`.
+        """
+        if self._turn is not None:
+            raise RuntimeError("a stream is entered once")
+        session = self._session
+        if session is None:
+            session = self._session = await self._port._open_once(self._plan.patience)
+        turn = self._turn = StreamTurn(session, self._plan)
+        try:
+            if session._turn is not None:
+                await turn.stand_in_line()
+            turn.__enter__()
+        except BaseException:
+            self._is_over = self._is_closed = True
+            self._end_session()
+            raise
+        try:
+            await turn.begin(self._message)
+        except BaseException as error:
+            self._close(type(error))
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close(kind)
+
+    async def aclose(self) -> None:
+        """What leaving the block does. Idempotent; a cancellation changes nothing about it."""
+        self._close(None)
+        await trio.lowlevel.checkpoint()
+
+    async def receive(self) -> Any:
+        """The next reply, as it came. Cancelling loses nothing.
+
+        The time without a reply begins when this is first called after the last reply.
+
+        Raises:
+            trio.EndOfChannel: The peer has no more, or ``count`` replies were received.
+            SessionTimeoutError: No reply came in time, or the total time is over.
+            SessionRemoteError: The peer's handler failed.
+            SessionOverrunError: The peer sent more than it had credit for.
+            SessionError: What ended the turn, as in `Session.send`.
+            trio.ClosedResourceError: The block was left, or not entered.
+            trio.BusyResourceError: Another task receives.
+        """
+        turn = self._turn
+        if turn is None or self._is_closed:
+            raise trio.ClosedResourceError
+        if self._is_receiving:
+            raise trio.BusyResourceError("another task receives these replies")
+        if self._error is not None:
+            await trio.lowlevel.checkpoint()
+            raise self._error
+        self._is_receiving = True
+        try:
+            reply = await turn.next()
+        except trio.EndOfChannel as error:
+            self._end(error, None)
+            raise
+        except trio.Cancelled:
+            raise
+        except BaseException as error:
+            self._end(error, type(error))
+            raise
+        finally:
+            self._is_receiving = False
+        if turn.is_complete and not turn.arriving.ready:
+            self._end(trio.EndOfChannel(), None)  # a send in the block need not wait
+        return reply
+
+    def _end(self, error: BaseException, kind: type[BaseException] | None) -> None:
+        """There are no more: the turn is over, whatever else is done in the block."""
+        self._error = error
+        self._leave(kind)
+
+    def _leave(self, kind: type[BaseException] | None) -> None:
+        turn = self._turn
+        if turn is not None and not self._is_over:
+            self._is_over = True
+            turn.__exit__(kind, None, None)
+            self._end_session()
+
+    def _close(self, kind: type[BaseException] | None) -> None:
+        self._is_closed = True
+        self._leave(kind)
+        if self._turn is not None:
+            self._turn.arriving.ready.clear()
+
+    def _end_session(self) -> None:
+        if self._is_own and self._session is not None:
+            self._session.end()
+
+
+def replies_in(session: Session, message: Any, options: StreamOptions) -> Replies:
+    """What `Session.stream` returns."""
+    port = session.port
+    if port._exact is None or not port._exact.asks(session):
+        raise session._error(errors.SessionInvalidError, NEEDS_EXACT)
+    return Replies(port, session, message, plan(session._patience, options))
+
+
+def replies_of(port: Port, message: Any, options: StreamOptions) -> Replies:
+    """What `Port.stream` returns."""
+    if not port._envelope.is_exact:
+        raise errors.SessionInvalidError(NEEDS_EXACT, port=port.name)
+    return Replies(port, None, message, plan(port._patience, options))

@@ -1,0 +1,886 @@
+"""Many replies to one turn: how it ends, who waits for whom, and what is left."""
+
+from __future__ import annotations
+
+import math
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+import trio.testing
+
+from psession import (
+    Envelope,
+    Port,
+    PortClosedError,
+    Replies,
+    Session,
+    SessionAbortError,
+    SessionCancelError,
+    SessionInvalidError,
+    SessionManager,
+    SessionOverrunError,
+    SessionRefusedError,
+    SessionRemoteError,
+    SessionTimeoutError,
+)
+from psession.channels._memory import memory_pair
+from psession.testing.lossy import lossy
+
+from .peers import Caught, Wire, settle
+from .tables import assert_empty, assert_idle, assert_no_timers
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+EXACT = Envelope.exact()
+Handler = "Callable[[Session], Awaitable[None]]"
+
+
+@asynccontextmanager
+async def two_ports(handler: Any, **options: Any) -> AsyncIterator[tuple[Port, Port]]:
+    """An asker and its answerer; in the end both are empty."""
+    here, there = memory_pair()
+    manager = SessionManager(envelope=EXACT)
+    async with manager.port("asker", here, **options) as asker:
+        async with manager.port("answerer", there, on_session=handler, **options) as answerer:
+            yield asker, answerer
+        assert answerer._exact is not None
+    assert_empty(manager, asker, answerer)
+    assert_no_timers()
+
+
+@asynccontextmanager
+async def wired(**options: Any) -> AsyncIterator[tuple[Port, Wire]]:
+    """An asker whose peer is the test."""
+    wire = Wire()
+    async with SessionManager(envelope=EXACT).port("asker", wire, **options) as port:
+        yield port, wire
+
+
+async def count_up(session: Session) -> None:
+    """Reply ``to`` times, every ``every`` seconds."""
+    async for message in session:
+        for number in range(1, message.get("to", 3) + 1):
+            await trio.sleep(message.get("every", 0))
+            await session.post({"number": number})
+
+
+async def post_many(session: Session) -> None:
+    """More than anybody takes."""
+    for number in range(10):
+        await session.post({"number": number})
+
+
+def numbers(replies: list[Any]) -> list[int]:
+    """What `count_up` counted."""
+    return [reply["number"] for reply in replies]
+
+
+async def consume(replies: Replies, got: list[Any]) -> None:
+    """Keep what comes, until the end or an error."""
+    async for reply in replies:
+        got.append(reply)  # noqa: PERF401 - what came before an error stays
+
+
+async def all_of(port: Port, message: Any, **options: Any) -> list[int]:
+    """The numbers of a whole stream."""
+    async with port.stream(message, **options) as replies:
+        return numbers([reply async for reply in replies])
+
+
+# -- how it ends ------------------------------------------------------------------------------------------------------
+
+
+async def test_replies_come_until_the_handler_takes_its_next_message(autojump_clock: trio.testing.MockClock) -> None:
+    async with two_ports(count_up) as (port, _), port.session() as session:
+        for to in (3, 1, 100):
+            async with session.stream({"to": to, "every": 1}) as replies:
+                assert numbers([reply async for reply in replies]) == list(range(1, to + 1))
+    assert trio.current_time() == 104.0
+
+
+async def test_replies_come_until_the_handler_returns() -> None:
+    async def handler(session: Session) -> None:
+        await session.receive()
+        await session.post({"number": 1})
+        await session.post({"number": 2})
+
+    async with two_ports(handler) as (port, _):
+        assert await all_of(port, {}) == [1, 2]
+
+
+@pytest.mark.parametrize(("last", "got"), [(None, [1]), ({"number": 2}, [1, 2]), ({}, [1, None])])
+async def test_replies_come_until_the_handler_calls_finish(
+    last: Any, got: list[int | None], autojump_clock: trio.testing.MockClock
+) -> None:
+    async def handler(session: Session) -> None:
+        await session.receive()
+        await session.post({"number": 1})
+        await session.finish(last)
+        await trio.sleep(5)
+
+    async with two_ports(handler) as (port, _), port.session() as session:
+        async with session.stream({}) as replies:
+            assert [reply.get("number") async for reply in replies] == got
+        assert trio.current_time() == 0.0
+
+
+async def test_a_handler_that_says_nothing_makes_an_empty_stream() -> None:
+    async with two_ports(count_up) as (port, _):
+        assert await all_of(port, {"to": 0}) == []
+
+
+async def test_in_an_ordinary_turn_finish_is_the_answer() -> None:
+    async def handler(session: Session) -> None:
+        async for message in session:
+            await session.finish({"echo": message["q"]})
+            await session.finish()
+
+    async with two_ports(handler) as (port, _), port.session() as session:
+        assert (await session.send({"q": 1}))["echo"] == 1
+        assert (await session.send({"q": 2}))["echo"] == 2
+
+
+async def test_a_handler_need_not_know_whether_it_is_asked_for_one_reply_or_many() -> None:
+    async with two_ports(count_up) as (port, _):
+        assert (await port.request({"to": 1}))["number"] == 1
+        assert await all_of(port, {"to": 1}) == [1]
+
+
+async def test_no_more_replies_come_than_are_wanted() -> None:
+    async with two_ports(count_up) as (port, answerer):
+        assert await all_of(port, {"to": 50}, count=3) == [1, 2, 3]
+        await settle()
+        assert answerer.statistics().given_up == 1
+        assert_idle(port)
+
+
+async def test_who_wants_as_many_as_there_are_gives_nothing_up() -> None:
+    async def handler(session: Session) -> None:
+        await session.receive()
+        await session.post({"number": 1})
+        await session.finish({"number": 2})
+
+    async with two_ports(handler) as (port, answerer):
+        assert await all_of(port, {}, count=2) == [1, 2]
+        await settle()
+        assert answerer.statistics().given_up == 0
+
+
+@pytest.mark.parametrize(("retries", "seconds"), [(0, 3.0), (2, 10.0)])
+async def test_silence_is_a_timeout_when_all_attempts_are_over(
+    retries: int, seconds: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with wired() as (port, wire):
+        with pytest.raises(SessionTimeoutError) as caught:
+            await all_of(port, {}, timeout=3, retry_count=retries, retry_interval=0.5)
+        assert trio.current_time() == seconds
+        assert (caught.value.attempts, caught.value.outcome) == (retries + 1, "sent")
+        assert [message["_part"] for message in wire.sent if "_part" in message] == [1] * (retries + 1)
+        assert wire.sent[-1]["_error"] == "timeout"
+        assert port.statistics().timed_out == 1
+        assert_idle(port)
+
+
+async def test_each_reply_begins_the_quiet_time_anew(autojump_clock: trio.testing.MockClock) -> None:
+    async def handler(session: Session) -> None:
+        await session.receive()
+        for number in (1, 2, 3):
+            await trio.sleep(2)
+            await session.post({"number": number})
+        await trio.sleep(100)
+
+    async with two_ports(handler) as (port, _), port.stream({}, timeout=3) as replies:
+        assert [(await replies.receive())["number"] for _ in range(3)] == [1, 2, 3]
+        with pytest.raises(SessionTimeoutError, match="after the first 3"):
+            await replies.receive()
+        assert trio.current_time() == 9.0
+
+
+async def test_the_time_that_the_application_takes_is_not_counted(autojump_clock: trio.testing.MockClock) -> None:
+    async with wired() as (port, wire), port.stream({}, timeout=3) as replies:
+        port.dispatch({"sid": wire.sent[0]["sid"], "_re": 1, "_part": 1})
+        await replies.receive()
+        await trio.sleep(100)
+        with pytest.raises(SessionTimeoutError):
+            await replies.receive()
+        assert trio.current_time() == 103.0
+
+
+async def test_a_receive_that_is_cancelled_does_not_begin_the_quiet_time_anew(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with wired() as (port, _), port.stream({}, timeout=3) as replies:
+        for _ in range(2):
+            with trio.move_on_after(1):
+                await replies.receive()
+        with pytest.raises(SessionTimeoutError):
+            await replies.receive()
+        assert trio.current_time() == 3.0
+
+
+async def test_progress_extends_the_quiet_time(autojump_clock: trio.testing.MockClock) -> None:
+    async with two_ports(count_up) as (port, _):
+        assert await all_of(port, {"to": 1, "every": 5}, timeout=1, retry_count=4, retry_interval=0) == [1]
+        assert trio.current_time() == 5.0
+
+
+@pytest.mark.parametrize("every", [1.0, 30.0])
+async def test_nothing_extends_the_total_time(every: float, autojump_clock: trio.testing.MockClock) -> None:
+    async with two_ports(count_up) as (port, answerer):
+        async with port.stream({"to": 100, "every": every}, timeout=2, retry_count=math.inf, total=9.5) as replies:
+            with pytest.raises(SessionTimeoutError, match=r"not over in 9\.5 s"):
+                async for _ in replies:
+                    pass
+        assert trio.current_time() == 9.5
+        await settle()
+        assert (len(answerer.sessions), answerer._handlers.running) == (0, 0)
+
+
+async def test_a_request_says_the_total_and_no_other_time(autojump_clock: trio.testing.MockClock) -> None:
+    async with wired() as (port, wire):
+        with trio.move_on_after(2):
+            await all_of(port, {}, total=7, timeout=1, retry_count=1, retry_interval=0)
+        assert [message["_wait"] for message in wire.sent[:2]] == [7, 6]
+        with trio.move_on_after(1):
+            await all_of(port, {})
+        assert "_wait" not in wire.sent[3]
+
+
+async def test_replies_in_hand_beat_the_total_time_and_later_ones_do_not(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with wired() as (port, wire), port.stream({}, total=5) as replies:
+        sid = wire.sent[0]["sid"]
+        port.dispatch({"sid": sid, "_re": 1, "_part": 1, "number": 1})
+        await trio.sleep(6)
+        port.dispatch({"sid": sid, "_re": 1, "_part": 2, "number": 2})
+        assert (await replies.receive())["number"] == 1
+        with pytest.raises(SessionTimeoutError):
+            await replies.receive()
+        assert port.statistics().late == 1
+
+
+async def test_a_handler_that_raises_ends_the_stream_after_the_replies_before_it() -> None:
+    async def handler(session: Session) -> None:
+        await session.receive()
+        await session.post({"number": 1})
+        await session.post({"number": 2})
+        raise SessionRefusedError("no more", code="tired")
+
+    got: list[Any] = []
+    async with two_ports(handler) as (port, answerer):
+        async with port.stream({}) as replies:
+            with pytest.raises(SessionRemoteError, match="no more") as caught:
+                await consume(replies, got)
+            assert caught.value.code == "refused.tired"
+            with pytest.raises(SessionRemoteError):
+                await replies.receive()
+        assert numbers(got) == [1, 2]
+        await settle()
+        assert answerer.statistics().given_up == 0
+
+
+async def test_a_session_that_ends_in_the_middle_is_an_error_and_no_end() -> None:
+    async def handler(session: Session) -> None:
+        await session.receive()
+        await session.post({"number": 1})
+        session.end()
+
+    async with two_ports(handler) as (port, _):
+        with pytest.raises(SessionRemoteError) as caught:
+            await all_of(port, {})
+        assert caught.value.code == "unanswered"
+
+
+# -- leaving early ----------------------------------------------------------------------------------------------------
+
+
+async def test_leaving_the_block_tells_the_peer_once_and_cancels_its_handler(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    cancelled: list[float] = []
+
+    async def handler(session: Session) -> None:
+        await session.receive()
+        try:
+            for number in range(1, 100):
+                await session.post({"number": number})
+                await trio.sleep(1)
+        except trio.Cancelled:
+            cancelled.append(trio.current_time())
+            raise
+
+    async with two_ports(handler) as (port, answerer):
+        async with port.session() as session:
+            async with session.stream({}) as replies:
+                await replies.receive()
+                await trio.sleep(0.5)
+                await replies.aclose()
+                await replies.aclose()
+                with pytest.raises(trio.ClosedResourceError):
+                    await replies.receive()
+            await settle()
+            assert cancelled == [0.5]
+            assert answerer.statistics().given_up == 1
+            async with session.stream({}) as replies:
+                assert (await replies.receive())["_part"] == 1
+        await settle()
+        assert cancelled == [0.5, 0.5]
+
+
+async def test_leaving_says_why(autojump_clock: trio.testing.MockClock) -> None:
+    async with wired() as (port, wire), port.session() as session:
+        async with session.stream({}):
+            pass
+        with pytest.raises(ZeroDivisionError):
+            async with session.stream({}):
+                raise ZeroDivisionError
+        with trio.move_on_after(1):
+            async with session.stream({}) as replies:
+                await replies.receive()
+        codes = [message["_error"] for message in wire.sent if "_error" in message]
+        assert codes == ["ended", "aborted", "cancelled"]
+        assert all(message["_new"] for message in wire.sent if "_credit" in message)
+
+
+async def test_a_stream_is_a_turn_that_a_send_waits_for(autojump_clock: trio.testing.MockClock) -> None:
+    async with two_ports(count_up) as (port, _), port.session() as session, trio.open_nursery() as nursery:
+        sent = Caught()
+        async with session.stream({"to": 5, "every": 1}) as replies:
+            nursery.start_soon(sent.run, session.send, {"to": 1})
+            assert numbers([reply async for reply in replies]) == [1, 2, 3, 4, 5]
+        await settle()
+        assert sent.value["number"] == 1
+
+
+async def test_a_stream_waits_for_the_send_before_it(autojump_clock: trio.testing.MockClock) -> None:
+    async with two_ports(count_up) as (port, _), port.session() as session, trio.open_nursery() as nursery:
+        nursery.start_soon(session.send, {"to": 1, "every": 4})
+        await settle()
+        async with session.stream({"to": 2, "every": 1}) as replies:
+            assert numbers([reply async for reply in replies]) == [1, 2]
+        assert trio.current_time() == 6.0
+
+
+async def test_the_block_may_send_once_the_stream_is_over() -> None:
+    async with two_ports(count_up) as (port, _), port.session() as session, session.stream({}) as replies:
+        async for _ in replies:
+            pass
+        assert (await session.send({"to": 1}))["number"] == 1
+
+
+@pytest.mark.parametrize(
+    ("give_up", "error"),
+    [
+        (Session.cancel, SessionCancelError),
+        (Session.timeout, SessionTimeoutError),
+        (Session.abort, SessionAbortError),
+        (Session.end, SessionCancelError),
+    ],
+)
+async def test_what_gives_a_send_up_gives_a_stream_up(
+    give_up: Callable[[Session], None], error: type[Exception], autojump_clock: trio.testing.MockClock
+) -> None:
+    message = {"to": 100, "every": 1}
+    async with two_ports(count_up) as (port, _), port.session() as session, session.stream(message) as replies:
+        await trio.sleep(2.5)
+        give_up(session)
+        assert [(await replies.receive())["number"] for _ in range(2)] == [1, 2]
+        with pytest.raises(error):
+            await replies.receive()
+
+
+# -- backpressure -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 8, 32])
+async def test_a_slow_consumer_never_has_more_than_the_window_in_hand(
+    window: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    posted = 0
+
+    async def handler(session: Session) -> None:
+        nonlocal posted
+        await session.receive()
+        for number in range(1, 101):
+            await session.post({"number": number})
+            posted = number
+
+    async with two_ports(handler) as (port, answerer), port.session() as session:
+        async with session.stream({}, credit=window) as replies:
+            turn = session._turn
+            assert turn is not None
+            got: list[int] = []
+            while True:
+                await trio.sleep(1)
+                assert answerer._exact is not None
+                kept = answerer._exact.taken.stored(session.sid)
+                assert len(kept) <= window + 1
+                assert posted - len(got) <= window
+                assert turn.arriving.in_hand <= window  # type: ignore[attr-defined]
+                try:
+                    got.append((await replies.receive())["number"])
+                except trio.EndOfChannel:
+                    break
+        assert got == list(range(1, 101))
+
+
+async def test_the_handler_waits_for_credit_and_goes_on_as_half_the_window_is_consumed() -> None:
+    posted: list[int] = []
+
+    async def handler(session: Session) -> None:
+        await session.receive()
+        for number in range(1, 20):
+            await session.post({"number": number})
+            posted.append(number)
+
+    async with two_ports(handler) as (port, _), port.stream({}, credit=8) as replies:
+        await settle()
+        assert posted == list(range(1, 9))
+        for _ in range(3):
+            await replies.receive()
+        await settle()
+        assert posted[-1] == 8
+        await replies.receive()
+        await settle()
+        assert posted[-1] == 12
+
+
+async def test_a_handler_waits_for_credit_no_longer_than_a_session_may_be_idle(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    wire = Wire()
+    options: dict[str, Any] = {"on_session": count_up, "session_max_life": 10}
+    async with SessionManager(envelope=EXACT).port("answerer", wire, **options) as port:
+        port.dispatch({"sid": 5, "_turn": 1, "_credit": 2, "_part": 1, "to": 9, "every": 1})
+        await trio.sleep(5)
+        port.dispatch({"sid": 5, "_turn": 1, "_credit": 3})
+        await trio.sleep(10.5)  # it waits for the fourth since second 6
+        assert port.statistics().incoming == 1
+        await trio.sleep(1)
+        assert wire.sent[-1] == {"sid": 5, "_re": 1, "_part": 4, "_error": "unanswered", "_end": True}
+        assert (port.statistics().expired, port._handlers.running) == (1, 0)
+        assert_idle(port)
+
+
+async def test_a_handler_that_waits_for_credit_makes_room_for_a_new_session() -> None:
+    wire = Wire()
+    options: dict[str, Any] = {"on_session": count_up, "max_incoming_sessions": 1}
+    async with SessionManager(envelope=EXACT).port("answerer", wire, **options) as port:
+        port.dispatch({"sid": 5, "_turn": 1, "_credit": 2, "_part": 1, "to": 9})
+        await settle()
+        port.dispatch({"sid": 6, "_turn": 2, "_new": True, "to": 1})
+        await settle()
+        assert wire.sent[-1]["_re"] == 2
+        assert set(port.sessions) == {6}
+
+
+async def test_a_peer_that_exceeds_its_credit_ends_its_stream_alone() -> None:
+    async with wired() as (port, wire), port.session() as session:
+        async with session.stream({}, credit=2) as replies:
+            for part in (1, 2, 3, 4):
+                port.dispatch({"sid": session.sid, "_re": 1, "_part": part, "number": part})
+            assert numbers([await replies.receive(), await replies.receive()]) == [1, 2]
+            with pytest.raises(SessionOverrunError, match="more than the 2 replies"):
+                await replies.receive()
+        assert wire.sent[-1]["_error"] == "overrun"
+        assert port.statistics().overrun == 1
+        assert not session.closed
+
+
+async def test_a_grant_that_is_lost_or_repeated_is_made_good() -> None:
+    wire = Wire()
+    async with SessionManager(envelope=EXACT).port("answerer", wire, on_session=count_up) as port:
+        request = {"sid": 5, "_turn": 1, "_credit": 2, "_part": 1, "to": 6}
+        port.dispatch(dict(request))
+        await settle()
+        assert [message["_part"] for message in wire.sent] == [1, 2]
+        for _ in range(2):
+            port.dispatch({"sid": 5, "_turn": 1, "_credit": 3})
+        await settle()
+        assert [message["_part"] for message in wire.sent] == [1, 2, 3]
+        port.dispatch({"sid": 5, "_turn": 1, "_credit": 2})  # overtaken
+        port.dispatch({**request, "_credit": 5, "_part": 4})  # the grants before it were lost
+        await settle()
+        assert [message.get("_part") for message in wire.sent] == [1, 2, 3, 4, 5]
+
+
+async def test_credit_for_a_turn_that_nobody_knows_opens_nothing() -> None:
+    async with SessionManager(envelope=EXACT).port("answerer", Wire(), on_session=count_up) as port:
+        port.dispatch({"sid": 5, "_turn": 1, "_credit": 2, "_life": 7})
+        assert (port.sessions, port.statistics().duplicate) == ({}, 1)
+
+
+async def test_progress_says_how_long_the_handler_has_been_at_work_on_the_next_reply(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    wire = Wire()
+    async with SessionManager(envelope=EXACT).port("answerer", wire, on_session=count_up) as port:
+        request = {"sid": 5, "_turn": 1, "_credit": 9, "_part": 1, "to": 6, "every": 10}
+        port.dispatch(dict(request))
+        await trio.sleep(32)
+        port.dispatch({**request, "_part": 4})
+        assert wire.sent[-1] == {"sid": 5, "_re": 1, "_wait": 2.0}
+
+
+async def test_a_request_again_brings_the_replies_from_the_one_that_it_names() -> None:
+    wire = Wire()
+    async with SessionManager(envelope=EXACT).port("answerer", wire, on_session=count_up) as port:
+        request = {"sid": 5, "_turn": 1, "_credit": 32, "_part": 1, "to": 4, "_new": True}
+        port.dispatch(dict(request))
+        await settle()
+        assert [message["_part"] for message in wire.sent] == [1, 2, 3, 4, 5]
+        assert wire.sent[-1] == {"sid": 5, "_re": 1, "_part": 5, "_end": True}
+        port.dispatch({**request, "_part": 3})
+        assert [message["_part"] for message in wire.sent[5:]] == [3, 4, 5]
+        port.dispatch(dict(request))  # a copy of the first attempt
+        assert len(wire.sent) == 8
+        assert (port.statistics().repeated, port.statistics().duplicate) == (1, 1)
+
+
+async def test_replies_that_are_kept_no_more_are_an_error_that_cancels_the_handler() -> None:
+    wire = Wire()
+    port_options: dict[str, Any] = {"on_session": count_up, "max_answer_bytes": 3000}
+    async with SessionManager(envelope=EXACT).port("answerer", wire, **port_options) as port:
+        request = {"sid": 5, "_turn": 1, "_credit": 10, "_part": 1, "to": 40, "_new": True}
+        port.dispatch(dict(request))
+        await settle()
+        port.dispatch(dict(request))
+        assert wire.sent[-1] == {"sid": 5, "_re": 1, "_error": "forgotten"}
+        await settle()
+        assert port.statistics().incoming == 0
+        assert_idle(port)
+        assert port._exact is not None
+        assert (port._exact.taken.stored_bytes, port._exact.taken.streams) == (0, {})
+
+
+# -- other peers ------------------------------------------------------------------------------------------------------
+
+
+async def test_on_a_classic_envelope_it_says_what_it_needs() -> None:
+    async with SessionManager().port("classic", Wire()) as port:
+        with pytest.raises(SessionInvalidError, match=r"Envelope\.exact\(\)"):
+            port.stream({})
+        with port.create() as session, pytest.raises(SessionInvalidError, match=r"Envelope\.exact\(\)"):
+            session.stream({})
+
+
+@pytest.mark.parametrize("reply", [{}, {"_re": 1}, {"_re": 1, "_end": True}])
+async def test_the_reply_of_a_peer_that_knows_no_streams_is_the_only_one(reply: dict[str, Any]) -> None:
+    async with wired() as (port, wire), port.session() as session, session.stream({}) as replies:
+        port.dispatch({"sid": session.sid, "number": 1, **reply})
+        port.dispatch({"sid": session.sid, "number": 2, **reply})
+        assert numbers([reply async for reply in replies]) == [1]
+        assert len(wire.sent) == 1
+
+
+async def test_an_error_without_a_place_ends_the_stream_after_what_is_there() -> None:
+    async with wired() as (port, _), port.session() as session, session.stream({}) as replies:
+        port.dispatch({"sid": session.sid, "_re": 1, "_part": 1, "number": 1})
+        port.dispatch({"sid": session.sid, "_re": 1, "_part": 3, "number": 3})
+        port.dispatch({"sid": session.sid, "_re": 1, "_error": "forgotten"})
+        assert (await replies.receive())["number"] == 1
+        with pytest.raises(SessionRemoteError, match="forgotten"):
+            await replies.receive()
+
+
+async def test_the_peer_that_is_gone_in_the_middle_is_an_error_after_what_came() -> None:
+    here, there = memory_pair()
+    async with SessionManager(envelope=EXACT).port("asker", here) as port, port.stream({}) as replies:
+        sid = (await there.receive())["sid"]
+        await there.send({"sid": sid, "_re": 1, "_part": 1, "number": 1})
+        await there.aclose()
+        await settle()
+        assert (await replies.receive())["number"] == 1
+        with pytest.raises(PortClosedError):
+            await replies.receive()
+        assert_idle(port)
+
+
+async def test_leaving_the_port_in_the_middle_ends_the_stream_on_both_sides(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def consume(port: Port) -> None:
+        async with port.stream({"to": 100, "every": 1}) as replies:
+            async for _ in replies:
+                pass
+
+    caught = Caught()
+    async with trio.open_nursery() as nursery, two_ports(count_up) as (port, answerer):
+        nursery.start_soon(caught.run, consume, port)
+        await trio.sleep(2.5)
+        port.close()
+        await settle()
+        assert (answerer.sessions, answerer._handlers.running) == ({}, 0)
+    assert isinstance(caught.error, SessionAbortError)
+
+
+async def test_a_handler_that_waits_for_credit_is_cancelled_with_its_port() -> None:
+    async with two_ports(count_up) as (port, answerer), port.stream({"to": 100}, credit=1):
+        await settle()
+        answerer.close()
+        await settle()
+        assert answerer._handlers.running == 0
+
+
+async def test_the_handler_may_ask_in_the_middle_of_a_stream() -> None:
+    async def handler(session: Session) -> None:
+        await session.receive()
+        await session.post({"number": 1})
+        answer = await session.send({"question": "how many"})
+        await session.post({"number": answer["number"]})
+
+    async with two_ports(handler) as (port, _), port.session() as session, session.stream({}) as replies:
+        assert (await replies.receive())["number"] == 1
+        assert (await session.receive())["question"] == "how many"
+        await session.post({"number": 7})
+        assert numbers([reply async for reply in replies]) == [7]
+
+
+async def test_a_handler_may_ask_its_opener_for_many_replies() -> None:
+    heard: list[int] = []
+
+    async def handler(session: Session) -> None:
+        await session.receive()
+        async with session.stream({"to": 5}, credit=2) as replies:
+            heard.extend(numbers([reply async for reply in replies]))
+        await session.post({"heard": len(heard)})
+
+    async with two_ports(handler) as (port, _), port.session() as session:
+        question = await session.send({})
+        for number in range(1, question["to"] + 1):
+            await session.post({"number": number})
+        async with trio.open_nursery() as nursery:
+            await session.finish()
+            nursery.start_soon(session.receive)
+            await settle()
+            session.end()
+            nursery.cancel_scope.cancel()
+    assert heard == [1, 2, 3, 4, 5]
+
+
+async def test_the_opener_whose_handler_gives_the_stream_up_may_post_no_more_of_it() -> None:
+    async def handler(session: Session) -> None:
+        await session.receive()
+        async with session.stream({}, credit=2) as replies:
+            await replies.receive()
+        await trio.sleep_forever()
+
+    async with two_ports(handler) as (port, _), port.session() as session:
+        await session.send({})
+        with pytest.raises(SessionCancelError, match="the peer gave the turn up"):
+            await post_many(session)
+        assert not session.closed
+
+
+# -- a terrible network -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("window", [1, 5, 32])
+async def test_on_a_terrible_network_all_replies_come_once_and_in_order(
+    seed: int, window: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    here, there = memory_pair()
+    manager = SessionManager(envelope=EXACT)
+    async with (
+        lossy(here, seed=seed, drop=0.2, duplicate=0.2, reorder=0.2, delay=(0.0, 0.3)) as line,
+        manager.port("answerer", there, on_session=count_up, strict=True) as answerer,
+        manager.port("asker", line) as port,
+    ):
+        got = await all_of(port, {"to": 60}, credit=window, timeout=1, retry_count=30, retry_interval=0)
+        assert got == list(range(1, 61)), line.note()
+        async with port.session() as session:
+            for to in (0, 1, 7):
+                async with session.stream({"to": to}, timeout=1, retry_count=30, credit=window) as replies:
+                    assert numbers([reply async for reply in replies]) == list(range(1, to + 1)), line.note()
+        await trio.sleep(1300)  # twice session_max_life: the word that a session is over may be lost
+        assert_idle(answerer)
+
+
+# -- cancelled --------------------------------------------------------------------------------------------------------
+
+
+async def test_cancelled_in_the_line_it_leaves_its_place(autojump_clock: trio.testing.MockClock) -> None:
+    async with (
+        two_ports(count_up) as (port, _),
+        port.session() as session,
+        session.stream({"every": 9}) as one,
+    ):
+        with trio.move_on_after(1):
+            async with session.stream({}):
+                raise AssertionError
+        assert not session._line
+        assert numbers([reply async for reply in one]) == [1, 2, 3]
+
+
+async def test_cancelled_at_the_beginning_it_sends_nothing() -> None:
+    async with wired() as (port, wire):
+        for ask in (port.stream, port.create().stream):
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                async with ask({}):
+                    raise AssertionError
+        assert wire.sent == []
+        port.clear()
+        assert_idle(port)
+
+
+async def test_cancelled_as_it_waits_for_a_session_it_leaves_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    async with wired(max_session_count=1, on_session_overflow="wait") as (port, _):
+        with port.create(), trio.move_on_after(1):
+            async with port.stream({}):
+                raise AssertionError
+        assert_idle(port)
+
+
+async def test_cancelled_in_receive_it_loses_no_reply(autojump_clock: trio.testing.MockClock) -> None:
+    got: list[int] = []
+    async with two_ports(count_up) as (port, _), port.stream({"to": 50, "every": 0.3}, credit=4) as replies:
+        while True:
+            with trio.move_on_after(0.1):
+                try:
+                    got.append((await replies.receive())["number"])
+                except trio.EndOfChannel:
+                    break
+    assert got == list(range(1, 51))
+
+
+async def test_a_post_that_is_cancelled_as_it_waits_for_credit_is_never_sent(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def handler(session: Session) -> None:
+        await session.receive()
+        await session.post({"number": 1})
+        with trio.move_on_after(1):
+            await session.post({"number": 2})
+        await session.post({"number": 3})
+        await session.finish({"number": 4})
+
+    async with two_ports(handler) as (port, _), port.stream({}, credit=1) as replies:
+        await trio.sleep(2)
+        assert numbers([reply async for reply in replies]) == [1, 3, 4]
+
+
+async def test_a_post_that_is_cancelled_as_it_waits_for_room_is_never_sent(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    slow = trio.Event()
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        await slow.wait()
+        sent.append(message)
+
+    async def handler(session: Session) -> None:
+        await session.receive()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.post, {"number": 1})
+            await settle()
+            with trio.move_on_after(1):
+                await session.post({"number": 2})
+            slow.set()
+        await session.post({"number": 3})
+
+    manager = SessionManager(envelope=EXACT)
+    async with manager.port("answerer", send, on_session=handler, max_queued_bytes=1) as port:
+        port.dispatch({"sid": 5, "_turn": 1, "_credit": 9, "_part": 1})
+        await trio.sleep(5)
+        assert [message["_part"] for message in sent if "_part" in message] == list(range(1, len(sent)))
+        assert [message["number"] for message in sent if "number" in message][-1] == 3
+    assert port._handlers.running == 0
+
+
+async def test_receiving_that_is_cancelled_before_the_end_mark_found_room_ends_nothing(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    slow = trio.Event()
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        await slow.wait()
+        sent.append(message)
+
+    async def handler(session: Session) -> None:
+        await session.receive()
+        with trio.move_on_after(1):
+            await session.receive()
+        slow.set()
+        with trio.move_on_after(1):
+            await session.receive()
+
+    manager = SessionManager(envelope=EXACT)
+    async with manager.port("answerer", send, on_session=handler, max_queued_bytes=1) as port:
+        port.dispatch({"sid": 9, "_turn": 1, "_wait": 30, "q": 1})
+        port.dispatch({"sid": 5, "_turn": 2, "_credit": 9, "_part": 1})
+        port.dispatch({"sid": 9, "_turn": 1, "_wait": 30, "q": 1})
+        await trio.sleep(5)
+        parts = [message for message in sent if "_part" in message]
+        assert parts == [{"sid": 5, "_re": 2, "_part": 1, "_end": True}]
+
+
+# -- the rest ---------------------------------------------------------------------------------------------------------
+
+
+async def test_one_task_at_a_time_receives() -> None:
+    async with wired() as (port, _), port.stream({}) as replies, trio.open_nursery() as nursery:
+        nursery.start_soon(replies.receive)
+        await settle()
+        with pytest.raises(trio.BusyResourceError):
+            await replies.receive()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_stream_is_entered_before_it_is_read_and_once() -> None:
+    async with wired() as (port, _):
+        replies = port.stream({})
+        with pytest.raises(trio.ClosedResourceError):
+            await replies.receive()
+        async with replies:
+            with pytest.raises(RuntimeError, match="once"):
+                await replies.__aenter__()
+        assert "over" in repr(replies)
+        assert_idle(port)
+
+
+@pytest.mark.parametrize(
+    "options", [{"total": -1}, {"count": 0}, {"credit": 0}, {"credit": 2**53}, {"timeout": "1"}, {"retries": 3}]
+)
+async def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
+    async with wired() as (port, _):
+        with pytest.raises((TypeError, ValueError)):
+            port.stream({}, **options)
+
+
+async def test_a_message_that_cannot_travel_leaves_nothing() -> None:
+    async with wired() as (port, _):
+        with pytest.raises(TypeError):
+            async with port.stream(3):
+                raise AssertionError
+        assert_idle(port)
+
+
+async def test_a_sender_that_fails_is_tried_again_where_the_session_says_so(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    sent: list[Any] = []
+
+    def send(message: Any) -> None:
+        sent.append(message)
+        if len(sent) == 1:
+            raise OSError("no carrier")
+
+    async with SessionManager(envelope=EXACT).port("asker", send, retry_on=(OSError,)) as port:
+        async with port.session() as session, session.stream({}, timeout=1, retry_count=1, retry_interval=0) as replies:
+            with trio.move_on_after(1.5):
+                await replies.receive()
+            assert len(sent) == 2
+            port.dispatch({"sid": session.sid, "_re": 1, "_part": 1, "_end": True, "number": 1})
+            assert numbers([reply async for reply in replies]) == [1]
+        sent.clear()
+        with pytest.raises(OSError, match="no carrier"):
+            await all_of(port, {}, retry_count=0)
+        assert_idle(port)
