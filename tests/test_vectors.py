@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from psession import (
     SessionCancelError,
     SessionInvalidError,
     SessionManager,
+    SessionOverrunError,
     SessionRefusedError,
     SessionRemoteError,
     SessionTimeoutError,
@@ -25,7 +27,7 @@ from .peers import Caught, plain_pair, settle
 if TYPE_CHECKING:
     from trio.testing import MockClock
 
-    from psession import Port, Session
+    from psession import Port, Replies, Session
 
 PATHS = sorted((Path(__file__).parent / "vectors").glob("*.json"))
 VECTORS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in PATHS}
@@ -34,9 +36,40 @@ ERRORS = {
     "cancel": SessionCancelError,
     "abort": SessionAbortError,
     "invalid": SessionInvalidError,
+    "overrun": SessionOverrunError,
     "remote": SessionRemoteError,
 }
+STREAM_OPTIONS = ("timeout", "retry_count", "retry_interval", "total", "count", "credit")
 STRAYS = ("late", "duplicate", "unknown_sid", "other_life", "malformed", "repeated", "given_up")
+
+
+class Listening(Caught):
+    """A stream whose application takes so many replies, and leaves it when it is told to."""
+
+    def __init__(self, allowed: float) -> None:
+        super().__init__()
+        self.allowed = allowed
+        self.got: list[Any] = []
+        self.scope = trio.CancelScope()
+        self.more = trio.Event()
+
+    async def listen(self, ask: Replies) -> None:
+        """Take what is allowed, until the end or an error."""
+        async with ask as replies:
+            with self.scope:
+                while True:
+                    while len(self.got) >= self.allowed:
+                        await self.more.wait()
+                    try:
+                        self.got.append(await replies.receive())
+                    except trio.EndOfChannel:
+                        return
+
+    def allow(self, count: int) -> None:
+        """The application takes so many more."""
+        self.allowed += count
+        self.more.set()
+        self.more = trio.Event()
 
 
 class Story:
@@ -47,6 +80,7 @@ class Story:
         self.peer = peer
         self.nursery = nursery
         self.turns: dict[str, Caught] = {}
+        self.streams: dict[str, Listening] = {}
         self.sessions: dict[str, Session] = {}
         self.opened: list[Session] = []
         self.plain: list[Any] = []
@@ -80,9 +114,26 @@ class Story:
             patience = {key: step[key] for key in ("timeout", "retry_count", "retry_interval") if key in step}
             turn = self.turns[step["turn"]] = Caught()
             self.nursery.start_soon(lambda: turn.run(lambda: call(step["message"], **patience)))
-        elif deed == "post":
+        elif deed == "stream":
+            ask = (self.port if session is None else session).stream
+            options = {key: step[key] for key in STREAM_OPTIONS if key in step}
+            listening = self.turns[step["turn"]] = self.streams[step["turn"]] = Listening(step.get("take", math.inf))
+            self.nursery.start_soon(listening.run, listening.listen, ask(step["message"], **options))
+        elif deed == "take":
+            listening = self.streams[step["turn"]]
+            before = len(listening.got)
+            listening.allow(step["count"])
+            await settle()
+            assert [reply["_part"] for reply in listening.got[before:]] == step["gives"]
+        elif deed == "stop":
+            self.streams[step["turn"]].scope.cancel()
+        elif deed in ("post", "finish"):
             assert session is not None
-            await session.post(step["message"])
+            caught = Caught()
+            self.nursery.start_soon(caught.run, getattr(session, deed), step.get("message"))
+            await settle()  # one that waits for credit goes on with the story
+            if caught.error is not None:
+                raise caught.error
         elif deed == "clear":
             self.port.clear()
         elif deed == "leave":
@@ -126,15 +177,20 @@ class Story:
 
     async def on_in(self, step: dict[str, Any]) -> None:
         [(kind, name)] = step["to"].items()
-        step = {"in": self.filled(step["in"])}
+        step = {**step, "in": self.filled(step["in"])}
         before = self.port.statistics()
         waiting = {turn for turn, caught in self.turns.items() if caught.at is None}
+        had = {turn: len(listening.got) for turn, listening in self.streams.items()}
         await self.peer.send(step["in"])
         await settle()
         after = self.port.statistics()
         strays = {stray for stray in STRAYS if getattr(after, stray) > getattr(before, stray)}
         settled = {turn for turn in waiting if self.turns[turn].at is not None}
-        assert settled == ({name} if kind in ("turn", "fails") else set())
+        assert settled == ({name} if kind in ("turn", "fails", "done") else set())
+        given = {turn: listening.got[had[turn] :] for turn, listening in self.streams.items()}
+        gives = step.get("gives", [step["in"]["_part"]] if kind == "stream" else [])
+        assert [reply.get("_part") for reply in given.pop(name, [])] == gives
+        assert not any(given.values())
         assert strays == ({name} - {None} if kind == "nobody" else {"given_up"} & strays if kind == "ends" else set())
         assert after.plain - before.plain == (kind == "plain")
         assert after.accepted - before.accepted == (kind == "opens")
@@ -181,7 +237,7 @@ async def test_a_port_does_on_the_wire_what_the_vector_says(autojump_clock: Mock
 
 
 def test_there_are_vectors_and_each_says_what_it_is_about() -> None:
-    assert len(VECTORS) >= 50
+    assert len(VECTORS) >= 80
     for vector in VECTORS.values():
         assert vector.keys() <= {"description", "options", "handler", "steps"}
         assert vector["description"].endswith(".")

@@ -172,7 +172,7 @@ class StreamTurn(Turn):
                 self.outcome.unwrap()
             await self._wait()
         reply = arriving.take()
-        credit = arriving.grant()
+        credit = None if self.filled else arriving.grant()
         if credit is not None:
             self._grant(credit)
         if self.due is not None:
