@@ -198,6 +198,7 @@ def test_every_state_of_a_stream_has_a_rule_for_everything_that_may_come() -> No
     asked = {
         rules.ASK_NEXT,
         rules.STREAM_NEXT,
+        rules.STREAM_REST,
         rules.ASK_SAME,
         rules.ASK_OLDER,
         rules.QUIT_NEXT,

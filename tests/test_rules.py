@@ -32,8 +32,8 @@ OF_THE_HANDLER = {
 """What only a turn that runs can come to: that is the handler's doing."""
 
 ANSWERER_EVENTS = (
-    rules.ASK_NEXT, rules.STREAM_NEXT, rules.ASK_SAME, rules.ASK_OLDER, rules.ASK_FORGOTTEN, rules.QUIT_NEXT,
-    rules.QUIT_SAME, rules.QUIT_OLDER, rules.GRANT_SAME, rules.GRANT_OTHER, *OF_THE_HANDLER,
+    rules.ASK_NEXT, rules.STREAM_NEXT, rules.STREAM_REST, rules.ASK_SAME, rules.ASK_OLDER, rules.ASK_FORGOTTEN,
+    rules.QUIT_NEXT, rules.QUIT_SAME, rules.QUIT_OLDER, rules.GRANT_SAME, rules.GRANT_OTHER, *OF_THE_HANDLER,
 )  # fmt: skip
 ABSENT = {
     # Where nothing is remembered there is no last turn to be the same as, and none that is lower but by what fell out.
@@ -107,13 +107,15 @@ def test_what_is_remembered_takes_each_of_its_steps_from_the_table(monkeypatch: 
     monkeypatch.setattr(rules, "ANSWERER", table)
     for state, begin in STATES.items():
         for turn in (9, 10, 11):
-            for deed in ("asked", "asked for many", "quit", "granted"):
+            for deed in ("asked", "asked for many", "asked for the rest", "quit", "granted"):
                 taken = TakenTurns(10**6)
                 if state == rules.NOTHING:
                     taken._forgotten = 10
                 begin(taken)
                 assert taken.state(1) == state
-                options = {"streamed": True} if deed == "asked for many" else {}
+                options: dict[str, Any] = {"streamed": True} if "for" in deed else {}
+                if "rest" in deed:
+                    options["part"] = 2
                 before, step = set(table.asked), getattr(taken, deed.split()[0])(1, turn, **options)
                 for key in table.asked - before:
                     assert key[0] == state

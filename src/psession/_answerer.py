@@ -41,9 +41,12 @@ class Answerer:
         if streamed and self.exact.streamed.is_grant(header, message):
             self.exact.streamed.granted(sid, header)
             return
-        do = self.exact.taken.asked(sid, header.turn, streamed=streamed).do
+        do = self.exact.taken.asked(sid, header.turn, streamed=streamed, part=header.part or 1).do
         if do is rules.RUN:
             self._run(session, sid, header, message, own=own)
+        elif do is rules.QUIT_DENY:
+            self.given_up(session, sid, header._replace(end=False), own=own)
+            self.exact.say(sid, header.life, re=header.turn, error=rules.FORGOTTEN)
         else:
             self._asked_again(sid, header, do)
 
@@ -231,7 +234,8 @@ class Answerer:
             return  # or the number is another session's by now
         stream = exact.taken.streams.get(sid)
         place = {} if stream is None else {"part": stream.made + 1}
-        frame = exact.say(sid, exchange.life, re=turn, error=rules.join_error(code, text), end=True, **place)
+        error, beyond = rules.join_error(code, text), exact.port._options.max_answer_bytes
+        frame = exact.say(sid, exchange.life, beyond=beyond, re=turn, error=error, end=True, **place)
         if frame is None:
             exact.taken.quit(sid, turn)
         elif stream is None:

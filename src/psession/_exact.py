@@ -20,6 +20,7 @@ from psession.errors import MalformedMessageError, PortClosedError
 
 if TYPE_CHECKING:
     from psession._ending import Ending
+    from psession._outbox import Ticket
     from psession._port import Port
     from psession._session import Session
     from psession.envelope import Header
@@ -230,32 +231,37 @@ class Exact:
             self.exchange(session).opened = False
         self.answerer.not_answered(session, answers)
 
-    def say(self, sid: int, life: int | None, **fields: Any) -> Any:
-        """Send a message of ours that carries nothing of the application's; the frame, or ``None`` where it cannot.
+    def say(self, sid: int, life: int | None, *, beyond: float = 0, **fields: Any) -> Any:
+        """Send what `frame` makes, as `put` does."""
+        frame = self.frame(sid, life, **fields)
+        self.put(frame, beyond)
+        return frame
 
-        It is dropped where nobody could take it: the queue is full, which the peer's next attempt repairs.
-        """
+    def frame(self, sid: int, life: int | None, **fields: Any) -> Any:
+        """A message of ours that carries nothing of the application's; ``None`` where it has no form."""
         names = self.names
         named = {getattr(names, field): value for field, value in fields.items()}
         if life is not None:
             named[names.life] = life
         try:
-            frame = self.port._to_frame(self.port._envelope.seal({}, sid, named))
+            return self.port._to_frame(self.port._envelope.seal({}, sid, named))
         except Exception:  # a typed codec of the user's may know no message without the application's fields
             log.debug("port %r: %r has no form on this channel", self.port.name, named, exc_info=True)
             return None
-        self.put(frame)
-        return frame
 
-    def put(self, frame: Any) -> None:
-        """Send a frame that nobody waits on, unless the channel is gone or has too much to write already."""
+    def put(self, frame: Any, beyond: float = 0) -> Ticket | None:
+        """Send a frame that nobody waits on, unless the channel is gone or has too much to write already.
+
+        What is dropped the peer's next attempt repairs; what would leave it waiting goes `beyond` the limit.
+        """
         outbox = self.port._outbox
-        if outbox.closed or outbox.queued_bytes >= self.port._options.max_queued_bytes:
-            return
+        if frame is None or outbox.closed or outbox.queued_bytes >= self.port._options.max_queued_bytes + beyond:
+            return None
         try:
-            outbox.put(frame, None)
+            return outbox.put(frame, None)
         except Exception as error:  # what a sender of the user's raises has nobody to go to
             log.debug("port %r: a message of the session's own was not sent: %r", self.port.name, error)
+            return None
 
     def can_tell(self) -> bool:
         """Whether there is a peer that understands what it is told."""
@@ -275,6 +281,7 @@ class Exact:
 
     def _say_over(self, session: Session, exchange: Exchange, ending: Ending) -> None:
         if not self.can_tell():
+            self.taken.stop(session.sid)
             return
         if not exchange.peer_done:
             self.answerer.leave(session, ending.code or rules.UNANSWERED)
@@ -285,6 +292,7 @@ class Exact:
         if session.incoming:
             exchange.told = True
             last = self.taken.last(session.sid)
-            self.say(session.sid, exchange.life, **{"re": last, "error": rules.ENDED} if last else {}, end=True)
+            named: dict[str, Any] = {"re": last, "error": rules.ENDED} if last else {}
+            self.say(session.sid, exchange.life, **named, end=True)
         else:
             exchange.told = self.asker.end_session(session, ending.code or rules.ENDED)

@@ -136,10 +136,11 @@ class Departing:
         is_complete: Whether the end is among them.
         is_over: Whether nobody wants any more of it.
         sizes: What the last ones take, which are kept.
+        again: The place in the queue of the last one that was sent again.
         wake: Called when what waits for credit should look again.
     """
 
-    __slots__ = ("acked", "credit", "is_complete", "is_over", "made", "sizes", "spent", "wake", "window")
+    __slots__ = ("acked", "again", "credit", "is_complete", "is_over", "made", "sizes", "spent", "wake", "window")
 
     def __init__(self, window: int) -> None:
         self.window = window
@@ -150,6 +151,7 @@ class Departing:
         self.is_complete = False
         self.is_over = False
         self.sizes: deque[int] = deque()
+        self.again: Any = None
         self.wake: Callable[[], object] = _nobody
 
     def grant(self, credit: int, part: int | None = None) -> None:

@@ -40,6 +40,7 @@ class Replies(trio.abc.ReceiveChannel[Any]):
         self._is_over = False
         self._is_closed = False
         self._is_receiving = False
+        self._left_by: type[BaseException] | None = None
 
     def __repr__(self) -> str:
         turn = self._turn
@@ -112,16 +113,20 @@ class Replies(trio.abc.ReceiveChannel[Any]):
         self._is_receiving = True
         try:
             reply = await turn.next()
-        except trio.EndOfChannel as error:
-            self._end(error, None)
-            raise
         except trio.Cancelled:
             raise
         except BaseException as error:
+            if self._is_closed:
+                raise trio.ClosedResourceError("another task left the block") from None
+            if isinstance(error, trio.EndOfChannel):
+                self._end(error, None)
+                raise
             self._end(error, type(error))
             raise
         finally:
             self._is_receiving = False
+            if self._is_closed:
+                self._leave(self._left_by)
         if turn.is_complete and not turn.arriving.ready:
             self._end(trio.EndOfChannel(), None)  # a send in the block need not wait
         return reply
@@ -139,10 +144,15 @@ class Replies(trio.abc.ReceiveChannel[Any]):
             self._end_session()
 
     def _close(self, kind: type[BaseException] | None) -> None:
-        self._is_closed = True
-        self._leave(kind)
+        if self._is_closed:
+            return
+        self._is_closed, self._left_by = True, kind
         if self._turn is not None:
             self._turn.arriving.ready.clear()
+        if self._is_receiving and self._turn is not None:
+            self._turn.close()  # the other task waits for what the turn brings: it is the one to leave
+        else:
+            self._leave(kind)
 
     def _end_session(self) -> None:
         if self._is_own and self._session is not None:

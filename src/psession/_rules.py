@@ -16,6 +16,7 @@ OVER: Final = "over"
 
 ASK_NEXT: Final = "asks a higher turn"
 STREAM_NEXT: Final = "asks a higher turn, for many answers"
+STREAM_REST: Final = "asks a higher turn, for many answers but the first"
 ASK_SAME: Final = "asks this turn again"
 ASK_OLDER: Final = "asks a lower turn"
 ASK_FORGOTTEN: Final = "asks a turn from before what is remembered"
@@ -33,6 +34,7 @@ RUN: Final = "run"
 PROGRESS: Final = "say in progress"
 REPEAT: Final = "send the stored answer again"
 DENY: Final = "say that it is forgotten"
+QUIT_DENY: Final = "do as when it is given up, and say that it is forgotten"
 CANCEL: Final = "cancel the handler"
 FORGET: Final = "forget the answer"
 SEND: Final = "store and send the answer"
@@ -95,6 +97,11 @@ ANSWERER: Final[dict[tuple[str, str], Step]] = {
     (STREAMING, STREAM_NEXT): Step(STREAMING, RUN, "its asker has given the last one up"),
     (ANSWERED, STREAM_NEXT): Step(STREAMING, RUN, "its asker has the last answer, which is forgotten"),
     (OVER, STREAM_NEXT): Step(STREAMING, RUN, "a new turn"),
+    (NOTHING, STREAM_REST): Step(OVER, QUIT_DENY, "it was begun where no memory reaches"),
+    (RUNNING, STREAM_REST): Step(OVER, QUIT_DENY, "likewise, and its asker has given the last one up"),
+    (STREAMING, STREAM_REST): Step(OVER, QUIT_DENY, "likewise, and its asker has given the last one up"),
+    (ANSWERED, STREAM_REST): Step(OVER, QUIT_DENY, "it was begun where no memory reaches"),
+    (OVER, STREAM_REST): Step(OVER, QUIT_DENY, "it was begun where no memory reaches"),
     (RUNNING, ASK_SAME): Step(RUNNING, PROGRESS, "another attempt joins the one that runs"),
     (STREAMING, ASK_SAME): Step(STREAMING, RESEND, "answers were lost, or the handler has none yet"),
     (ANSWERED, ASK_SAME): Step(ANSWERED, REPEAT, "the answer was lost, or is on its way"),

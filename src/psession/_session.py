@@ -386,7 +386,11 @@ class Session:
     @property
     def _is_idle(self) -> bool:
         """Whether nothing goes on in it: no turn, and of the peer's only those whose handler waits for more."""
-        return self._turn is None and (not self.incoming or (self._receiving > 0 and not self._unread))
+        if self._turn is not None:
+            return False
+        if not self.incoming or (self._receiving > 0 and not self._unread):
+            return True
+        return self._exchange is not None and bool(self._exchange.for_credit)
 
     def _check_open(self) -> None:
         if self._ending is not None:

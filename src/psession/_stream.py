@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from outcome import Outcome
 
     from psession._ending import Ending
+    from psession._outbox import Ticket
     from psession._retry import Patience, Retry
     from psession._session import Session
     from psession.envelope import ExactFields, Header
@@ -119,7 +120,7 @@ def plan(patience: Patience, options: StreamOptions) -> Plan:
 class StreamTurn(Turn):
     """A turn with many replies. What it comes to is in `outcome`; a `silence` in its channel says: look again."""
 
-    __slots__ = ("_limit", "_pause", "_pauses", "arriving", "outcome", "plan", "since_yield")
+    __slots__ = ("_granted", "_limit", "_pause", "_pauses", "arriving", "outcome", "plan", "since_yield")
 
     streamed: ClassVar[bool] = True
 
@@ -129,6 +130,7 @@ class StreamTurn(Turn):
         self.arriving = Arriving(plan.window, plan.count)
         self.outcome: Outcome[Any] = Error(trio.EndOfChannel())
         self.since_yield = 0
+        self._granted: Ticket | None = None
         self._pauses: Iterator[float | None] = iter(())
         self._pause: float | None = None
         self._limit: float | None = None
@@ -237,7 +239,10 @@ class StreamTurn(Turn):
         session = self.session
         exact = session.port._exact
         if exact is not None and exact.can_tell() and session._ending is None:
-            exact.say(session.sid, exact.exchange(session).life, turn=self.number, credit=credit)
+            if self._granted is not None:
+                session.port._outbox.withdraw(self._granted)
+            frame = exact.frame(session.sid, exact.exchange(session).life, turn=self.number, credit=credit)
+            self._granted = exact.put(frame, math.inf)  # one at a time: without it the peer may wait for ever
 
     def _take(self) -> Outcome[Any]:
         return self.outcome
@@ -320,6 +325,11 @@ class StreamTurn(Turn):
             return
         if self._pause is None or not isinstance(error, self.plan.patience.retry_on):
             self._over(error)
+
+    def close(self) -> None:
+        """Whoever waits for a reply has to look: there will be none."""
+        if not self.filled:
+            self._over(trio.ClosedResourceError())
 
     def _over(self, error: BaseException) -> None:
         self.filled = self.taken = True  # there is nothing in the session's channel to take out

@@ -64,8 +64,9 @@ class Streamed:
             self._cut(sid)
             return True
         again = exact.taken.stored(sid)[part - stream.first_kept() :]
-        for frame in again:
-            exact.put(frame)
+        if again and (stream.again is None or stream.again.taken):
+            for frame in again:
+                stream.again = exact.put(frame, exact.port._options.max_answer_bytes)
         exact.port._counters.repeated += bool(again)
         # A handler that waited for this very credit is about to answer: that is better than to be put off.
         return bool(again) or stream.is_complete or (not had_credit and stream.spent < stream.credit)

@@ -84,12 +84,14 @@ class TakenTurns:
             return rules.ANSWERED
         return rules.OVER if self.last(sid) else rules.NOTHING
 
-    def asked(self, sid: int, turn: int, *, streamed: bool = False) -> rules.Step:
-        """What a message that asks `turn`, for many answers or one, leads to."""
+    def asked(self, sid: int, turn: int, *, streamed: bool = False, part: int = 1) -> rules.Step:
+        """What a message that asks `turn`, for many answers from `part` on or for one, leads to."""
         state, last = self.state(sid), self.last(sid)
         if turn > last:
             if not last and turn <= self._forgotten:
                 return rules.ANSWERER[state, rules.ASK_FORGOTTEN]
+            if streamed and part > 1:
+                return rules.ANSWERER[state, rules.STREAM_REST]
             return rules.ANSWERER[state, rules.STREAM_NEXT if streamed else rules.ASK_NEXT]
         return rules.ANSWERER[state, rules.ASK_SAME if turn == last else rules.ASK_OLDER]
 

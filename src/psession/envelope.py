@@ -249,7 +249,7 @@ class Envelope:
         for number in (turn, re, life, part, credit):
             if number is not None and not (type(number) is int and 0 <= number <= LARGEST):
                 return None
-        if turn == 0 or re == 0 or not (error is None or type(error) is str):
+        if turn == 0 or re == 0 or credit == 0 or not (error is None or type(error) is str):
             return None
         if not is_wait(wait):
             return None
