@@ -5,7 +5,8 @@ The messages on the wire, besides those of every turn:
 * The request: ``{sid, _turn: n, _credit: c, _part: k}`` and the application's fields. ``c`` is how many replies the
   asker has room for, counted from the first; that of the first request is the *window*. ``k`` is the reply that it
   expects next, 1 at first. Silence is answered with the whole request again: the peer then sends what it has from ``k``
-  on, and where it has nothing, that it is in progress (``{sid, _re: n, _wait: s}``).
+  on, and where it has nothing, that it is in progress (``{sid, _re: n, _wait: s}``). Where ``k`` is above 1 and it has
+  never heard of the turn, it says that it is forgotten.
 * A reply: ``{sid, _re: n, _part: k}`` and the application's fields, ``k`` from 1 on; the last may say ``_end: true``.
 * An end mark alone: ``{sid, _re: n, _part: k, _end: true}`` and nothing else, behind the last reply. It takes a place,
   but no credit. (So no reply without fields of the application's says ``_end``: the mark follows it.)
