@@ -295,6 +295,45 @@ async def test_a_session_that_ends_in_the_middle_is_an_error_and_no_end() -> Non
         assert caught.value.code == "unanswered"
 
 
+async def test_a_total_that_is_over_at_once_asks_and_waits_no_longer(autojump_clock: trio.testing.MockClock) -> None:
+    async with wired() as (port, _):
+        async with port.stream({}, total=0) as replies:
+            with pytest.raises(SessionTimeoutError):
+                await replies.receive()
+        assert trio.current_time() == 0.0
+        assert_idle(port)
+
+
+async def test_a_reply_at_the_very_deadline_counts(autojump_clock: trio.testing.MockClock) -> None:
+    here, there = memory_pair()
+
+    async def answer() -> None:
+        sid = (await there.receive())["sid"]
+        for part in (1, 2):
+            await trio.sleep(3)
+            await there.send({"sid": sid, "_re": 1, "_part": part, "_end": part == 2, "number": part})
+
+    async with SessionManager(envelope=EXACT).port("asker", here) as port, trio.open_nursery() as nursery:
+        nursery.start_soon(answer)
+        async with port.stream({}, timeout=3, total=6) as replies:
+            assert [reply["number"] async for reply in replies] == [1, 2]
+        assert trio.current_time() == 6.0
+
+
+async def test_a_send_in_the_block_waits_for_the_end_of_the_stream_and_may_be_cancelled(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with (
+        two_ports(count_up) as (port, _),
+        port.session() as session,
+        session.stream({"every": 9}) as one,
+    ):
+        with trio.move_on_after(2) as scope:
+            await session.send({})
+        assert scope.cancelled_caught
+        assert numbers([reply async for reply in one]) == [1, 2, 3]
+
+
 # -- leaving early ----------------------------------------------------------------------------------------------------
 
 

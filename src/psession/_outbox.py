@@ -139,6 +139,8 @@ class Outbox:
             await ticket.done.wait()
             if ticket.error is not None:
                 raise ticket.error
+            if not ticket.taken:
+                check()
             return
         self._since_yield += 1
         if self._since_yield >= POSTS_A_PASS:

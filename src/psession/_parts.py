@@ -137,10 +137,23 @@ class Departing:
         is_over: Whether nobody wants any more of it.
         sizes: What the last ones take, which are kept.
         again: The place in the queue of the last one that was sent again.
+        waiting: How many of the handler's tasks wait for credit.
         wake: Called when what waits for credit should look again.
     """
 
-    __slots__ = ("acked", "again", "credit", "is_complete", "is_over", "made", "sizes", "spent", "wake", "window")
+    __slots__ = (
+        "acked",
+        "again",
+        "credit",
+        "is_complete",
+        "is_over",
+        "made",
+        "sizes",
+        "spent",
+        "waiting",
+        "wake",
+        "window",
+    )
 
     def __init__(self, window: int) -> None:
         self.window = window
@@ -152,6 +165,7 @@ class Departing:
         self.is_over = False
         self.sizes: deque[int] = deque()
         self.again: Any = None
+        self.waiting = 0
         self.wake: Callable[[], object] = _nobody
 
     def grant(self, credit: int, part: int | None = None) -> None:

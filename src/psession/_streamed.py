@@ -56,7 +56,7 @@ class Streamed:
         if part <= stream.acked:
             exact.port._counters.duplicate += 1  # a copy of an attempt that is long past
             return True
-        had_credit = stream.spent < stream.credit
+        waited = stream.waiting > 0 and stream.spent >= stream.credit
         stream.grant(header.credit or 0, part)
         exact.taken.forget_parts(sid, stream)
         if part < stream.first_kept():
@@ -69,7 +69,7 @@ class Streamed:
                 stream.again = exact.put(frame, exact.port._options.max_answer_bytes)
         exact.port._counters.repeated += bool(again)
         # A handler that waited for this very credit is about to answer: that is better than to be put off.
-        return bool(again) or stream.is_complete or (not had_credit and stream.spent < stream.credit)
+        return bool(again) or stream.is_complete or (waited and stream.spent < stream.credit)
 
     def _cut(self, sid: int) -> None:
         """What the asker lacks is kept no more: it was told, and what is still at work on it is cancelled."""
@@ -113,8 +113,6 @@ class Streamed:
             if not numbered:
                 stream.spent -= 1
                 stream.wake()
-        if is_last:
-            self.exact.answerer.answer_sent(session)
 
     async def finish(self, session: Session, message: Any = None) -> None:
         """The handler has no more answers: `message` is the last, or an end mark travels alone.
@@ -136,7 +134,6 @@ class Streamed:
         await self.exact.port._outbox.post_made(
             lambda: self._make(session, exchange, stream, {}, is_last=True), lambda: self._check(session, stream)
         )
-        self.exact.answerer.answer_sent(session)
 
     async def over(self, session: Session) -> None:
         """The handler turns to something else: its stream, if it has one, is finished."""
@@ -144,8 +141,13 @@ class Streamed:
         assert exchange is not None
         stream = exchange.stream
         if stream is not None and session._ending is None and not stream.is_over:
-            await self.finish(session)
-        exchange.stream = None
+            try:
+                await self.finish(session)
+            except errors.SessionError:
+                if session._ending is None and not stream.is_over:
+                    raise  # else somebody ended it, or the session, while this waited for room
+        if exchange.stream is stream:
+            exchange.stream = None
 
     def failed(self, session: Session, stream: Departing, frame: Any) -> None:
         """The asker was told by `frame` why there are no more answers."""
@@ -161,9 +163,11 @@ class Streamed:
         stream.wake = exchange.for_credit.unpark_all
         self.exact.port._idle_enter(session)
         session._receiving += 1
+        stream.waiting += 1
         try:
             await exchange.for_credit.park()
         finally:
+            stream.waiting -= 1
             session._receiving -= 1
         await trio.lowlevel.checkpoint_if_cancelled()  # the asker's giving up wakes it before it cancels it
 
@@ -181,6 +185,7 @@ class Streamed:
         exact.taken.add_part(session.sid, stream, frame, size_of(frame), is_end=is_last)
         if is_last:
             self.completed(exchange, stream)
+            exact.answerer.answer_sent(session)
         return frame
 
     def completed(self, exchange: Exchange, stream: Departing) -> None:
