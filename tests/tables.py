@@ -30,6 +30,7 @@ def assert_idle(port: Port) -> None:
     if port._exact is not None:
         taken = port._exact.taken
         assert taken.running == {}
+        assert all(stream.is_complete and taken._held[sid].size for sid, stream in taken.streams.items())
         assert all(held.size for held in taken._held.values())
         assert taken.stored_bytes == sum(held.size for held in taken._held.values())
 

@@ -9,6 +9,7 @@ import random
 import resource
 import sys
 import time
+from collections import deque
 from typing import Any
 
 import pytest
@@ -45,9 +46,11 @@ LIMITS = {"max_incoming_sessions": 20, "inbox_limit": 8, "max_answer_bytes": 20_
 
 
 class Attacker:
-    """Draws messages; it knows the life of its victim, and its turns."""
+    """Draws messages; it knows the life of its victim, its turns, and what it says."""
 
     def __init__(self, seed: int, life: int, *, one_life: bool) -> None:
+        self.asked: deque[dict[str, Any]] = deque(maxlen=5)
+        self.begun: deque[dict[str, Any]] = deque(maxlen=30)
         self.dice = random.Random(seed)
         self.life = life
         self.one_life = one_life
@@ -68,8 +71,25 @@ class Attacker:
             return dice.choice([7, 7, None]) if sid >= 51 else dice.choice([self.life, self.life, None])
         return dice.randint(1, 2**48)
 
+    def about_a_stream(self) -> dict[str, Any] | None:
+        """Credit for a stream of the attacker's, or its request again; or a part of one of the victim's."""
+        dice = self.dice
+        if self.asked and dice.random() < 0.5:
+            to = dice.choice(self.asked)
+            part = {"_re": to["_turn"], "_part": dice.choice([1, 2, 3, 4, 5, 6, self.number()]), "token": 1}
+            ends = dice.choice([{}, {}, {}, {"_end": True}, {"_end": True, "_error": "x: y"}, {"_wait": 1e308}])
+            return {"sid": to["sid"], "_life": to["_life"], **part, **ends}
+        if not self.begun:
+            return None
+        request = {**dice.choice(self.begun), "_credit": dice.choice([1, 5, 40, self.number(), 2**53 - 1])}
+        if dice.random() < 0.5:
+            return {name: value for name, value in request.items() if name in ("sid", "_turn", "_credit", "_life")}
+        return {**request, "_part": dice.choice([0, 1, 2, 3, 9, 30, self.number()])}
+
     def message(self) -> dict[str, Any]:
         dice, sid = self.dice, self.sid()
+        if dice.random() < 0.3 and (told := self.about_a_stream()) is not None:
+            return told
         fields = (
             ("_turn", 0.6, self.number()),
             ("_re", 0.3, self.number()),
@@ -77,12 +97,15 @@ class Attacker:
             ("_end", 0.2, True),
             ("_error", 0.15, dice.choice(["ended", "timeout", "refused.full", "x: y"])),
             ("_wait", 0.3, dice.choice([0, 0.001, 5, 1e308])),
-            ("_part", 0.1, self.number()),
+            ("_part", 0.2, dice.choice([1, 2, 5, self.number()])),
+            ("_credit", 0.3, dice.choice([1, 2, 3, 30, self.number()])),
         )
         message: dict[str, Any] = {"sid": sid, "n": self.turn}
         message |= {field: value for field, odds, value in fields if dice.random() < odds}
         if (life := self.lives(sid)) is not None:
             message["_life"] = life
+        if "_turn" in message and "_credit" in message:
+            self.begun.append(message)
         if dice.random() < 0.05:
             message[dice.choice(list(message))] = dice.choice(WRONG)
         return message
@@ -91,6 +114,9 @@ class Attacker:
 async def handle(session: Session) -> None:
     """A handler that does one thing or another, by the message."""
     async for message in session:
+        if message.get("_credit") is not None:
+            for _ in range(message.get("n", 0) % 40 if type(message.get("n")) is int else 0):
+                await session.post({"a": 1})
         match message.get("n", 0) % 6 if type(message.get("n")) is int else 0:
             case 0:
                 await session.send({"q": 1}, timeout=1)
@@ -101,6 +127,14 @@ async def handle(session: Session) -> None:
             case 3:
                 await trio.sleep(2)
         await session.post({"a": 1})
+
+
+async def ask(port: Any, token: int) -> int:
+    """One turn, or a stream; how many answers came."""
+    if token % 2:
+        return "token" in await port.request({"token": token}, timeout=0.5)
+    async with port.stream({"token": token}, timeout=0.5, total=2, credit=4) as replies:
+        return len([reply async for reply in replies])
 
 
 async def attack(seed: int, count: int, *, one_life: bool) -> None:
@@ -114,7 +148,7 @@ async def attack(seed: int, count: int, *, one_life: bool) -> None:
         while True:
             asked += 1
             try:
-                answered += "token" in await port.request({"token": asked}, timeout=0.5)
+                answered += await ask(port, asked)
             except SessionError:
                 await trio.sleep(0.1)
 
@@ -129,6 +163,7 @@ async def attack(seed: int, count: int, *, one_life: bool) -> None:
                 await trio.lowlevel.checkpoint()
             if number % 100 == 0:
                 await trio.sleep(0.1)
+                attacker.asked.extend(message for message in wire.sent if message.get("_credit") and "_life" in message)
                 wire.sent.clear()
             if number % 1000 == 0:
                 bounded(port)
@@ -144,6 +179,8 @@ def bounded(port: Any) -> None:
     assert port._handlers.running <= 2 * 20
     assert len(taken.running) <= len(port.sessions)
     assert len(taken._pages) <= MAX_PAGES
+    assert all(sid in taken.running or taken._held[sid].size for sid in taken.streams)
+    assert sum(len(stream.sizes) for stream in taken.streams.values()) <= 20_000 // 200
     assert taken.stored_bytes <= 20_000
     assert sum(held.size > 0 for held in taken._held.values()) <= 20_000 // 200
     assert len(port._exact.asker._given_up) <= MAX_GIVEN_UP
