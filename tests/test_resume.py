@@ -18,7 +18,7 @@ from psession import (
 )
 from psession.channels import memory_pair, reconnecting
 
-from .lines import Network, Work, client
+from .lines import HalfOpen, Network, Work, client
 from .peers import Caught, settle
 from .tables import assert_empty
 
@@ -226,6 +226,31 @@ async def test_a_peer_that_says_nothing_first_is_a_new_one(autojump_clock: MockC
     fresh = await SessionManager().resume(there)
     assert fresh is not None
     assert await fresh.receive() == {"first": 1}
+
+
+@pytest.mark.parametrize("said", [[], [{"n": 1, "sid": 1}]], ids=["nothing", "something classic"])
+@pytest.mark.parametrize("breaks", [False, True])
+async def test_a_peer_that_never_said_who_it_is_cannot_come_back_and_is_not_waited_for(
+    said: list[Any], breaks: bool, autojump_clock: MockClock
+) -> None:
+    class Breaking(HalfOpen):
+        async def receive(self) -> Any:
+            try:
+                return await super().receive()
+            except trio.EndOfChannel as error:
+                raise trio.BrokenResourceError from error
+
+    async with trio.open_nursery() as nursery:
+        network = Network(nursery, Work(), resume_within=30)
+        here, there = memory_pair()
+        nursery.start_soon(network.serve, Breaking(there) if breaks else there)
+        for message in said:
+            await here.send(message)
+        await settle()
+        await here.aclose()
+    assert trio.current_time() == 0.0
+    assert [port.closed for port in network.ports] == [True]
+    assert_empty(network.server, *network.ports)
 
 
 @pytest.mark.parametrize("seed", range(6))

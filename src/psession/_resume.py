@@ -77,6 +77,11 @@ class ResumingChannel(FrameChannel):
         """Whether there is a line now."""
         return self._line is not None
 
+    @property
+    def _comes_back(self) -> bool:
+        """Whether there may be another line after this one."""
+        return not self._closed
+
     # -- how the next line comes ---------------------------------------------------------------------------------------
 
     async def _next_line(self) -> None:
@@ -117,7 +122,7 @@ class ResumingChannel(FrameChannel):
     async def _reopen(self) -> None:
         try:
             with trio.move_on_at(self._broken_at + self._within):
-                while self._line is None and not self._closed:
+                while self._line is None and self._comes_back:
                     await self._next_line()
         except LINE_ENDS as error:
             self._over = error
@@ -125,6 +130,8 @@ class ResumingChannel(FrameChannel):
             raise trio.ClosedResourceError("this side closed the channel")
         if self._line is None:
             why = f"the line broke, and did not come back within {self._within:g} s (resume_within)"
+            if not self._comes_back:
+                why = "the line broke, and its peer had not said by what it could be known again"
             self._over = trio.BrokenResourceError(why)
             self._tell()
             raise self._over from self._broken_by
@@ -173,7 +180,7 @@ class ResumingChannel(FrameChannel):
             for frame in frames:
                 await line.send(frame)
         except LINE_ENDS as error:
-            if self._closed:
+            if self._closed or (self._line is line and not self._comes_back):
                 raise
             if self._line is line:
                 await self.drop(error)
@@ -218,7 +225,9 @@ class ResumingChannel(FrameChannel):
             try:
                 return await receive_some(line)
             except LINE_ENDS as error:
-                if self._closed or (isinstance(error, trio.EndOfChannel) and self._talk.peer_left):
+                if self._closed or (self._line is line and not self._comes_back):
+                    raise
+                if isinstance(error, trio.EndOfChannel) and self._talk.peer_left:
                     raise
                 if self._line is line:
                     await self.drop(error)
@@ -297,6 +306,10 @@ class AcceptedLines(ResumingChannel):
         super().__init__(line, within, talk, reopened)
         self._secret = secrets.token_urlsafe(SECRET_BYTES)
         talk.secret = self._secret
+
+    @property
+    def _comes_back(self) -> bool:
+        return not self._closed and self._talk.guest_life is not None
 
     def accepts(self, secret: str, life: int | None) -> bool:
         """Whether who brings this secret, in this life, is the peer of this port. Takes as long for any secret."""
