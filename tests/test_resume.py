@@ -322,3 +322,32 @@ async def test_a_peer_that_answers_is_alive(autojump_clock: MockClock) -> None:
         await port.request({"n": 1})
         await trio.sleep(100)
         assert not port.closed
+
+
+async def test_the_rest_of_a_message_that_the_line_broke_in_does_not_begin_the_next_line(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (_, first), (there, second) = memory_pair(), memory_pair()
+    async with (
+        SessionManager(envelope=Envelope.exact(), resume_within=30).port("client", first) as port,
+        trio.open_nursery() as nursery,
+    ):
+        lines: Any = port._lines
+        lines._talk.guest_life = 5
+
+        def half(frame: Any) -> bytes:
+            lines.lose(trio.BrokenResourceError("in the middle of a message"))
+            return b"the other half"
+
+        monkeypatch.setattr(first, "send_frame_now", half)
+        caught = Caught()
+        nursery.start_soon(caught.run, port.request, {"n": 1})
+        await settle()
+        nursery.start_soon(lines.adopt, second, [])
+        assert "_port" in await there.receive()
+        question = await there.receive()
+        assert question["n"] == 1
+        await there.send({"sid": question["sid"], "_re": question["_turn"], "_life": question["_life"]})
+        await settle()
+        assert caught.error is None
+        port.close()

@@ -63,6 +63,8 @@ class ResumingChannel(FrameChannel):
         self._talk = talk
         self._reopened = reopened
         self._pending: list[Any] = []
+        self._half: tuple[trio.abc.Channel[Any], Any] | None = None
+        """The rest of a frame whose beginning is on a line, and that line."""
         self._changed = trio.Event()
         self._broken_by: Exception | None = None
         self._broken_at = 0.0
@@ -171,7 +173,10 @@ class ResumingChannel(FrameChannel):
         line = self._line
         if line is None:
             raise trio.BrokenResourceError("there is no line any more") from self._over
-        if peers != self._peers:
+        half, self._half = self._half, None
+        if half is not None and half[0] is not line and frames[0] is half[1]:
+            frames = frames[1:]  # its beginning went with the line before
+        if peers != self._peers or not frames:
             return
         try:
             if isinstance(line, FrameChannel):
@@ -187,7 +192,11 @@ class ResumingChannel(FrameChannel):
 
     def send_frame_now(self, frame: Any) -> Any:
         """As the line does."""
-        return self._line.send_frame_now(frame) if isinstance(self._line, FrameChannel) else None
+        line = self._line
+        left = line.send_frame_now(frame) if isinstance(line, FrameChannel) else None
+        if left and line is not None:
+            self._half = line, left
+        return left
 
     def receive_batch_now(self) -> list[Any]:
         """As the line does."""
