@@ -46,9 +46,9 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 
 @contextmanager
-def echoing(url: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def echoing(url: str, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """`psession echo` on that URL: the one that it says it listens on, and its process."""
-    process = start("echo", url)
+    process = start("echo", url, *options)
     try:
         assert process.stdout is not None
         yield process.stdout.readline().strip(), process

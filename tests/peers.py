@@ -10,7 +10,7 @@ import trio.testing
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from psession import Port
+    from psession import Port, Session
 
 Message = dict[str, Any]
 
@@ -75,6 +75,14 @@ async def serve_echo(channel: trio.abc.Channel[Message], *, delay: float = 0.0) 
             await channel.send({**message, "echo": True})
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         return
+
+
+async def answers(session: Session) -> None:
+    """A handler that talks back: the peer answers it."""
+    async for message in session:
+        if message.get("ask"):
+            assert (await session.send({"question": 1}))["answer"] == 1
+        await session.post({**message, "ok": True})
 
 
 async def settle() -> None:

@@ -50,6 +50,7 @@ WRONG = [
     (["echo", "ws://:8080"], "names no host; give ws://HOST:PORT"),
     (["echo", "ws://127.0.0.1:0/path"], "echo answers on every path"),
     (["echo", "ws://127.0.0.1:65536"], "Port out of range 0-65535"),
+    (["echo", "ws://127.0.0.1:0", "--drain", "never"], "--drain: give 0 or more seconds, such as 2.5"),
     (["call", "tcp://127.0.0.1:1"], "required: MESSAGE; usage: psession call"),
     (["call", "tcp://127.0.0.1:0", "{}"], "give the peer's port, 1 to 65535"),
     (["call", "tcp://127.0.0.1:1/path", "{}"], "only ws:// can have; give tcp://HOST:PORT"),

@@ -16,6 +16,7 @@ from psession import (
     SessionAbortError,
     SessionCancelError,
     SessionError,
+    SessionInvalidError,
     SessionManager,
     SessionRemoteError,
     SessionTimeoutError,
@@ -44,6 +45,11 @@ async def asking(**options: Any) -> AsyncIterator[tuple[Port, Wire]]:
 def answer(question: dict[str, Any], **fields: Any) -> dict[str, Any]:
     """What answers it."""
     return {"sid": question["sid"], "_re": question["_turn"], "_life": question["_life"], **fields}
+
+
+def ended(question: dict[str, Any]) -> dict[str, Any]:
+    """What ends its session, in the words of a side that does not know the last turn."""
+    return {"sid": question["sid"], "_end": True, "_life": question["_life"]}
 
 
 ENDS: list[tuple[str, Callable[[Port, Session, trio.CancelScope], Any], Any]] = [
@@ -79,6 +85,29 @@ async def test_however_a_turn_is_given_up_the_peer_is_told_once(code: str, deed:
         assert len(ends) == 1
         assert len(wire.sent) - before == (code not in ("ended", "closed"))
     assert len(wire.sent) == before + (code not in ("ended", "closed"))
+
+
+@pytest.mark.parametrize("re", [True, False], ids=["naming its last turn", "naming none"])
+@pytest.mark.parametrize("turns", [1, 2])
+async def test_a_peer_that_answers_and_ends_the_session_in_one_breath_ends_it_here(turns: int, re: bool) -> None:
+    async with asking() as (port, wire), trio.open_nursery() as nursery:
+        session, caught, waiting = port.create(), [Caught() for _ in range(turns)], Caught()
+        for turn in caught:
+            nursery.start_soon(lambda turn=turn: turn.run(lambda: session.send({})))
+            await settle()
+            if turn is caught[-1]:
+                nursery.start_soon(lambda: waiting.run(lambda: session.send({})))
+                await settle()
+            port.dispatch(answer(wire.sent[-1], n=5))
+            if turn is caught[-1]:
+                port.dispatch(answer(wire.sent[-1], _error="ended", _end=True) if re else ended(wire.sent[-1]))
+            await settle()
+        assert [turn.value["n"] for turn in caught] == [5] * turns
+        assert session.closed
+        assert isinstance(waiting.error, SessionInvalidError)
+        assert waiting.error.outcome in (None, "not_sent")
+        assert len(wire.sent) == turns
+        assert_idle(port)
 
 
 async def test_a_turn_that_times_out_tells_the_peer_when_it_does(autojump_clock: MockClock) -> None:

@@ -18,7 +18,7 @@ from psession import (
 )
 from psession.channels import memory_pair, reconnecting
 
-from .lines import Network, Work, client
+from .lines import HalfOpen, Network, Work, client
 from .peers import Caught, settle
 from .tables import assert_empty
 
@@ -228,6 +228,31 @@ async def test_a_peer_that_says_nothing_first_is_a_new_one(autojump_clock: MockC
     assert await fresh.receive() == {"first": 1}
 
 
+@pytest.mark.parametrize("said", [[], [{"n": 1, "sid": 1}]], ids=["nothing", "something classic"])
+@pytest.mark.parametrize("breaks", [False, True])
+async def test_a_peer_that_never_said_who_it_is_cannot_come_back_and_is_not_waited_for(
+    said: list[Any], breaks: bool, autojump_clock: MockClock
+) -> None:
+    class Breaking(HalfOpen):
+        async def receive(self) -> Any:
+            try:
+                return await super().receive()
+            except trio.EndOfChannel as error:
+                raise trio.BrokenResourceError from error
+
+    async with trio.open_nursery() as nursery:
+        network = Network(nursery, Work(), resume_within=30)
+        here, there = memory_pair()
+        nursery.start_soon(network.serve, Breaking(there) if breaks else there)
+        for message in said:
+            await here.send(message)
+        await settle()
+        await here.aclose()
+    assert trio.current_time() == 0.0
+    assert [port.closed for port in network.ports] == [True]
+    assert_empty(network.server, *network.ports)
+
+
 @pytest.mark.parametrize("seed", range(6))
 async def test_a_terrible_network_that_also_breaks_runs_nothing_twice(seed: int, autojump_clock: MockClock) -> None:
     work = Work()
@@ -297,3 +322,32 @@ async def test_a_peer_that_answers_is_alive(autojump_clock: MockClock) -> None:
         await port.request({"n": 1})
         await trio.sleep(100)
         assert not port.closed
+
+
+async def test_the_rest_of_a_message_that_the_line_broke_in_does_not_begin_the_next_line(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (_, first), (there, second) = memory_pair(), memory_pair()
+    async with (
+        SessionManager(envelope=Envelope.exact(), resume_within=30).port("client", first) as port,
+        trio.open_nursery() as nursery,
+    ):
+        lines: Any = port._lines
+        lines._talk.guest_life = 5
+
+        def half(frame: Any) -> bytes:
+            lines.lose(trio.BrokenResourceError("in the middle of a message"))
+            return b"the other half"
+
+        monkeypatch.setattr(first, "send_frame_now", half)
+        caught = Caught()
+        nursery.start_soon(caught.run, port.request, {"n": 1})
+        await settle()
+        nursery.start_soon(lines.adopt, second, [])
+        assert "_port" in await there.receive()
+        question = await there.receive()
+        assert question["n"] == 1
+        await there.send({"sid": question["sid"], "_re": question["_turn"], "_life": question["_life"]})
+        await settle()
+        assert caught.error is None
+        port.close()

@@ -370,6 +370,21 @@ async def test_leaving_the_block_tells_the_peer_once_and_cancels_its_handler(
         assert cancelled == [0.5, 0.5]
 
 
+async def test_a_peer_that_ends_the_stream_and_the_session_in_one_breath_ends_it_here() -> None:
+    async with wired() as (port, wire):
+        session = port.create()
+        for last in (False, True):
+            async with session.stream({}) as replies:
+                common = {"sid": session.sid, "_re": wire.sent[-1]["_turn"], "_life": wire.sent[-1]["_life"]}
+                port.dispatch({**common, "number": 1, "_part": 1, "_end": True})
+                if last:
+                    port.dispatch({**common, "_error": "ended", "_end": True})
+                assert numbers([reply async for reply in replies]) == [1]
+        assert session.closed
+        assert len(wire.sent) == 2
+        assert_idle(port)
+
+
 async def test_leaving_says_why(autojump_clock: trio.testing.MockClock) -> None:
     async with wired() as (port, wire), port.session() as session:
         async with session.stream({}):

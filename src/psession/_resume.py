@@ -63,6 +63,8 @@ class ResumingChannel(FrameChannel):
         self._talk = talk
         self._reopened = reopened
         self._pending: list[Any] = []
+        self._half: tuple[trio.abc.Channel[Any], Any] | None = None
+        """The rest of a frame whose beginning is on a line, and that line."""
         self._changed = trio.Event()
         self._broken_by: Exception | None = None
         self._broken_at = 0.0
@@ -76,6 +78,11 @@ class ResumingChannel(FrameChannel):
     def stands(self) -> bool:
         """Whether there is a line now."""
         return self._line is not None
+
+    @property
+    def _comes_back(self) -> bool:
+        """Whether there may be another line after this one."""
+        return not self._closed
 
     # -- how the next line comes ---------------------------------------------------------------------------------------
 
@@ -117,7 +124,7 @@ class ResumingChannel(FrameChannel):
     async def _reopen(self) -> None:
         try:
             with trio.move_on_at(self._broken_at + self._within):
-                while self._line is None and not self._closed:
+                while self._line is None and self._comes_back:
                     await self._next_line()
         except LINE_ENDS as error:
             self._over = error
@@ -125,6 +132,8 @@ class ResumingChannel(FrameChannel):
             raise trio.ClosedResourceError("this side closed the channel")
         if self._line is None:
             why = f"the line broke, and did not come back within {self._within:g} s (resume_within)"
+            if not self._comes_back:
+                why = "the line broke, and its peer had not said by what it could be known again"
             self._over = trio.BrokenResourceError(why)
             self._tell()
             raise self._over from self._broken_by
@@ -164,7 +173,10 @@ class ResumingChannel(FrameChannel):
         line = self._line
         if line is None:
             raise trio.BrokenResourceError("there is no line any more") from self._over
-        if peers != self._peers:
+        half, self._half = self._half, None
+        if half is not None and half[0] is not line and frames[0] is half[1]:
+            frames = frames[1:]  # its beginning went with the line before
+        if peers != self._peers or not frames:
             return
         try:
             if isinstance(line, FrameChannel):
@@ -173,14 +185,18 @@ class ResumingChannel(FrameChannel):
             for frame in frames:
                 await line.send(frame)
         except LINE_ENDS as error:
-            if self._closed:
+            if self._closed or (self._line is line and not self._comes_back):
                 raise
             if self._line is line:
                 await self.drop(error)
 
     def send_frame_now(self, frame: Any) -> Any:
         """As the line does."""
-        return self._line.send_frame_now(frame) if isinstance(self._line, FrameChannel) else None
+        line = self._line
+        left = line.send_frame_now(frame) if isinstance(line, FrameChannel) else None
+        if left and line is not None:
+            self._half = line, left
+        return left
 
     def receive_batch_now(self) -> list[Any]:
         """As the line does."""
@@ -218,7 +234,9 @@ class ResumingChannel(FrameChannel):
             try:
                 return await receive_some(line)
             except LINE_ENDS as error:
-                if self._closed or (isinstance(error, trio.EndOfChannel) and self._talk.peer_left):
+                if self._closed or (self._line is line and not self._comes_back):
+                    raise
+                if isinstance(error, trio.EndOfChannel) and self._talk.peer_left:
                     raise
                 if self._line is line:
                     await self.drop(error)
@@ -297,6 +315,10 @@ class AcceptedLines(ResumingChannel):
         super().__init__(line, within, talk, reopened)
         self._secret = secrets.token_urlsafe(SECRET_BYTES)
         talk.secret = self._secret
+
+    @property
+    def _comes_back(self) -> bool:
+        return not self._closed and self._talk.guest_life is not None
 
     def accepts(self, secret: str, life: int | None) -> bool:
         """Whether who brings this secret, in this life, is the peer of this port. Takes as long for any secret."""

@@ -115,7 +115,8 @@ class Turn:
             session._replies_out.receive_nowait()
         session._turn = None
         exact = port._exact if self.number else None
-        if exact is not None and not (self.answered and session._exchange is not None and session._exchange.known):
+        exchange = session._exchange
+        if exact is not None and not (self.answered and exchange and exchange.known and not exchange.peer_done):
             exact.asker.over(self, kind)
         if exact is not None and exact.peer is rules.EXACT:
             if not self.answered and session._ending is None and port._options.on_unanswered == "end":

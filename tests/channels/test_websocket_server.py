@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from psession import SessionManager
 from psession.channels import HandshakeError, WebSocketChannel, WebSocketServer, open_websocket, serve_websocket
@@ -362,6 +363,16 @@ async def test_a_server_that_leaves_says_so_to_all_whoever_closes_their_channels
             assert client.close_code == 1001
             await client.aclose()
     assert server.connections == 0
+
+
+async def test_a_server_that_listens_no_more_goes_on_with_who_is_there() -> None:
+    async with serving() as server, open_websocket(url(server)) as client:
+        server.stop_listening()
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(OSError, match="all attempts"):
+            await trio.open_tcp_stream(HERE, server.port)
+        await client.send({"a": 1})
+        assert await client.receive() == {"a": 1}
 
 
 async def test_leaving_is_bounded_though_no_client_answers() -> None:

@@ -49,7 +49,7 @@ def _command(arguments: argparse.Namespace) -> Callable[[], Awaitable[Exit]]:
     if arguments.url.scheme == "ws":
         check_library()
     if arguments.command == "echo":
-        return partial(echo.run, arguments.url)
+        return partial(echo.run, arguments.url, drain=arguments.drain)
     return partial(
         call.run,
         arguments.url,

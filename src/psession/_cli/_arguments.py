@@ -64,9 +64,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def _add_echo(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Listen, print the URL, and answer each message with the message itself, its number included.\n"
-        "Ctrl-C or SIGTERM ends it, with status 0."
+        "Ctrl-C ends it at once, SIGTERM when its exact sessions are over, a second signal at once; the status is 0."
     )
     parser.add_argument("url", metavar="URL", type=_listening, help=f"{FORM}; port 0 takes a free one")
+    parser.add_argument(
+        "--drain",
+        metavar="S",
+        type=_seconds,
+        default=5.0,
+        help="seconds that exact sessions may go on after SIGTERM (5)",
+    )
 
 
 def _add_call(parser: argparse.ArgumentParser) -> None:

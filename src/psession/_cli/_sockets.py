@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
@@ -15,6 +16,19 @@ from psession._listeners import open_listeners
 Channel: TypeAlias = trio.abc.Channel[Any]
 Handler: TypeAlias = Callable[[Channel], Awaitable[None]]
 StreamHandler: TypeAlias = Callable[[trio.SocketStream], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """What a server reports when it listens.
+
+    Attributes:
+        port: Where.
+        stop: Listen no more; who is connected stays.
+    """
+
+    port: int
+    stop: Callable[[], None]
 
 
 async def connect(host: str, port: int, *, within: float) -> trio.SocketStream:
@@ -37,9 +51,9 @@ async def connect(host: str, port: int, *, within: float) -> trio.SocketStream:
 
 
 async def serve_streams(
-    handler: StreamHandler, host: str, port: int, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
+    handler: StreamHandler, host: str, port: int, *, task_status: trio.TaskStatus[Listening] = trio.TASK_STATUS_IGNORED
 ) -> NoReturn:
-    """Call `handler` with each connection, as a task of its own, until cancelled. Reports the port it listens on.
+    """Call `handler` with each connection, as a task of its own, until cancelled.
 
     Raises:
         Problem: It cannot listen there; it says why.
@@ -48,8 +62,12 @@ async def serve_streams(
         listeners = await open_listeners(host, port)
     except (OSError, UnicodeError) as error:
         raise Problem(f"cannot listen on {host} port {port}: {reason(error)}", Exit.CONNECTION) from error
-    task_status.started(listeners[0].socket.getsockname()[1])
-    await trio.serve_listeners(partial(_alone, handler), listeners)
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope() as listening:
+            task_status.started(Listening(listeners[0].socket.getsockname()[1], listening.cancel))
+            await trio.serve_listeners(partial(_alone, handler), listeners, handler_nursery=nursery)
+        await trio.sleep_forever()
+    raise AssertionError("nobody cancelled it")
 
 
 async def _alone(handler: StreamHandler, stream: trio.SocketStream) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
-from psession._cli._sockets import Channel, Handler, connect, serve_streams
+from psession._cli._sockets import Channel, Handler, Listening, connect, serve_streams
 from psession.channels import lines
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ async def open_tcp(host: str, port: int, *, within: float) -> AsyncIterator[Chan
 
 
 async def serve_tcp(
-    handler: Handler, host: str, port: int, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
+    handler: Handler, host: str, port: int, *, task_status: trio.TaskStatus[Listening] = trio.TASK_STATUS_IGNORED
 ) -> NoReturn:
-    """Call `handler` with the channel of each connection, until cancelled. Reports the port it listens on.
+    """Call `handler` with the channel of each connection, until cancelled.
 
     Raises:
         Problem: It cannot listen there.

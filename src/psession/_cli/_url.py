@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from psession._cli._address import Address
-    from psession._cli._sockets import Channel, Handler
+    from psession._cli._sockets import Channel, Handler, Listening
 
 
 def open_url(address: Address, *, within: float) -> AbstractAsyncContextManager[Channel]:
@@ -28,9 +28,9 @@ def open_url(address: Address, *, within: float) -> AbstractAsyncContextManager[
 
 
 async def serve_url(
-    handler: Handler, address: Address, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
+    handler: Handler, address: Address, *, task_status: trio.TaskStatus[Listening] = trio.TASK_STATUS_IGNORED
 ) -> NoReturn:
-    """Call `handler` with the channel of each connection, until cancelled. Reports the port it listens on.
+    """Call `handler` with the channel of each connection, until cancelled.
 
     Raises:
         Problem: It cannot listen there.

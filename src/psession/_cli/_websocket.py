@@ -9,6 +9,7 @@ import trio
 
 from psession._cli._console import complain
 from psession._cli._problem import Exit, Problem, reason
+from psession._cli._sockets import Listening
 from psession.channels import HandshakeError, WebSocketChannel, WebSocketServer, open_websocket, serve_websocket
 from psession.channels._websocket_options import check_library as find_websockets
 
@@ -57,9 +58,9 @@ async def open_ws(url: str, *, within: float) -> AsyncIterator[Channel]:
 
 
 async def serve_ws(
-    handler: Handler, host: str, port: int, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
+    handler: Handler, host: str, port: int, *, task_status: trio.TaskStatus[Listening] = trio.TASK_STATUS_IGNORED
 ) -> NoReturn:
-    """Call `handler` with the channel of each WebSocket, until cancelled. Reports the port it listens on.
+    """Call `handler` with the channel of each WebSocket, until cancelled.
 
     Raises:
         Problem: It cannot listen there.
@@ -78,5 +79,5 @@ async def serve_ws(
             server: WebSocketServer = await nursery.start(serve_websocket, handle, host, port)
         except (OSError, UnicodeError) as error:
             raise Problem(f"cannot listen on {host} port {port}: {reason(error)}", Exit.CONNECTION) from error
-        task_status.started(server.port)
+        task_status.started(Listening(server.port, server.stop_listening))
     raise AssertionError("serve_websocket never returns")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from psession import Statistics
+    from psession._cli._sockets import Listening
 
 HOST = "127.0.0.1"
 
@@ -55,10 +56,10 @@ async def _play(show: Transcript) -> Statistics:
     devices = [_devices.Lamp(), _devices.Sensor(), _devices.Oven(), _devices.Drone(), _devices.Meter(), doorbell]
     centre = Centre(show, len(devices))
     async with trio.open_nursery() as nursery:
-        port = await nursery.start(serve_ws, centre.welcome, HOST, 0)
-        show.title(f"psession {__version__} · a control centre and its devices on ws://{HOST}:{port}")
+        listening: Listening = await nursery.start(serve_ws, centre.welcome, HOST, 0)
+        show.title(f"psession {__version__} · a control centre and its devices on ws://{HOST}:{listening.port}")
         for device in devices:
-            nursery.start_soon(device.run, f"ws://{HOST}:{port}")
+            nursery.start_soon(device.run, f"ws://{HOST}:{listening.port}")
         await centre.complete.wait()
         show.note(f"connected: {', '.join(sorted(centre.manager.ports))}")
         await _scenes_in_turn(centre, doorbell)

@@ -53,6 +53,7 @@ class WebSocketServer:
         self._handler = handler
         self._channels: set[WebSocketChannel] = set()
         self._leaving = False
+        self._listening = trio.CancelScope()
 
     @property
     def port(self) -> int:
@@ -69,6 +70,11 @@ class WebSocketServer:
     def refused(self) -> int:
         """How many clients there was no room for."""
         return self._door.refused
+
+    def stop_listening(self) -> None:
+        """Take no more clients, for good. Those that are there stay; channels close with code 1001 from now on."""
+        self._listening.cancel()
+        self._leave()
 
     def _leave(self) -> None:
         """Every channel that is closed from now on says that the server is going away, whoever closes it."""
@@ -193,11 +199,13 @@ async def serve_websocket(
         handlers: trio.Nursery = await nursery.start(_shielded_nursery)
         try:
             task_status.started(server)
-            await trio.serve_listeners(partial(server._visit, options), listeners, handler_nursery=handlers)
+            with server._listening:
+                await trio.serve_listeners(partial(server._visit, options), listeners, handler_nursery=handlers)
+            await trio.sleep_forever()
         finally:
             server._leave()
             handlers.cancel_scope.cancel()
-    raise AssertionError("trio.serve_listeners returned")
+    raise AssertionError("nobody cancelled it")
 
 
 async def _shielded_nursery(task_status: trio.TaskStatus[trio.Nursery]) -> None:
