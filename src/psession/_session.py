@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from collections import OrderedDict
     from typing import Self, Unpack
 
-    from outcome import Outcome
-
     from psession._ending import Ending
     from psession._exchange import Exchange
     from psession._port import Port
@@ -45,7 +43,6 @@ class Session:
         "__weakref__",
         "_ending",
         "_exchange",
-        "_has_replies",
         "_inbox_in",
         "_inbox_out",
         "_line",
@@ -54,8 +51,6 @@ class Session:
         "_owed",
         "_patience",
         "_receiving",
-        "_replies_in",
-        "_replies_out",
         "_turn",
         "_unread",
         "_unsafe_until",
@@ -64,8 +59,6 @@ class Session:
         "sid",
     )
 
-    _replies_in: trio.MemorySendChannel[Outcome[Any]]
-    _replies_out: trio.MemoryReceiveChannel[Outcome[Any]]
     _inbox_in: trio.MemorySendChannel[Any] | None
     _inbox_out: trio.MemoryReceiveChannel[Any]
 
@@ -78,7 +71,6 @@ class Session:
         self._turn: Turn | None = None
         self._line: OrderedDict[Turn, trio.lowlevel.Task] | None = None
         self._ending: Ending | None = None
-        self._has_replies = False
         self._inbox_in = None
         self._unread = 0
         self._receiving = 0
@@ -319,7 +311,7 @@ class Session:
         if turn is None:
             return
         settled = 0
-        if not turn.filled and self._has_replies:
+        if not turn.filled:
             turn.end(ending)
             settled = 1
         elif turn.failed and turn.revoked is None:
