@@ -191,7 +191,7 @@ async def test_who_asks_does_what_the_table_says(state: str, event: str) -> None
         after = port.statistics()
         strays = sum(getattr(after, name) - getattr(before, name) for name in ("late", "duplicate", "unknown_sid"))
         assert strays == (step.do == rules.COUNT)
-        assert session._unread == (step.do == rules.KEEP)
+        assert session._inbox.kept == (step.do == rules.KEEP)
         assert after.classic - before.classic == (step.do == rules.TAKE_CLASSIC)
         taken = (rules.TAKE, rules.TAKE_CLASSIC, rules.HAND_OVER, rules.HOLD)
         assert after.matched - before.matched == (step.do in taken)

@@ -205,7 +205,7 @@ class Story:
         elif kind == "ends":
             assert self.sessions[name].closed
         else:
-            assert all(not session._unread for session in self.sessions.values())
+            assert all(not session._inbox.kept for session in self.sessions.values())
 
 
 @pytest.mark.parametrize("name", VECTORS)

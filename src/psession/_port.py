@@ -370,7 +370,7 @@ class Port:
 
     def _turn_ends(self, session: Session) -> None:
         self._turns -= 1
-        if not session._once and session._ending is None and (session._receiving or not session.incoming):
+        if not session._once and session._ending is None and (not session.incoming or session._waits_for_peer):
             self._idle_enter(session)
 
     def _idle_enter(self, session: Session) -> None:

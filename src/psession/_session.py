@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import trio
@@ -11,6 +10,7 @@ from outcome import Error
 from psession import _rules as rules
 from psession import errors
 from psession._ending import CANCELLED, ENDED, TIMED_OUT, aborted, overrun
+from psession._inbox import OVER, Inbox
 from psession._options import UNSAID, checked, seconds
 from psession._replies import replies_in
 from psession._turn import Turn
@@ -18,8 +18,6 @@ from psession._turn import Turn
 if TYPE_CHECKING:
     from collections import OrderedDict
     from typing import Self, Unpack
-
-    from outcome import Outcome
 
     from psession._ending import Ending
     from psession._exchange import Exchange
@@ -45,29 +43,18 @@ class Session:
         "__weakref__",
         "_ending",
         "_exchange",
-        "_has_replies",
-        "_inbox_in",
-        "_inbox_out",
+        "_inbox",
         "_line",
         "_max_life",
         "_once",
         "_owed",
         "_patience",
-        "_receiving",
-        "_replies_in",
-        "_replies_out",
         "_turn",
-        "_unread",
         "_unsafe_until",
         "incoming",
         "port",
         "sid",
     )
-
-    _replies_in: trio.MemorySendChannel[Outcome[Any]]
-    _replies_out: trio.MemoryReceiveChannel[Outcome[Any]]
-    _inbox_in: trio.MemorySendChannel[Any] | None
-    _inbox_out: trio.MemoryReceiveChannel[Any]
 
     def __init__(self, port: Port, sid: int, patience: Patience, max_life: float, *, incoming: bool = False) -> None:
         self.port = port
@@ -78,10 +65,7 @@ class Session:
         self._turn: Turn | None = None
         self._line: OrderedDict[Turn, trio.lowlevel.Task] | None = None
         self._ending: Ending | None = None
-        self._has_replies = False
-        self._inbox_in = None
-        self._unread = 0
-        self._receiving = 0
+        self._inbox = Inbox(port._options.inbox_limit)
         self._once = False
         self._owed = 0
         self._unsafe_until = 0.0
@@ -222,11 +206,11 @@ class Session:
         with trio.move_on_after(timeout):
             return await self._next_message()
         for _ in range(self.port._hops + 1):
-            if self._unread:
+            if self._inbox.kept:
                 break
             await trio.lowlevel.checkpoint()
-        with suppress(AttributeError, trio.WouldBlock, trio.EndOfChannel):
-            return self._taken_out(self._inbox_out.receive_nowait())
+        if self._inbox.kept:
+            return self._taken_out(self._inbox.take())
         raise self._error(errors.SessionTimeoutError, f"no message came in {timeout:g} s")
 
     def __aiter__(self) -> Self:
@@ -234,7 +218,7 @@ class Session:
         return self
 
     async def __anext__(self) -> Any:
-        if self._ending is not None and self._ending.clean and not self._unread:
+        if self._ending is not None and self._ending.clean and not self._inbox.kept:
             await trio.lowlevel.checkpoint()
             raise StopAsyncIteration
         try:
@@ -302,14 +286,10 @@ class Session:
 
     def _to_inbox(self, message: Any) -> None:
         """A message for `receive`."""
-        inbox = self._inbox_in or self._open_inbox()
-        try:
-            inbox.send_nowait(message)
-        except trio.WouldBlock:
+        if not self._inbox.put(message):
             self.port._counters.overrun += 1
             self._end(overrun(self.port._options.inbox_limit))
             return
-        self._unread += 1
         if self._turn is None and not self.incoming:
             self.port._idle_enter(self)
 
@@ -319,7 +299,7 @@ class Session:
         if turn is None:
             return
         settled = 0
-        if not turn.filled and self._has_replies:
+        if not turn.filled:
             turn.end(ending)
             settled = 1
         elif turn.failed and turn.revoked is None:
@@ -339,8 +319,7 @@ class Session:
         self._settle(ending)
         if self._exchange is not None and self.port._exact is not None:
             self.port._exact.session_over(self, ending)
-        if self._inbox_in is not None:
-            self._inbox_in.close()
+        self._inbox.close()
         self.port._forget(self)
 
     @property
@@ -353,31 +332,26 @@ class Session:
 
     # -- the inbox and the end ---------------------------------------------------------------------------------------
 
-    def _open_inbox(self) -> trio.MemorySendChannel[Any]:
-        self._inbox_in, self._inbox_out = trio.open_memory_channel[Any](self.port._options.inbox_limit)
-        return self._inbox_in
-
     async def _next_message(self) -> Any:
-        if self._inbox_in is None:
-            if self._ending is not None:
-                await trio.lowlevel.checkpoint()
-                self._raise_ended()
-            self._open_inbox()
         if self._exchange is not None and self._exchange.stream is not None and self.port._exact is not None:
             await self.port._exact.streamed.over(self)
-        if self.incoming and self._ending is None:
-            self.port._idle_enter(self)
-        self._receiving += 1
-        try:
-            message = await self._inbox_out.receive()
-        except trio.EndOfChannel:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        inbox = self._inbox
+        if inbox.kept:
+            message = inbox.take()
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return self._taken_out(message)
+        if self._ending is not None:
+            await trio.lowlevel.cancel_shielded_checkpoint()
             self._raise_ended()
-        finally:
-            self._receiving -= 1
+        if self.incoming:
+            self.port._idle_enter(self)
+        message = await inbox.wait()
+        if message is OVER:
+            self._raise_ended()
         return self._taken_out(message)
 
     def _taken_out(self, message: Any) -> Any:
-        self._unread -= 1
         exchange = self._exchange
         if exchange is not None and message is exchange.asking and self.port._exact is not None:
             self.port._exact.answerer.taken_out(self)
@@ -386,11 +360,13 @@ class Session:
     @property
     def _is_idle(self) -> bool:
         """Whether nothing goes on in it: no turn, and of the peer's only those whose handler waits for more."""
-        if self._turn is not None:
-            return False
-        if not self.incoming or (self._receiving > 0 and not self._unread):
-            return True
-        return self._exchange is not None and bool(self._exchange.for_credit)
+        return self._turn is None and (not self.incoming or self._waits_for_peer)
+
+    @property
+    def _waits_for_peer(self) -> bool:
+        """Whether its handler waits for a message, or for credit."""
+        exchange = self._exchange
+        return bool(self._inbox.receivers) or (exchange is not None and bool(exchange.for_credit))
 
     def _check_open(self) -> None:
         if self._ending is not None:

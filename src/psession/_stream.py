@@ -33,13 +33,11 @@ from psession import errors
 from psession._options import checked, seconds
 from psession._options import count as whole
 from psession._parts import DEFAULT_WINDOW, Arriving, Item
-from psession._turn import Turn
+from psession._turn import SILENCE, Turn
 from psession.envelope import LARGEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from outcome import Outcome
 
     from psession._ending import Ending
     from psession._outbox import Ticket
@@ -119,9 +117,9 @@ def plan(patience: Patience, options: StreamOptions) -> Plan:
 
 
 class StreamTurn(Turn):
-    """A turn with many replies. What it comes to is in `outcome`; a `silence` in its channel says: look again."""
+    """A turn with many replies. What it comes to is in `outcome`; a `silence` says: look again."""
 
-    __slots__ = ("_granted", "_limit", "_pause", "_pauses", "arriving", "outcome", "plan", "since_yield")
+    __slots__ = ("_granted", "_limit", "_pause", "_pauses", "arriving", "plan", "since_yield")
 
     streamed: ClassVar[bool] = True
 
@@ -129,7 +127,6 @@ class StreamTurn(Turn):
         super().__init__(session)
         self.plan = plan
         self.arriving = Arriving(plan.window, plan.count)
-        self.outcome: Outcome[Any] = Error(trio.EndOfChannel())
         self.since_yield = 0
         self._granted: Ticket | None = None
         self._pauses: Iterator[float | None] = iter(())
@@ -142,7 +139,7 @@ class StreamTurn(Turn):
         """Ask. Cancelled before the message was taken by the port's writer: it is never sent."""
         session = self.session
         if self.filled:
-            self.outcome.unwrap()
+            super()._take()
         session._check_open()
         await trio.lowlevel.checkpoint_if_cancelled()
         self.started = trio.current_time()
@@ -172,7 +169,7 @@ class StreamTurn(Turn):
             if arriving.ready:
                 break
             if self.filled:
-                self.outcome.unwrap()
+                super()._take()
             await self._wait()
         reply = arriving.take()
         credit = None if self.filled else arriving.grant()
@@ -245,8 +242,8 @@ class StreamTurn(Turn):
             frame = exact.frame(session.sid, exact.exchange(session).life, turn=self.number, credit=credit)
             self._granted = exact.put(frame, math.inf)  # one at a time: without it the peer may wait for ever
 
-    def _take(self) -> Outcome[Any]:
-        return self.outcome
+    def _take(self) -> Any:
+        return SILENCE  # the outcome waits until the replies before it are taken
 
     # -- the delivering side, synchronous ----------------------------------------------------------------------------
 
@@ -333,6 +330,6 @@ class StreamTurn(Turn):
             self._over(trio.ClosedResourceError())
 
     def _over(self, error: BaseException) -> None:
-        self.filled = self.taken = True  # there is nothing in the session's channel to take out
+        self.filled = self.taken = True
         self.outcome = Error(error)
         self.silence()

@@ -162,13 +162,11 @@ class Streamed:
             exchange.for_credit = trio.lowlevel.ParkingLot()
         stream.wake = exchange.for_credit.unpark_all
         self.exact.port._idle_enter(session)
-        session._receiving += 1
         stream.waiting += 1
         try:
             await exchange.for_credit.park()
         finally:
             stream.waiting -= 1
-            session._receiving -= 1
         await trio.lowlevel.checkpoint_if_cancelled()  # the asker's giving up wakes it before it cancels it
 
     def _make(self, session: Session, exchange: Exchange, stream: Departing, message: Any, *, is_last: bool) -> Any:

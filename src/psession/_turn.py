@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 import trio
 from outcome import Error, Value
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from psession._session import Session
     from psession.envelope import ExactFields, Header
 
-SILENCE: Outcome[Any] = Value(None)
-"""Stands in a session's channel for a time that is over."""
+SILENCE: Final = object()
+"""What a waiting task is woken with when its time is over, in place of a reply."""
 
 
 class Turn:
@@ -40,12 +40,14 @@ class Turn:
         "filled",
         "message",
         "number",
+        "outcome",
         "revoked",
         "sent",
         "session",
         "silent",
         "started",
         "taken",
+        "task",
         "ticket",
         "total",
     )
@@ -61,9 +63,13 @@ class Turn:
         self.sent = 0
         """Attempts that left for the wire: each may be answered."""
         self.filled = False
-        """Whether the outcome went into the session's channel."""
+        """Whether there is an outcome."""
+        self.outcome: Outcome[Any] | None = None
+        """It, where the task was not waiting for it."""
+        self.task: trio.lowlevel.Task | None = None
+        """Who waits for it, until it is woken."""
         self.taken = False
-        """Whether it was taken out again."""
+        """Whether the task has it, or is about to."""
         self.answered = False
         """Whether that outcome is the peer's reply."""
         self.failed = False
@@ -71,7 +77,7 @@ class Turn:
         self.revoked: Ending | None = None
         """The end that came after the sender's exception and before this turn saw that."""
         self.silent = False
-        """Whether the timekeeper's word that the time is over is in the channel."""
+        """Whether the time is over, and the task has not seen that yet: an outcome still counts."""
         self.due: float | None = None
         """When it will be, for the timekeeper."""
         self.ticket: Ticket | None = None
@@ -91,11 +97,6 @@ class Turn:
     def __enter__(self) -> Self:
         session = self.session
         session._turn = self
-        if not session._has_replies:
-            # A session that only receives needs none: a memory channel is most of a session's size. It has room for an
-            # outcome and, before it, the word that the time is over.
-            session._replies_in, session._replies_out = trio.open_memory_channel(2)
-            session._has_replies = True
         session.port._turns += 1
         return self
 
@@ -109,10 +110,7 @@ class Turn:
         self.ticket = None  # the timekeeper may know this turn for a while yet: its frame must not stay with it
         if self.due is not None:
             port._timekeeper.forget(self)
-        if self.silent:
-            session._replies_out.receive_nowait()
-        if self.filled and not self.taken:
-            session._replies_out.receive_nowait()
+        self.outcome = None  # likewise
         session._turn = None
         exact = port._exact if self.number else None
         exchange = session._exchange
@@ -153,7 +151,7 @@ class Turn:
         """Attempt after attempt, until there is an outcome or no more patience."""
         session = self.session
         if self.filled:
-            self._take().unwrap()  # the end that came between its place in the line and its turn
+            self._take()  # the end that came between its place in the line and its turn
         session._check_open()
         await trio.lowlevel.checkpoint_if_cancelled()
         self.started = trio.current_time()
@@ -179,9 +177,9 @@ class Turn:
                         raise failure
                     finally:
                         failure = None  # it knows this frame: they would keep each other
-                outcome = await self._wait_until(min(now + wait, self.deadline))
-                if outcome is not None:
-                    return outcome.unwrap()
+                reply = await self._wait_until(min(now + wait, self.deadline))
+                if reply is not SILENCE:
+                    return reply
                 if self.deadline <= trio.current_time():
                     break
                 continue
@@ -195,18 +193,18 @@ class Turn:
                 if self.filled:
                     # A synchronous sender brought the reply with it: what is left is the one checkpoint that is due.
                     await trio.lowlevel.cancel_shielded_checkpoint()
-                    return self._take().unwrap()
+                    return self._take()
                 awake = session.port._awake
                 if awake is not None and self.ticket is None and session.port._turns == 1:
                     await awake.until(self._look)
                     if self.filled:
-                        return self._take().unwrap()
-                outcome = await self._wait_until(min(now + wait, self.deadline))
-                if outcome is None and self.deadline <= trio.current_time():
+                        return self._take()
+                reply = await self._wait_until(min(now + wait, self.deadline))
+                if reply is not SILENCE:
+                    return reply
+                if self.deadline <= trio.current_time():
                     break
-                if outcome is None:
-                    continue
-                return outcome.unwrap()
+                continue
             except patience.retry_on as error:
                 if self.revoked is not None:
                     raise session._ending_error(self.revoked, self) from error
@@ -215,9 +213,9 @@ class Turn:
                     raise
                 failure = error
             self.filled = self.taken = self.failed = False
-            outcome = await self._wait_until(min(trio.current_time() + pause, self.deadline))
-            if outcome is not None:
-                return outcome.unwrap()
+            reply = await self._wait_until(min(trio.current_time() + pause, self.deadline))
+            if reply is not SILENCE:
+                return reply
         self._time_out(f"no reply: {self._advice()}")
 
     def _is_paid(self) -> bool:
@@ -238,23 +236,34 @@ class Turn:
     def _look(self) -> bool:
         return self.filled or (self.session.port._look() and self.filled)
 
-    async def _wait_until(self, due: float) -> Outcome[Any] | None:
-        """The outcome, ``None`` when there was none at `due`; what comes before this task runs again still counts."""
+    async def _wait_until(self, due: float) -> Any:
+        """The reply, ``SILENCE`` when there was none at `due`; what comes before this task runs again still counts."""
         if due != math.inf:
             self.session.port._timekeeper.watch(self, due)
         elif self.due is not None:
             self.session.port._timekeeper.forget(self)
-        outcome = await self.session._replies_out.receive()
-        if outcome is not SILENCE:
-            self.taken = True
-            return outcome
+        if self.filled or self.silent:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        else:
+            self.task = trio.lowlevel.current_task()
+            reply = await trio.lowlevel.wait_task_rescheduled(self._wait_no_more)
+            if reply is not SILENCE:
+                return reply
         self.silent = False
-        return self._take() if self.filled else None
+        return self._take() if self.filled else SILENCE
 
-    def _take(self) -> Outcome[Any]:
-        outcome = self.session._replies_out.receive_nowait()
+    def _wait_no_more(self, _: object) -> trio.lowlevel.Abort:
+        self.task = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def _take(self) -> Any:
+        """The reply; raises what came in its place."""
+        outcome = self.outcome
+        assert outcome is not None
+        self.outcome = None
         self.taken = True
-        return outcome
+        return outcome.unwrap()
 
     async def _make_safe(self, within: float) -> None:
         """See to it that no reply of the past can answer this turn: a fresh number, or the old one when it is safe.
@@ -281,9 +290,7 @@ class Turn:
                     "widen session_ids, or shorten session_id_rest"
                 )
             with port._table.told_when_free(self):
-                outcome = await self._wait_until(min(safe, deadline))
-            if outcome is not None:
-                outcome.unwrap()
+                await self._wait_until(min(safe, deadline))
         self.started = trio.current_time()
 
     def _time_out(self, why: str) -> NoReturn:
@@ -302,14 +309,14 @@ class Turn:
 
     def answer(self, reply: Any) -> None:
         """The peer's reply."""
-        self.answered = self.filled = True
-        self.session._replies_in.send_nowait(Value(reply))
+        self.answered = True
+        self._fill(Value(reply))
 
     def refused(self, code: str, text: str) -> None:
         """The peer's answer is an error."""
         self.session.port._counters.failed += 1
-        self.answered = self.filled = True
-        self.session._replies_in.send_nowait(Error(self.remote_error(code, text)))
+        self.answered = True
+        self._fill(Error(self.remote_error(code, text)))
 
     def remote_error(self, code: str, text: str) -> errors.SessionRemoteError:
         """The peer's error as one of ours."""
@@ -343,19 +350,31 @@ class Turn:
 
     def silence(self) -> None:
         """Wake the turn without an outcome: its time is over, and there was none at the last look."""
-        if not self.silent:
-            self.silent = True
-            self.session._replies_in.send_nowait(SILENCE)
+        self.silent = True
+        task = self.task
+        if task is not None:
+            self.task = None
+            trio.lowlevel.reschedule(task, Value(SILENCE))
 
     def end(self, ending: Ending) -> None:
         """The turn is over without a reply; what the writer has not taken is never sent."""
         if self.ticket is not None:
             self.session.port._outbox.withdraw(self.ticket)
-        self.filled = True
-        self.session._replies_in.send_nowait(Error(self.session._ending_error(ending, self)))
+        self._fill(Error(self.session._ending_error(ending, self)))
 
     def sender_failed(self, error: BaseException) -> None:
         """The sender raised on this turn's message; an outcome that is there already counts."""
         if not self.filled and self.session._turn is self:
-            self.failed = self.filled = True
-            self.session._replies_in.send_nowait(Error(error))
+            self.failed = True
+            self._fill(Error(error))
+
+    def _fill(self, outcome: Outcome[Any]) -> None:
+        """There is an outcome: the task that waits is woken with it, or finds it when it looks."""
+        self.filled = True
+        task = self.task
+        if task is None:
+            self.outcome = outcome
+        else:
+            self.task = None
+            self.taken = True
+            trio.lowlevel.reschedule(task, outcome)
