@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psession import SessionCancelError, SessionInvalidError, SessionManager
-from psession._idle import IdleQueue
+from psession._idle import SLACK, IdleQueue
 
 from .peers import Caught, Wire, settle
 
@@ -21,48 +21,90 @@ if TYPE_CHECKING:
     from psession import Session
 
 
+class Thing:
+    """Something that may be idle."""
+
+    def __init__(self, life: float) -> None:
+        self.life = life
+        self.idle_since = 0.0
+        self.idle_entry = 0
+
+    def touch(self, queue: IdleQueue[Thing], now: float) -> None:
+        """It is idle from `now` on."""
+        self.idle_since = now
+        if not self.idle_entry:
+            queue.enter(self, self.life)
+
+
 def test_a_touch_puts_a_thing_behind_all_others() -> None:
-    queue: IdleQueue[str] = IdleQueue()
-    for now, thing in enumerate("aba"):
-        queue.enter(thing, 10.0, now)
-    assert (queue.next_due(), queue.pop_due(11.0), queue.pop_due(12.0)) == (11.0, ["b"], ["a"])
+    queue: IdleQueue[Thing] = IdleQueue()
+    a, b = Thing(10.0), Thing(10.0)
+    for now, thing in enumerate((a, b, a)):
+        thing.touch(queue, now)
+    assert (queue.pop_due(10.9), queue.pop_due(11.0), queue.pop_due(11.9), queue.pop_due(12.0)) == ([], [b], [], [a])
 
 
 def test_things_of_different_lives_are_due_each_at_its_own_moment() -> None:
-    queue: IdleQueue[str] = IdleQueue()
-    queue.enter("long", 100.0, 0.0)
-    queue.enter("short", 1.0, 50.0)
-    assert (queue.next_due(), queue.pop_due(51.0), queue.next_due(), len(queue)) == (51.0, ["short"], 100.0, 1)
+    queue: IdleQueue[Thing] = IdleQueue()
+    long, short = Thing(100.0), Thing(1.0)
+    long.touch(queue, 0.0)
+    short.touch(queue, 50.0)
+    assert (queue.next_due(), queue.pop_due(51.0), queue.next_due(), len(queue)) == (51.0, [short], 100.0, 1)
 
 
 def test_what_left_is_never_due_and_empty_queues_are_dropped() -> None:
-    queue: IdleQueue[str] = IdleQueue()
-    queue.enter("a", 1.0, 0.0)
-    queue.leave("a", 1.0)
-    queue.leave("b", 2.0)
-    assert (queue.next_due(), queue.pop_due(5.0), queue.pop_oldest(), queue._queues) == (math.inf, [], None, {})
+    queue: IdleQueue[Thing] = IdleQueue()
+    a = Thing(1.0)
+    a.touch(queue, 0.0)
+    queue.leave(a)
+    queue.leave(Thing(2.0))
+    assert (queue.next_due(), queue.pop_due(5.0), queue.pop_oldest(), queue._heaps) == (math.inf, [], None, {})
+
+
+def test_what_left_does_not_pile_up() -> None:
+    queue: IdleQueue[Thing] = IdleQueue()
+    stays = Thing(60.0)
+    stays.touch(queue, 0.0)
+    for now in range(10_000):
+        thing = Thing(60.0)
+        thing.touch(queue, now)
+        queue.leave(thing)
+    assert len(queue) == 1
+    assert len(queue._heaps[60.0]) <= SLACK + 3
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(["touch", "leave", "look"]), st.integers(0, 4))))
-def test_the_queue_agrees_with_a_plain_table_of_last_touches(history: list[tuple[str, str, int]]) -> None:
-    queue: IdleQueue[str] = IdleQueue()
-    lives = {"a": 3.0, "b": 3.0, "c": 5.0, "d": math.inf}
-    touched: dict[str, float] = {}
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.sampled_from(["touch", "leave", "look", "oldest"]), st.integers(0, 4)),
+        max_size=60,
+    )
+)
+def test_the_queue_agrees_with_a_plain_table_of_last_touches(history: list[tuple[int, str, int]]) -> None:
+    queue: IdleQueue[Thing] = IdleQueue()
+    things = [Thing(3.0), Thing(3.0), Thing(5.0), Thing(math.inf)]
+    touched: dict[Thing, float] = {}
     now = 0.0
-    for thing, deed, seconds in history:
+    for number, deed, seconds in history:
         now += seconds
+        thing = things[number]
         if deed == "touch":
-            queue.enter(thing, lives[thing], now)
+            thing.touch(queue, now)
             touched[thing] = now
         elif deed == "leave":
-            queue.leave(thing, lives[thing])
+            queue.leave(thing)
             touched.pop(thing, None)
+        elif deed == "oldest":
+            oldest = queue.pop_oldest()
+            assert (oldest is None) == (not touched)
+            if oldest is not None:
+                same = [since for one, since in touched.items() if one.life == oldest.life]
+                assert touched.pop(oldest) == min(same)
         else:
-            due = {one for one, since in touched.items() if since + lives[one] <= now}
+            due = {one for one, since in touched.items() if since + one.life <= now}
             assert set(queue.pop_due(now)) == due
             touched = {one: since for one, since in touched.items() if one not in due}
-        assert queue.next_due() == min((since + lives[one] for one, since in touched.items()), default=math.inf)
+        assert queue.next_due() <= min((since + one.life for one, since in touched.items()), default=math.inf)
         assert len(queue) == len(touched)
 
 

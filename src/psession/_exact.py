@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from psession._outbox import Ticket
     from psession._port import Port
     from psession._session import Session
-    from psession.envelope import Header
+    from psession.envelope import ExactFields, Header
 
 log = logging.getLogger("psession")
 
@@ -49,7 +49,7 @@ class Exact:
     def __init__(self, port: Port) -> None:
         self.port = port
         self._counters = port._counters
-        self.names = port._envelope.fields
+        self.names: ExactFields = port._envelope.fields
         self.life = secrets.randbelow(LIVES) + 1
         self.peer: str = rules.UNKNOWN
         self.peer_life: int | None = None

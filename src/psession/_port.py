@@ -63,6 +63,7 @@ class Port:
         self._ending: Ending | None = None
         self._closed = trio.Event()
         self._drained: trio.Event | None = None
+        self._now = trio.lowlevel.current_clock().current_time
         self._turns = 0
         self._bucket = RetryBucket()
         self._luck: Callable[[], float] = random.random
@@ -339,7 +340,7 @@ class Port:
 
     def _forget(self, session: Session) -> None:
         """A session is over."""
-        self._idle_leave(session)
+        (self._idle_incoming if session.incoming else self._idle).leave(session)
         self._table.forget(session)
         self._note_drained()
 
@@ -375,14 +376,12 @@ class Port:
 
     def _idle_enter(self, session: Session) -> None:
         """`session` is idle from now on: watched until something happens in it."""
-        queue = self._idle_incoming if session.incoming else self._idle
-        life = session._max_life
-        queue.enter(session, life, trio.current_time())
-        if life < self._timekeeper.shortest_life:
-            self._timekeeper.watch_life(life)
-
-    def _idle_leave(self, session: Session) -> None:
-        (self._idle_incoming if session.incoming else self._idle).leave(session, session._max_life)
+        session.idle_since = self._now()
+        if not session.idle_entry:
+            life = session._max_life
+            (self._idle_incoming if session.incoming else self._idle).enter(session, life)
+            if life < self._timekeeper.shortest_life:
+                self._timekeeper.watch_life(life)
 
     def _expire(self) -> tuple[float, float]:
         """End what has been idle too long. Returns when the next is due, and the shortest life that is watched."""

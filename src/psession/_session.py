@@ -51,6 +51,8 @@ class Session:
         "_patience",
         "_turn",
         "_unsafe_until",
+        "idle_entry",
+        "idle_since",
         "incoming",
         "port",
         "sid",
@@ -69,6 +71,8 @@ class Session:
         self._once = False
         self._owed = 0
         self._unsafe_until = 0.0
+        self.idle_since = 0.0  # psession._idle
+        self.idle_entry = 0
         self._exchange: Exchange | None = None  # psession._exact makes it
 
     def __repr__(self) -> str:
