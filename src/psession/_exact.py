@@ -60,7 +60,9 @@ class Exact:
         self.talk = PortTalk(self)
         names = self.names
         self._turn, self._re, self._wait, self._life = names.turn, names.re, names.wait, names.life
-        self._rare = frozenset((names.new, names.end, names.error, names.part, names.credit))
+        rare = (names.new, names.end, names.error, names.part, names.credit)
+        self._none_with_turn = frozenset((*rare, names.re))
+        self._none_with_answer = frozenset((*rare, names.wait))
         self._past: deque[int] = deque(maxlen=PAST_LIVES)
 
     def exchange(self, session: Session) -> Exchange:
@@ -108,22 +110,25 @@ class Exact:
         if session is None or type(message) is not dict:
             return False
         exchange, get = session._exchange, message.get
-        if exchange is None or get(self._life) != exchange.life or not self._rare.isdisjoint(message):
+        if exchange is None or get(self._life) != exchange.life:
             return False
-        turn, re, wait = get(self._turn), get(self._re), get(self._wait)
+        turn = get(self._turn)
         if turn is None:
-            waiting = session._turn
-            if waiting is None or waiting.number != re or type(re) is not int or wait is not None:
+            waiting, re = session._turn, get(self._re)
+            if waiting is None or waiting.number != re or waiting.filled or not waiting.sent or type(re) is not int:
                 return False
-            if waiting.filled or not waiting.sent:
+            if not self._none_with_answer.isdisjoint(message):
                 return False
             exchange.opened = True
             self.peer = rules.EXACT
             self._counters.matched += 1
             waiting.answer(message)
             return True
+        if not self._none_with_turn.isdisjoint(message):
+            return False
+        wait = get(self._wait)
         held = exchange.taken
-        if held is None or re is not None or type(turn) is not int or turn > LARGEST:
+        if held is None or type(turn) is not int or turn > LARGEST:
             return False
         if wait is not None and (wait == 0 or not is_wait(wait)):
             return False
