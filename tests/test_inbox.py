@@ -1,0 +1,106 @@
+"""What a session keeps of its peer's messages: in order, bounded, nothing lost to a cancelled receiver."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from psession import SessionInvalidError, SessionManager, SessionTimeoutError
+from psession._inbox import OVER, Inbox
+
+from .peers import Wire, settle
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+
+async def test_messages_come_out_in_order_and_no_more_than_the_limit_are_kept() -> None:
+    inbox = Inbox(2)
+    assert [inbox.put(n) for n in range(3)] == [True, True, False]
+    assert (inbox.kept, inbox.take(), inbox.take(), inbox.kept) == (2, 0, 1, 0)
+
+
+async def test_who_waits_first_is_served_first_and_what_is_handed_over_needs_no_room() -> None:
+    inbox, got = Inbox(1), []
+
+    async def receive(name: str) -> None:
+        got.append((name, await inbox.wait()))
+
+    async with trio.open_nursery() as nursery:
+        for name in "abc":
+            nursery.start_soon(receive, name)
+            await settle()
+        assert [inbox.put(n) for n in range(5)] == [True, True, True, True, False]
+        assert (inbox.receivers, inbox.kept) == ({}, 1)
+    assert sorted(got) == [("a", 0), ("b", 1), ("c", 2)]
+    assert inbox.take() == 3
+
+
+async def test_a_receiver_that_is_cancelled_takes_nothing_with_it() -> None:
+    inbox = Inbox(1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(inbox.wait)
+        await settle()
+        nursery.cancel_scope.cancel()
+    assert inbox.put(1)
+    assert (inbox.receivers, inbox.kept, inbox.take()) == ({}, 1, 1)
+
+
+async def test_what_was_handed_over_before_the_cancellation_is_received() -> None:
+    inbox, got = Inbox(1), []
+
+    async def receive() -> None:
+        got.append(await inbox.wait())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive)
+        await settle()
+        assert inbox.put(1)
+        nursery.cancel_scope.cancel()
+    assert got == [1]
+
+
+async def test_who_waits_when_it_closes_is_told() -> None:
+    inbox, told = Inbox(1), []
+
+    async def receive() -> None:
+        told.append(await inbox.wait())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive)
+        nursery.start_soon(receive)
+        await settle()
+        inbox.close()
+    assert told == [OVER, OVER]
+
+
+async def test_after_the_end_what_had_come_is_received_and_then_the_end() -> None:
+    async with SessionManager().port("p", Wire()) as port:
+        session = port.create()
+        port.dispatch({"sid": session.sid, "n": 1})
+        session.end()
+        assert (await session.receive())["n"] == 1
+        with pytest.raises(SessionInvalidError, match="over"):
+            await session.receive()
+
+
+async def test_a_receive_whose_time_is_over_does_not_take_what_another_was_handed(autojump_clock: MockClock) -> None:
+    async with SessionManager().port("p", Wire()) as port, trio.open_nursery() as nursery:
+        session, got = port.create(), []
+
+        async def receive() -> None:
+            got.append(await session.receive())
+
+        async def impatient() -> None:
+            with pytest.raises(SessionTimeoutError):
+                await session.receive(timeout=1)
+
+        nursery.start_soon(receive)
+        await settle()
+        nursery.start_soon(impatient)
+        await trio.sleep(1)
+        port.dispatch({"sid": session.sid, "n": 1})
+        await settle()
+        assert [message["n"] for message in got] == [1]
