@@ -6,7 +6,7 @@ from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
 from typing import Final, Generic, Protocol, TypeVar
 
-SLACK: Final = 256
+SLACK: Final = 32
 """Entries of things that left, beyond as many as are in the queue, before they are swept out."""
 
 

@@ -194,9 +194,9 @@ class _Life:
     def _route(self, batch: list[Any]) -> None:
         self.burst = len(batch)
         self.heard += 1
-        give = self.port._give
+        give, refused = self.port._give, errors.MessageError
         for message in batch:
-            if isinstance(message, errors.MessageError):
+            if isinstance(message, refused):
                 self.port._malformed(message)
             else:
                 give(message)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -51,7 +51,7 @@ class Ticket:
     def __init__(self, frame: Any, turn: Turn | None) -> None:
         self.frame = frame
         self.turn = turn
-        self.size = size_of(frame)
+        self.size = len(frame) if type(frame) is bytes else UNSIZED_BYTES
         self.taken = False
         self.done: trio.Event | None = None
         self.error: BaseException | None = None
@@ -236,17 +236,18 @@ class Outbox:
             while queue and size <= self._joined_bytes:
                 batch.append(queue.popitem(last=False)[0])
                 size += batch[-1].size
-        for ticket in batch:
-            self._mark_taken(ticket)
+        self._mark_taken(batch)
         self._unqueue_bytes(size)
         return batch
 
-    def _mark_taken(self, ticket: Ticket) -> None:
-        if not ticket.taken:
-            ticket.taken = True
-            self._counters.sent += 1
-            if ticket.turn is not None:
-                ticket.turn.sent += 1
+    def _mark_taken(self, tickets: Iterable[Ticket]) -> None:
+        for ticket in tickets:
+            if not ticket.taken:
+                ticket.taken = True
+                self._counters.sent += 1
+                turn = ticket.turn
+                if turn is not None:
+                    turn.sent += 1
 
     def _unqueue_bytes(self, size: int) -> None:
         self.queued_bytes -= size
@@ -302,8 +303,7 @@ class ChannelOutbox(Outbox):
         if left is None:
             self._can_flush = False
             return
-        for ticket in self._queue:
-            self._mark_taken(ticket)
+        self._mark_taken(self._queue)
         self._queue.clear()
         self._unqueue_bytes(self.queued_bytes)
         if left:
