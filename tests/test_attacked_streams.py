@@ -239,6 +239,31 @@ async def test_who_repeats_all_requests_and_reads_nothing_fills_no_more_than_the
         sender.let.set()
 
 
+async def test_a_single_answer_asked_for_again_is_sent_also_where_the_queue_is_full_and_within_the_same_room() -> None:
+    sender = Slow()
+    sender.let.set()
+
+    async def handle(session: Session) -> None:
+        async for _ in session:
+            await session.post({"ok": True})
+
+    asked = {"sid": 5, "_turn": 1, "_life": 7}
+    options: dict[str, Any] = {"on_session": handle, "max_queued_bytes": 1, "max_answer_bytes": 20000}
+    async with SessionManager(envelope=EXACT).port("p", sender, **options) as port, trio.open_nursery() as nursery:
+        port.dispatch(asked)
+        await settle()
+        sender.let = trio.Event()
+        for _ in range(3):
+            nursery.start_soon(port.post, {"plain": True})
+        await settle()
+        for _ in range(1000):
+            port.dispatch(asked)
+        assert 10_000 < port._outbox.queued_bytes <= 20_000 + 256
+        sender.let.set()
+        await settle()
+        assert sender.sent.count({"ok": True, "sid": 5, "_re": 1, "_life": 7}) > 10
+
+
 @pytest.mark.parametrize("asked", [request(), {"sid": 5, "_turn": 1, "_life": 7}])
 async def test_a_handler_that_fails_is_told_of_also_where_the_queue_is_full(asked: dict[str, Any]) -> None:
     sender = Slow()

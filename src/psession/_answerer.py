@@ -75,7 +75,7 @@ class Answerer:
         elif do is rules.REPEAT:
             counters.repeated += 1
             for frame in taken.stored(sid):
-                exact.put(frame)
+                exact.put(frame, exact.port._options.max_answer_bytes)  # a line that is back may ask for many at once
         elif do is rules.DENY:
             exact.say(sid, header.life, re=turn, error=rules.FORGOTTEN)
         else:
