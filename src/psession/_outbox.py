@@ -107,7 +107,7 @@ class Outbox:
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         if self.closed or self._for_room or self.queued_bytes >= self._limit_bytes:
-            ticket = await self._put_when_room(frame, check)
+            ticket = await self._put_when_room(lambda: frame, check)
         else:
             ticket = self.put(frame, None)
         if ticket is not None and ticket.done is not None:
@@ -124,14 +124,7 @@ class Outbox:
         """As `post`, of a frame that `make` makes when there is room for it; from then on nothing takes it back."""
         await trio.lowlevel.checkpoint_if_cancelled()
         if self.closed or self._for_room or self.queued_bytes >= self._limit_bytes:
-            if not self.closed:
-                await self._for_room.park()
-                self._room_promised = False
-            try:
-                check()
-                ticket = self.put(make(), None)
-            finally:
-                self._offer_room()
+            ticket = await self._put_when_room(make, check)
         else:
             check()
             ticket = self.put(make(), None)
@@ -147,13 +140,13 @@ class Outbox:
             self._since_yield = 0
             await trio.lowlevel.cancel_shielded_checkpoint()
 
-    async def _put_when_room(self, frame: Any, check: Callable[[], None]) -> Ticket | None:
+    async def _put_when_room(self, make: Callable[[], Any], check: Callable[[], None]) -> Ticket | None:
         if not self.closed:
             await self._for_room.park()
             self._room_promised = False
         try:
             check()
-            return self.put(frame, None)
+            return self.put(make(), None)
         finally:
             self._offer_room()
 

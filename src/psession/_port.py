@@ -150,13 +150,7 @@ class Port:
         patience = self._patience
         if (timeout, retry, retry_count, retry_interval, retry_on) != UNSAID:
             patience = checked(patience, timeout, retry, retry_count, retry_interval, retry_on)
-        self._check_open()
-        if self._options.on_session_overflow == "wait":
-            session = await self._open_within(patience)
-        else:
-            session = self._table.open(patience, None)
-        session._once = True
-        self._counters.opened += 1
+        session = await self._open_once(patience)
         try:
             return await session.send(message)
         finally:
