@@ -23,7 +23,7 @@ def assert_idle(port: Port) -> None:
     assert table.pool._state.count(IN_USE) == 0
     assert len(table._freed) == 0
     assert (len(port._idle), len(port._idle_incoming)) == (0, 0)
-    assert (port._turns, len(port._timekeeper)) == (0, 0)
+    assert (port._outbox.turns, len(port._timekeeper)) == (0, 0)
     assert list(outbox._queue) == []
     assert outbox.queued_bytes == 0
     assert len(outbox._for_room) == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
 
+async def message_of(inbox: Inbox) -> Any:
+    """The next message, waited for as a session does."""
+    return await trio.lowlevel.wait_task_rescheduled(inbox.line_up())
+
+
 async def test_messages_come_out_in_order_and_no_more_than_the_limit_are_kept() -> None:
     inbox = Inbox(2)
     assert [inbox.put(n) for n in range(3)] == [True, True, False]
@@ -26,7 +31,7 @@ async def test_who_waits_first_is_served_first_and_what_is_handed_over_needs_no_
     inbox, got = Inbox(1), []
 
     async def receive(name: str) -> None:
-        got.append((name, await inbox.wait()))
+        got.append((name, await message_of(inbox)))
 
     async with trio.open_nursery() as nursery:
         for name in "abc":
@@ -41,7 +46,7 @@ async def test_who_waits_first_is_served_first_and_what_is_handed_over_needs_no_
 async def test_a_receiver_that_is_cancelled_takes_nothing_with_it() -> None:
     inbox = Inbox(1)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(inbox.wait)
+        nursery.start_soon(message_of, inbox)
         await settle()
         nursery.cancel_scope.cancel()
     assert inbox.put(1)
@@ -52,7 +57,7 @@ async def test_what_was_handed_over_before_the_cancellation_is_received() -> Non
     inbox, got = Inbox(1), []
 
     async def receive() -> None:
-        got.append(await inbox.wait())
+        got.append(await message_of(inbox))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(receive)
@@ -66,7 +71,7 @@ async def test_who_waits_when_it_closes_is_told() -> None:
     inbox, told = Inbox(1), []
 
     async def receive() -> None:
-        told.append(await inbox.wait())
+        told.append(await message_of(inbox))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(receive)

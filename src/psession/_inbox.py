@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
-from outcome import Value
+
+from psession._handed import Handed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 OVER: Final = object()
 """What there is in place of a message when nothing more will come."""
@@ -36,7 +40,7 @@ class Inbox:
         """Hand a message to who waits, or keep it. Whether there was room."""
         for task in self.receivers:
             del self.receivers[task]
-            trio.lowlevel.reschedule(task, Value(message))
+            trio.lowlevel.reschedule(task, Handed(message))
             return True
         if self._send is None:
             self._send, self._receive = trio.open_memory_channel[Any](self._limit)
@@ -52,19 +56,22 @@ class Inbox:
         self.kept -= 1
         return self._receive.receive_nowait()
 
-    async def wait(self) -> Any:
-        """The next message, while none is kept; `OVER` where the session ends first. Cancelling loses nothing."""
+    def line_up(self) -> Callable[[object], trio.lowlevel.Abort]:
+        """Wait for the next message, while none is kept; for `trio.lowlevel.wait_task_rescheduled`.
+
+        That returns the message, or `OVER` where the session ends first. Cancelling loses nothing.
+        """
         task = trio.lowlevel.current_task()
 
-        def wait_no_more(_: object) -> trio.lowlevel.Abort:
+        def abort_fn(_: object) -> trio.lowlevel.Abort:
             del self.receivers[task]
             return trio.lowlevel.Abort.SUCCEEDED
 
         self.receivers[task] = None
-        return await trio.lowlevel.wait_task_rescheduled(wait_no_more)
+        return abort_fn
 
     def close(self) -> None:
         """Nothing more will come."""
         for task in self.receivers:
-            trio.lowlevel.reschedule(task, Value(OVER))
+            trio.lowlevel.reschedule(task, Handed(OVER))
         self.receivers.clear()

@@ -13,11 +13,12 @@ import trio
 
 from psession import errors
 from psession._busywait import BusyWait
+from psession._channel_outbox import ChannelOutbox
 from psession._ending import port_closed, port_left
 from psession._nursery import close_forcefully, close_quietly, open_quiet_nursery
-from psession._outbox import FLUSHED_FRAMES, ChannelOutbox, SenderOutbox
 from psession._resume import ConnectingLines, ResumingChannel
 from psession._rules import EXACT
+from psession._sender_outbox import SenderOutbox
 from psession._timekeeper import Timekeeper
 from psession.channels._base import FrameChannel
 from psession.channels._pushed_back import UNKNOWN_HOPS, receive_some
@@ -25,18 +26,10 @@ from psession.channels._pushed_back import UNKNOWN_HOPS, receive_some
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from psession._outbox import Outbox, Sender
+    from psession._outbox import Outbox
     from psession._port import Port
+    from psession._sender_outbox import Sender
     from psession._session import Session
-
-WRITES_UNDER_WAY = 4
-"""In how many writes the turns in flight travel, at least. In one, both ends work in turns, each asleep while the other
-works: 8,600 round trips a second with 2 in flight, where 2 writes make 36,000. With 4 the next one is there whenever an
-end looks: with 8 in flight 2 are as good as 4 and 8, with 64 in flight 8 cost a tenth."""
-
-ANSWERS_IN_WRITES = 2
-"""In how many writes the answers to what came in one read go back: with 1, two reads that met stay one for good, and
-from 2 to 8 in flight both ends work in turns again; 4 are no better."""
 
 
 @asynccontextmanager
@@ -69,7 +62,6 @@ class _Life:
         self.reading = trio.CancelScope(shield=True)
         self.timing = trio.CancelScope(shield=True)
         self.joins = isinstance(target, FrameChannel) and target.joins
-        self.burst = 0
         self.heard = 0
         self.awake = BusyWait()
         self.shut = False
@@ -100,7 +92,7 @@ class _Life:
         port = self.port
         limit, counters = port._options.max_queued_bytes, port._counters
         if isinstance(target, trio.abc.Channel):
-            return ChannelOutbox(target, self._together, limit, counters, self._start_writer)
+            return ChannelOutbox(target, limit, counters, self._start_writer)
         return SenderOutbox(target, limit, counters, self._start_writer)
 
     @trio.lowlevel.enable_ki_protection
@@ -111,15 +103,6 @@ class _Life:
         if batch:
             self._route(batch)
         return bool(batch)
-
-    def _together(self) -> int:
-        """How many frames are worth a write: with fewer the peer would wait for its work, with more the kernel's part
-        is too small to matter. What waits for more goes out with the writer's next turn in any case.
-        """
-        if not self.joins:
-            return 1 if self.port._turns <= 1 and self.burst <= 1 else FLUSHED_FRAMES
-        turns, burst = self.port._turns // WRITES_UNDER_WAY, self.burst // ANSWERS_IN_WRITES
-        return min(turns if turns > burst else burst, FLUSHED_FRAMES)
 
     # -- the tasks ---------------------------------------------------------------------------------------------------
 
@@ -188,18 +171,19 @@ class _Life:
 
         A turn that is alone looks for its answer itself.
         """
-        port = self.port
-        return port._awake is not None and (port._turns > 1 or (not port._turns and port._handlers.running > 0))
+        port, turns = self.port, self.port._outbox.turns
+        return port._awake is not None and (turns > 1 or (not turns and port._handlers.running > 0))
 
     def _route(self, batch: list[Any]) -> None:
-        self.burst = len(batch)
+        port = self.port
+        port._outbox.burst = len(batch)
         self.heard += 1
-        give, refused = self.port._give, errors.MessageError
+        dispatch, take_plain, refused = port.dispatch, port._take_plain, errors.MessageError
         for message in batch:
             if isinstance(message, refused):
-                self.port._malformed(message)
-            else:
-                give(message)
+                port._malformed(message)
+            elif not dispatch(message):
+                take_plain(message)
 
     async def _read_messages(self, channel: trio.abc.Channel[Any]) -> None:
         while True:

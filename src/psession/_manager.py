@@ -14,9 +14,9 @@ from psession._life import live
 from psession._listen import Listener
 from psession._nursery import open_quiet_nursery
 from psession._options import Options, seconds
-from psession._outbox import is_sender
 from psession._port import Port
 from psession._resume import LINE_ENDS, AcceptedLines, lines_of
+from psession._sender_outbox import is_sender
 from psession._statistics import Statistics
 from psession._talk import credentials
 from psession.channels._pushed_back import PushedBackChannel, receive_some
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typing import Self, Unpack
 
     from psession._options import PortOptions
-    from psession._outbox import Sender
+    from psession._sender_outbox import Sender
     from psession._session import Session
     from psession.envelope import Envelope
 

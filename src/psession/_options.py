@@ -35,9 +35,6 @@ DURATIONS = (
 
 COUNTS = ("max_session_count", "max_incoming_sessions", "inbox_limit", "max_queued_bytes", "max_answer_bytes")
 
-UNSAID = (None, None, None, None, None)
-"""What a call says of its patience that leaves all of it as it is."""
-
 PEER_ROOM = 65536
 """The first number that the guide's peers never use: they count 1 to 65535."""
 

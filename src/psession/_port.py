@@ -18,7 +18,7 @@ from psession._exact import Exact
 from psession._handlers import Handlers
 from psession._idle import IdleQueue
 from psession._opening import Opening
-from psession._options import UNSAID, checked, checked_life, seconds
+from psession._options import checked, checked_life, seconds
 from psession._replies import replies_of
 from psession._statistics import Statistics
 from psession._table import SessionTable
@@ -64,7 +64,6 @@ class Port:
         self._closed = trio.Event()
         self._drained: trio.Event | None = None
         self._now = trio.lowlevel.current_clock().current_time
-        self._turns = 0
         self._bucket = RetryBucket()
         self._luck: Callable[[], float] = random.random
         self._handlers = Handlers(self)
@@ -148,7 +147,9 @@ class Port:
     ) -> Any:
         """One message and its reply, in a session of its own. Arguments, result and errors as in `Session.send`."""
         patience = self._patience
-        if (timeout, retry, retry_count, retry_interval, retry_on) != UNSAID:
+        if not (
+            timeout is None and retry is None and retry_count is None and retry_interval is None and retry_on is None
+        ):
             patience = checked(patience, timeout, retry, retry_count, retry_interval, retry_on)
         session = await self._open_once(patience)
         try:
@@ -360,11 +361,8 @@ class Port:
             "not sent: no session number came free in time", port=self.name, waited=patience.timeout
         )
 
-    def _encode(self, message: Any, sid: int) -> Any:
-        return self._to_frame(self._envelope.stamp(message, sid))
-
     def _turn_ends(self, session: Session) -> None:
-        self._turns -= 1
+        self._outbox.turns -= 1
         if not session._once and session._ending is None and (not session.incoming or session._waits_for_peer):
             self._idle_enter(session)
 

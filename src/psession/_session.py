@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import trio
@@ -11,12 +12,13 @@ from psession import _rules as rules
 from psession import errors
 from psession._ending import CANCELLED, ENDED, TIMED_OUT, aborted, overrun
 from psession._inbox import OVER, Inbox
-from psession._options import UNSAID, checked, seconds
+from psession._options import checked, seconds
 from psession._replies import replies_in
 from psession._turn import Turn
 
 if TYPE_CHECKING:
     from collections import OrderedDict
+    from collections.abc import Coroutine
     from typing import Self, Unpack
 
     from psession._ending import Ending
@@ -51,6 +53,7 @@ class Session:
         "_patience",
         "_turn",
         "_unsafe_until",
+        "entry_due",
         "idle_entry",
         "idle_since",
         "incoming",
@@ -71,6 +74,7 @@ class Session:
         self._once = False
         self._owed = 0
         self._unsafe_until = 0.0
+        self.entry_due = math.inf  # psession._timekeeper
         self.idle_since = 0.0  # psession._idle
         self.idle_entry = 0
         self._exchange: Exchange | None = None  # psession._exact makes it
@@ -129,7 +133,9 @@ class Session:
             Exception: What the sender raised. Whether the message left then nobody knows: it counts as not answered.
         """
         patience = self._patience
-        if (timeout, retry, retry_count, retry_interval, retry_on) != UNSAID:
+        if not (
+            timeout is None and retry is None and retry_count is None and retry_interval is None and retry_on is None
+        ):
             patience = checked(patience, timeout, retry, retry_count, retry_interval, retry_on)
         turn = Turn(self)
         if self._turn is not None:
@@ -157,18 +163,24 @@ class Session:
             MessageError: The message cannot be encoded, or is too large.
             Exception: What the sender raised.
         """
-        self._check_open()
+        if self._ending is not None:
+            self._raise_ended()
         port = self.port
         exact = port._exact
         if exact is None or not (self._exchange is not None or exact.asks(self)):
-            await port._outbox.post(port._encode(message, self.sid), self._check_open)
+            frame = port._to_frame(port._envelope.stamp(message, self.sid))
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if not port._outbox.post_now(frame):
+                await port._outbox.post(frame, self._check_open)
         elif self._exchange is not None and self._exchange.stream is not None:
             await exact.streamed.post(self, message)
         else:
             opened = exact.exchange(self).opened
             frame, answers = exact.post(self, message)
             try:
-                await port._outbox.post(frame, self._check_open)
+                await trio.lowlevel.checkpoint_if_cancelled()
+                if not port._outbox.post_now(frame):
+                    await port._outbox.post(frame, self._check_open)
             except BaseException:
                 exact.not_posted(self, answers, opens=not (opened or answers or self.incoming))
                 raise
@@ -221,16 +233,8 @@ class Session:
         """Iterate over what the peer says; stops when the session or the channel ends cleanly."""
         return self
 
-    async def __anext__(self) -> Any:
-        if self._ending is not None and self._ending.clean and not self._inbox.kept:
-            await trio.lowlevel.checkpoint()
-            raise StopAsyncIteration
-        try:
-            return await self._next_message()
-        except errors.SessionError:
-            if self._ending is not None and self._ending.clean:
-                raise StopAsyncIteration from None
-            raise
+    def __anext__(self) -> Coroutine[Any, Any, Any]:
+        return self._next_message(stops=True)
 
     def next(self, message: Any) -> None:
         """Hand in a message that came for this session, from a receive loop of one's own. Never waits, never raises.
@@ -336,24 +340,30 @@ class Session:
 
     # -- the inbox and the end ---------------------------------------------------------------------------------------
 
-    async def _next_message(self) -> Any:
+    async def _next_message(self, *, stops: bool = False) -> Any:
+        """What `receive` returns; a clean end is `StopAsyncIteration` for who `stops` there."""
         if self._exchange is not None and self._exchange.stream is not None and self.port._exact is not None:
             await self.port._exact.streamed.over(self)
-        await trio.lowlevel.checkpoint_if_cancelled()
         inbox = self._inbox
+        if inbox.kept or self._ending is not None:
+            await trio.lowlevel.checkpoint_if_cancelled()
         if inbox.kept:
             message = inbox.take()
             await trio.lowlevel.cancel_shielded_checkpoint()
-            return self._taken_out(message)
-        if self._ending is not None:
+        elif self._ending is not None:
             await trio.lowlevel.cancel_shielded_checkpoint()
-            self._raise_ended()
-        if self.incoming:
-            self.port._idle_enter(self)
-        message = await inbox.wait()
+            message = OVER
+        else:
+            if self.incoming:
+                self.port._idle_enter(self)
+            message = await trio.lowlevel.wait_task_rescheduled(inbox.line_up())
         if message is OVER:
+            assert self._ending is not None
+            if stops and self._ending.clean:
+                raise StopAsyncIteration
             self._raise_ended()
-        return self._taken_out(message)
+        exchange = self._exchange
+        return message if exchange is None or message is not exchange.asking else self._taken_out(message)
 
     def _taken_out(self, message: Any) -> Any:
         exchange = self._exchange

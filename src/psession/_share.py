@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from psession._channel_outbox import ANSWERS_IN_WRITES, FLUSHED_FRAMES, ChannelOutbox
 from psession._nursery import close_forcefully, close_quietly, open_quiet_nursery
 from psession._options import count, seconds
-from psession._outbox import FLUSHED_FRAMES, ChannelOutbox
 from psession._statistics import Statistics
 
 if TYPE_CHECKING:
@@ -75,9 +75,8 @@ async def share(
     count("max_queued_bytes", max_queued_bytes)
     seconds("grace", grace)
     async with open_quiet_nursery() as nursery:
-        outbox = ChannelOutbox(
-            channel, lambda: FLUSHED_FRAMES, max_queued_bytes, Statistics(), lambda: nursery.start_soon(bus._write)
-        )
+        outbox = ChannelOutbox(channel, max_queued_bytes, Statistics(), lambda: nursery.start_soon(bus._write))
+        outbox.burst = FLUSHED_FRAMES * ANSWERS_IN_WRITES  # who sends has no turn that waits: as many as may be
         bus = SharedChannel(channel, outbox)
         try:
             yield bus

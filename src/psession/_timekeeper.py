@@ -1,7 +1,8 @@
 """When turns time out and idle sessions end: one task of the port's, and one ``trio.move_on_at``, for all of them.
 
 A cancel scope for each turn is the plain way, and was 40 % of what a turn cost (docs/performance.md). Here a turn that
-is answered in time costs a push on a heap.
+is answered in time costs an assignment: a session has one entry in the heap, which is put right when it comes to the
+front, once in a timeout and not once a turn.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ if TYPE_CHECKING:
 
     from psession._exchange import Exchange
     from psession._port import Port
+    from psession._session import Session
     from psession._turn import Turn
 
 MOST_LOOKS = 256
 """Looks in a row, where bytes never stop coming: a TLS record of 16 KiB each makes 4 MiB, a large socket buffer."""
 
 SLACK = 1000
-"""Entries of turns that are over, beyond as many as are waiting, before they are swept out: trio's own figure."""
+"""Entries without a turn, beyond as many as are waiting, before they are swept out: trio's own figure."""
 
 
 SOON = 0.05
@@ -41,7 +43,7 @@ class Timekeeper:
     def __init__(self, port: Port, start: Callable[[], None]) -> None:
         self._port = port
         self._start: Callable[[], None] | None = start
-        self._heap: list[tuple[float, int, Turn]] = []
+        self._heap: list[tuple[float, int, Session]] = []
         self._waiting = 0
         self._handlers: list[Exchange] = []
         self._handlers_due = math.inf
@@ -58,17 +60,35 @@ class Timekeeper:
         if turn.due is None:
             self._waiting += 1
         turn.due = due
-        heappush(self._heap, (due, next(self._ticket), turn))
-        if due < self._asleep_until:
-            self._look_sooner(due)
+        session = turn.session
+        if due < session.entry_due:
+            self._enter(session, due)
+            if due < self._asleep_until:
+                self._look_sooner(due)
+
+    def _enter(self, session: Session, due: float) -> None:
+        session.entry_due = due
+        heappush(self._heap, (due, next(self._ticket), session))
 
     def forget(self, turn: Turn) -> None:
         """`turn` waits no more."""
         turn.due = None
         self._waiting -= 1
         if len(self._heap) > 2 * self._waiting + SLACK:
-            self._heap = [entry for entry in self._heap if entry[2].due == entry[0]]
-            heapify(self._heap)
+            self._sweep()
+
+    def _sweep(self) -> None:
+        kept = []
+        for entry in self._heap:
+            due, _, session = entry
+            if session.entry_due != due:
+                continue
+            if session._turn is not None and session._turn.due is not None:
+                kept.append(entry)
+            else:
+                session.entry_due = math.inf
+        heapify(kept)
+        self._heap = kept
 
     def watch_life(self, life: float) -> None:
         """From now on sessions may end that were idle for `life` seconds.
@@ -126,9 +146,17 @@ class Timekeeper:
         now = trio.current_time()
         due: list[tuple[float, Turn]] = []
         while self._heap and self._heap[0][0] <= now:
-            at, _, turn = heappop(self._heap)
-            if turn.due == at:
-                due.append((at, turn))
+            at, _, session = heappop(self._heap)
+            if session.entry_due != at:
+                continue  # a later turn of it had less time, and an entry of its own
+            session.entry_due = math.inf
+            turn = session._turn
+            if turn is None or turn.due is None:
+                continue
+            if turn.due <= now:
+                due.append((turn.due, turn))
+            else:
+                self._enter(session, turn.due)
         # The last look: a deadline and a reply may come in the same tick, and the reader is `hops` passes behind. It
         # goes on while replies to these very turns keep coming, or bytes do: the reply may lie behind them.
         port, seen = self._port, None

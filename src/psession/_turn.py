@@ -7,11 +7,12 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 import trio
-from outcome import Error, Value
+from outcome import Error
 
 from psession import _rules as rules
 from psession import errors
 from psession._ending import UNANSWERED, Ending
+from psession._handed import Handed
 
 if TYPE_CHECKING:
     from typing import Self
@@ -97,7 +98,7 @@ class Turn:
     def __enter__(self) -> Self:
         session = self.session
         session._turn = self
-        session.port._turns += 1
+        session.port._outbox.turns += 1
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
@@ -105,9 +106,10 @@ class Turn:
         port = session.port
         if kind is trio.Cancelled:
             port._counters.cancelled += 1
-        if self.ticket is not None and not self.ticket.taken:
-            port._outbox.withdraw(self.ticket)
-        self.ticket = None  # the timekeeper may know this turn for a while yet: its frame must not stay with it
+        if self.ticket is not None:
+            if not self.ticket.taken:
+                port._outbox.withdraw(self.ticket)
+            self.ticket = None  # the replies to a stream know their turn for as long as they live
         if self.due is not None:
             port._timekeeper.forget(self)
         self.outcome = None  # likewise
@@ -152,57 +154,69 @@ class Turn:
         session = self.session
         if self.filled:
             self._take()  # the end that came between its place in the line and its turn
-        session._check_open()
+        if session._ending is not None:
+            session._check_open()
         await trio.lowlevel.checkpoint_if_cancelled()
-        self.started = trio.current_time()
-        exact = session.port._exact
+        port = session.port
+        self.started = now = port._now()
+        exact = port._exact
         if exact is not None and session._exchange is None and not exact.asks(session):
             exact = None
         if (session._owed or session._unsafe_until) and (exact is None or exact.peer is rules.CLASSIC):
             await self._make_safe(patience.timeout)
+            now = self.started
         if exact is not None:
             self.message = message
             exact.asker.begin(self, patience.total)
         frame = None
         budget = patience.retry.budget
         if budget != math.inf:
-            session.port._bucket.put(budget)
+            port._bucket.put(budget)
         failure: Exception | None = None
-        for pause in patience.pauses(session.port._luck):
+        for pause in patience.pauses(port._luck):
             wait = patience.timeout + (pause or 0.0)
-            now = trio.current_time() if self.attempts else self.started
-            if self.attempts and budget != math.inf and not self._is_paid():
-                if failure is not None:
-                    try:
-                        raise failure
-                    finally:
-                        failure = None  # it knows this frame: they would keep each other
-                reply = await self._wait_until(min(now + wait, self.deadline))
-                if reply is not SILENCE:
-                    return reply
-                if self.deadline <= trio.current_time():
-                    break
-                continue
-            failure = None
+            if self.attempts:
+                now = port._now()
+                if budget != math.inf and not self._is_paid():
+                    if failure is not None:
+                        try:
+                            raise failure
+                        finally:
+                            failure = None  # it knows this frame: they would keep each other
+                    reply = await self._wait_until(min(now + wait, self.deadline))
+                    if reply is not SILENCE:
+                        return reply
+                    if self.deadline <= port._now():
+                        break
+                    continue
+                failure = None
             if exact is not None:
                 frame = exact.asker.request(self, message)
             elif frame is None:
-                frame = session.port._encode(message, session.sid)
+                frame = port._to_frame(port._envelope.stamp(message, session.sid))
             try:
                 self._transmit(frame)
                 if self.filled:
                     # A synchronous sender brought the reply with it: what is left is the one checkpoint that is due.
                     await trio.lowlevel.cancel_shielded_checkpoint()
                     return self._take()
-                awake = session.port._awake
-                if awake is not None and self.ticket is None and session.port._turns == 1:
-                    await awake.until(self._look)
+                if self.ticket is None and port._outbox.turns == 1 and port._awake is not None:
+                    await port._awake.until(self._look)
                     if self.filled:
                         return self._take()
-                reply = await self._wait_until(min(now + wait, self.deadline))
-                if reply is not SILENCE:
-                    return reply
-                if self.deadline <= trio.current_time():
+                due = now + wait
+                if due > self.deadline:
+                    due = self.deadline
+                if self._is_silent_until(due):
+                    reply = await trio.lowlevel.wait_task_rescheduled(self._wait_no_more)
+                    if reply is not SILENCE:
+                        return reply
+                else:
+                    await self._pass()
+                self.silent = False
+                if self.filled:
+                    return self._take()
+                if self.deadline <= port._now():
                     break
                 continue
             except patience.retry_on as error:
@@ -213,7 +227,7 @@ class Turn:
                     raise
                 failure = error
             self.filled = self.taken = self.failed = False
-            reply = await self._wait_until(min(trio.current_time() + pause, self.deadline))
+            reply = await self._wait_until(min(port._now() + pause, self.deadline))
             if reply is not SILENCE:
                 return reply
         self._time_out(f"no reply: {self._advice()}")
@@ -238,20 +252,30 @@ class Turn:
 
     async def _wait_until(self, due: float) -> Any:
         """The reply, ``SILENCE`` when there was none at `due`; what comes before this task runs again still counts."""
+        if self._is_silent_until(due):
+            reply = await trio.lowlevel.wait_task_rescheduled(self._wait_no_more)
+            if reply is not SILENCE:
+                return reply
+        else:
+            await self._pass()
+        self.silent = False
+        return self._take() if self.filled else SILENCE
+
+    def _is_silent_until(self, due: float) -> bool:
+        """Have the turn woken at `due`, or by what comes. Not where there is something already."""
         if due != math.inf:
             self.session.port._timekeeper.watch(self, due)
         elif self.due is not None:
             self.session.port._timekeeper.forget(self)
         if self.filled or self.silent:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            await trio.lowlevel.cancel_shielded_checkpoint()
-        else:
-            self.task = trio.lowlevel.current_task()
-            reply = await trio.lowlevel.wait_task_rescheduled(self._wait_no_more)
-            if reply is not SILENCE:
-                return reply
-        self.silent = False
-        return self._take() if self.filled else SILENCE
+            return False
+        self.task = trio.lowlevel.current_task()
+        return True
+
+    async def _pass(self) -> None:
+        """The checkpoint of a wait that is over as it begins."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        await trio.lowlevel.cancel_shielded_checkpoint()
 
     def _wait_no_more(self, _: object) -> trio.lowlevel.Abort:
         self.task = None
@@ -310,7 +334,7 @@ class Turn:
     def answer(self, reply: Any) -> None:
         """The peer's reply."""
         self.answered = True
-        self._fill(Value(reply))
+        self._fill(Handed(reply))
 
     def refused(self, code: str, text: str) -> None:
         """The peer's answer is an error."""
@@ -354,7 +378,7 @@ class Turn:
         task = self.task
         if task is not None:
             self.task = None
-            trio.lowlevel.reschedule(task, Value(SILENCE))
+            trio.lowlevel.reschedule(task, Handed(SILENCE))
 
     def end(self, ending: Ending) -> None:
         """The turn is over without a reply; what the writer has not taken is never sent."""
