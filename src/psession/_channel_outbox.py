@@ -96,6 +96,11 @@ class ChannelOutbox(Outbox):
         self.put(frame, None)
         return True
 
+    def _write_now(self) -> bool:
+        if self._can_flush and self.queued_bytes <= self._joined_bytes:
+            self._flush()
+        return not self._queue
+
     def _flush(self) -> None:
         """Write what is queued, joined, as far as the transport takes it without waiting."""
         assert self._frames is not None

@@ -86,6 +86,10 @@ class Outbox:
         """Accept a frame for sending: ``None`` when it is on its way already, else its ticket."""
         raise NotImplementedError
 
+    def _write_now(self) -> bool:
+        """Write what is queued where that is one call that does not wait. Whether it was, and nothing is left."""
+        return False
+
     async def _write(self, batch: list[Ticket]) -> None:
         raise NotImplementedError
 
@@ -201,6 +205,8 @@ class Outbox:
                         await self._until_writable()  # so that what waits for a line can still be withdrawn
                         if not self._queue:
                             continue
+                    if self._write_now():
+                        continue
                     self.writing = True
                     await self._write(self._take())
                     self.writing = False
