@@ -177,8 +177,8 @@ class Envelope:
         name = self.session_id_name
         if type(message) is dict or isinstance(message, Mapping):
             sealed = {**message, name: sid, **fields}
-            if not self._exact_names.isdisjoint(message):  # an echoed message
-                for reserved in self._exact_names.intersection(message).difference(fields):
+            for reserved in self._exact_names.intersection(message):  # an echoed message
+                if reserved not in fields:
                     del sealed[reserved]
             return sealed
         gone = {field: None for field in self._names if field not in fields and getattr(message, field, None)}
