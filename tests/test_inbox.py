@@ -38,7 +38,7 @@ async def test_who_waits_first_is_served_first_and_what_is_handed_over_needs_no_
             nursery.start_soon(receive, name)
             await settle()
         assert [inbox.put(n) for n in range(5)] == [True, True, True, True, False]
-        assert (inbox.receivers, inbox.kept) == ({}, 1)
+        assert (inbox.receiver, inbox.kept) == (None, 1)
     assert sorted(got) == [("a", 0), ("b", 1), ("c", 2)]
     assert inbox.take() == 3
 
@@ -50,7 +50,7 @@ async def test_a_receiver_that_is_cancelled_takes_nothing_with_it() -> None:
         await settle()
         nursery.cancel_scope.cancel()
     assert inbox.put(1)
-    assert (inbox.receivers, inbox.kept, inbox.take()) == ({}, 1, 1)
+    assert (inbox.receiver, inbox.kept, inbox.take()) == (None, 1, 1)
 
 
 async def test_what_was_handed_over_before_the_cancellation_is_received() -> None:

@@ -16,45 +16,57 @@ OVER: Final = object()
 
 
 class Inbox:
-    """A memory channel, and past it the tasks that wait: a message that is waited for wakes its task at once.
+    """What nobody has received yet, and the tasks that wait: a message that is waited for wakes its task at once.
 
-    The channel's own ``receive`` raises and catches `trio.WouldBlock` before each wait, and in a dialogue nearly every
-    message is waited for. So the channel keeps what nobody waits for yet, and is opened for the first such message.
+    The first message that nobody waits for is kept in hand, which is what opens a session most often; those behind it
+    are in a memory channel, opened for the first of them. The channel's own ``receive`` raises and catches
+    `trio.WouldBlock` before each wait, and in a dialogue nearly every message is waited for.
 
     Attributes:
         kept: How many messages nobody has received.
-        receivers: The tasks that wait, in their order; none of them while a message is kept.
+        receiver: The task that waits, the first of them where several do; none while a message is kept.
     """
 
-    __slots__ = ("_limit", "_receive", "_send", "kept", "receivers")
+    __slots__ = ("_behind", "_first", "_limit", "_receive", "_send", "kept", "receiver")
 
     _receive: trio.MemoryReceiveChannel[Any]
 
     def __init__(self, limit: float) -> None:
         self._limit = limit
+        self._first: Any = OVER
         self._send: trio.MemorySendChannel[Any] | None = None
         self.kept = 0
-        self.receivers: dict[trio.lowlevel.Task, None] = {}
+        self.receiver: trio.lowlevel.Task | None = None
+        self._behind: dict[trio.lowlevel.Task, None] | None = None
 
     def put(self, message: Any) -> bool:
         """Hand a message to who waits, or keep it. Whether there was room."""
-        for task in self.receivers:
-            del self.receivers[task]
+        task = self.receiver
+        if task is not None:
+            if self._behind:
+                self._next_one()
+            else:
+                self.receiver = None
             trio.lowlevel.reschedule(task, Handed(message))
             return True
-        if self._send is None:
-            self._send, self._receive = trio.open_memory_channel[Any](self._limit)
-        try:
-            self._send.send_nowait(message)
-        except trio.WouldBlock:
+        if self.kept >= self._limit:
             return False
+        if not self.kept:
+            self._first = message
+        else:
+            if self._send is None:
+                self._send, self._receive = trio.open_memory_channel[Any](self._limit)
+            self._send.send_nowait(message)
         self.kept += 1
         return True
 
     def take(self) -> Any:
         """The first message that is kept."""
         self.kept -= 1
-        return self._receive.receive_nowait()
+        if self._first is OVER:
+            return self._receive.receive_nowait()
+        message, self._first = self._first, OVER
+        return message
 
     def line_up(self) -> Callable[[object], trio.lowlevel.Abort]:
         """Wait for the next message, while none is kept; for `trio.lowlevel.wait_task_rescheduled`.
@@ -62,16 +74,36 @@ class Inbox:
         That returns the message, or `OVER` where the session ends first. Cancelling loses nothing.
         """
         task = trio.lowlevel.current_task()
+        if self.receiver is None:
+            self.receiver = task
+            return self._leave
+        if self._behind is None:
+            self._behind = {}
+        behind = self._behind
+        behind[task] = None
 
-        def abort_fn(_: object) -> trio.lowlevel.Abort:
-            del self.receivers[task]
+        def leave_line(_: object) -> trio.lowlevel.Abort:
+            if self.receiver is task:
+                self._next_one()
+            else:
+                del behind[task]
             return trio.lowlevel.Abort.SUCCEEDED
 
-        self.receivers[task] = None
-        return abort_fn
+        return leave_line
+
+    def _leave(self, _: object) -> trio.lowlevel.Abort:
+        """The task that came when none waited does so no more; it was the first as long as it did."""
+        self._next_one()
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def _next_one(self) -> None:
+        """The first that waits is served, or gone."""
+        self.receiver = next(iter(self._behind), None) if self._behind else None
+        if self.receiver is not None and self._behind is not None:
+            del self._behind[self.receiver]
 
     def close(self) -> None:
         """Nothing more will come."""
-        for task in self.receivers:
+        while (task := self.receiver) is not None:
+            self._next_one()
             trio.lowlevel.reschedule(task, Handed(OVER))
-        self.receivers.clear()

@@ -380,7 +380,7 @@ class Session:
     def _waits_for_peer(self) -> bool:
         """Whether its handler waits for a message, or for credit."""
         exchange = self._exchange
-        return bool(self._inbox.receivers) or (exchange is not None and bool(exchange.for_credit))
+        return self._inbox.receiver is not None or (exchange is not None and bool(exchange.for_credit))
 
     def _check_open(self) -> None:
         if self._ending is not None:

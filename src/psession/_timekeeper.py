@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 MOST_LOOKS = 256
 """Looks in a row, where bytes never stop coming: a TLS record of 16 KiB each makes 4 MiB, a large socket buffer."""
 
-SLACK = 1000
-"""Entries without a turn, beyond as many as are waiting, before they are swept out: trio's own figure."""
+SLACK = 100
+"""Entries without a turn, beyond as many as are waiting, before they are swept out: each push pays for two looks at
+the most, and what the entries hold is near at hand."""
 
 
 SOON = 0.05
