@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,11 @@ from .peers import Caught, PlainChannel, Wire, plain_pair, serve_echo, settle
 from .tables import assert_empty, assert_idle
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from trio.testing import MockClock
+
+    from psession import Port, Session
 
 
 async def test_a_send_cancelled_before_the_writer_took_it_is_never_sent(autojump_clock: MockClock) -> None:
@@ -115,6 +121,96 @@ async def test_a_post_cancelled_while_it_waits_for_room_is_never_sent(autojump_c
         nursery.start_soon(port.post, {"n": 3})
         await settle()
         assert [(await there.receive())["n"] for _ in range(3)] == [0, 1, 3]
+
+
+@dataclasses.dataclass
+class Full:
+    """A port whose queue is full of one turn's message, and the turn's session; what is read makes room."""
+
+    port: Port
+    session: Session
+    there: PlainChannel
+    nursery: trio.Nursery
+
+    async def read(self, count: int) -> list[int]:
+        """So many messages' ``n``; fewer where the port does not write so many."""
+        got: list[int] = []
+        with trio.move_on_after(10):
+            for _ in range(count):
+                got.append((await self.there.receive())["n"])
+        return got
+
+    async def start(self, n: int) -> trio.CancelScope:
+        """Post this in a task of its own, which waits for room by now; the scope returned cancels it."""
+        scope = trio.CancelScope()
+
+        async def post() -> None:
+            with scope:
+                await self.port.post({"n": n})
+
+        self.nursery.start_soon(post)
+        await settle()
+        return scope
+
+
+@asynccontextmanager
+async def full() -> AsyncIterator[Full]:
+    here, there = plain_pair(0)
+    async with SessionManager(max_queued_bytes=1).port("p", here) as port, trio.open_nursery() as nursery:
+        await port.post({"n": 0})  # the writer has it, and waits for the peer
+        await settle()
+        session = port.create()
+        nursery.start_soon(Caught().run, session.send, {"n": 1})
+        await settle()
+        yield Full(port, session, there, nursery)
+        nursery.cancel_scope.cancel()
+
+
+async def test_room_that_comes_for_a_post_as_it_is_cancelled_is_offered_to_later_ones(
+    autojump_clock: MockClock,
+) -> None:
+    async with full() as queue:
+        scope = await queue.start(2)
+        scope.cancel()
+        queue.session.cancel()  # there is room now, and the one that waited for it does not know yet that it may go
+        await settle()
+        for n in (3, 4, 5):
+            await queue.start(n)
+        assert await queue.read(4) == [0, 3, 4, 5]
+
+
+async def test_a_post_behind_one_that_is_cancelled_does_not_wait_where_there_is_room(autojump_clock: MockClock) -> None:
+    async with full() as queue:
+        scope = await queue.start(2)
+        scope.cancel()
+        queue.session.cancel()
+        with trio.fail_after(1):
+            await queue.port.post({"n": 3})
+        assert await queue.read(2) == [0, 3]
+
+
+async def test_a_post_that_comes_when_room_is_promised_to_another_does_not_overtake_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with full() as queue:
+        await queue.start(2)
+        reader = Caught()
+        queue.nursery.start_soon(reader.run, queue.read, 3)
+        queue.session.cancel()
+        await queue.port.post({"n": 3})  # before the other has had its turn
+        await settle()
+        assert reader.value == [0, 2, 3]
+
+
+async def test_a_post_cancelled_after_room_was_promised_to_it_is_sent_and_the_next_one_goes_on(
+    autojump_clock: MockClock,
+) -> None:
+    async with full() as queue:
+        scope = await queue.start(2)
+        await queue.start(3)
+        queue.session.cancel()
+        scope.cancel()
+        assert await queue.read(3) == [0, 2, 3]
 
 
 async def test_who_waits_for_room_is_told_when_the_port_is_left(autojump_clock: MockClock) -> None:

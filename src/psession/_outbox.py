@@ -147,8 +147,11 @@ class Outbox:
             self._wanting += 1
             try:
                 await self._for_room.park()
-            finally:
+            except BaseException:
                 self._wanting -= 1
+                self._offer_room()  # who came behind this one may have waited for it alone
+                raise
+            self._wanting -= 1
             self._room_promised = False
         try:
             check()
@@ -157,8 +160,11 @@ class Outbox:
             self._offer_room()
 
     def _offer_room(self) -> None:
-        """Let the first that waits for room go on; the next is let go by it, so that posts keep their order."""
-        if self._wanting and not self._room_promised and self.queued_bytes < self._limit_bytes:
+        """Let the first that waits for room go on; the next is let go by it, so that posts keep their order.
+
+        One that was cancelled wants room until it has its turn, and waits for none.
+        """
+        if self._wanting and self._for_room and not self._room_promised and self.queued_bytes < self._limit_bytes:
             self._room_promised = True
             self._for_room.unpark()
 
