@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,15 @@ from psession import (
     SessionRemoteError,
     SessionTimeoutError,
 )
-from psession.channels import memory_pair, reconnecting
+from psession.channels import lines, memory_pair, reconnecting
 
 from .lines import HalfOpen, Network, Work, client
 from .peers import Caught, settle
 from .tables import assert_empty
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from trio.testing import MockClock
 
 
@@ -324,30 +327,47 @@ async def test_a_peer_that_answers_is_alive(autojump_clock: MockClock) -> None:
         assert not port.closed
 
 
-async def test_the_rest_of_a_message_that_the_line_broke_in_does_not_begin_the_next_line(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (_, first), (there, second) = memory_pair(), memory_pair()
+@asynccontextmanager
+async def broken_in_the_middle_of_a_message(
+    first: Any, second: Any, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Caught]:
+    """A port asks one thing, of which `first` takes a part and is lost; then `second` is its line."""
     async with (
         SessionManager(envelope=Envelope.exact(), resume_within=30).port("client", first) as port,
         trio.open_nursery() as nursery,
     ):
-        lines: Any = port._lines
-        lines._talk.guest_life = 5
+        over: Any = port._lines
+        over._talk.guest_life = 5
 
         def half(frame: Any) -> bytes:
-            lines.lose(trio.BrokenResourceError("in the middle of a message"))
+            over.lose(trio.BrokenResourceError("in the middle of a message"))
             return b"the other half"
 
         monkeypatch.setattr(first, "send_frame_now", half)
         caught = Caught()
         nursery.start_soon(caught.run, port.request, {"n": 1})
         await settle()
-        nursery.start_soon(lines.adopt, second, [])
-        assert "_port" in await there.receive()
-        question = await there.receive()
-        assert question["n"] == 1
-        await there.send({"sid": question["sid"], "_re": question["_turn"], "_life": question["_life"]})
-        await settle()
-        assert caught.error is None
+        await first.aclose()
+        nursery.start_soon(over.adopt, second, [])
+        yield caught
         port.close()
+
+
+@pytest.mark.parametrize("kind", ["memory", "sockets"])
+async def test_the_rest_of_a_message_that_the_line_broke_in_does_not_begin_the_next_line(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    async with AsyncExitStack() as stack:
+        ends: list[Any] = [end for _ in range(2) for end in memory_pair()]
+        if kind == "sockets":
+            ends = [lines(trio.SocketStream(end)) for _ in range(2) for end in trio.socket.socketpair()]
+        for end in ends:
+            await stack.enter_async_context(end)
+        _, first, there, second = ends
+        async with broken_in_the_middle_of_a_message(first, second, monkeypatch) as caught:
+            assert "_port" in await there.receive()
+            question = await there.receive()
+            assert question["n"] == 1
+            await there.send({"sid": question["sid"], "_re": question["_turn"], "_life": question["_life"]})
+            await trio.sleep(1)
+            assert (caught.error, caught.at) == (None, 0)
