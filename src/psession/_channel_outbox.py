@@ -118,7 +118,7 @@ class ChannelOutbox(Outbox):
         return (0, 0) if self._frames is None else (self._frames.bytes_sent, self._frames.bytes_received)
 
     def _finish_later(self, left: Any) -> None:
-        # The first part is on the wire: the rest must follow before anything else, and cannot be withdrawn. It goes with
+        # The first part is on the wire: the rest must follow before anything else, and cannot be withdrawn. It goes by
         # `send_frames`, which knows where it belongs: joined to others it might begin the next line of a channel.
         self._can_flush = False
         rest = Ticket(left, None)
