@@ -1,20 +1,23 @@
-"""The deadlines that askers on the exact wire give to handlers: when they show, and what they cost."""
+"""Deadlines: of turns, in one entry for each session, and those that askers on the exact wire give to handlers."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
-from psession import Envelope, Session, SessionManager, SessionTimeoutError
+from psession import Envelope, Session, SessionManager, SessionTimeoutError, _timekeeper
 from psession._timekeeper import SOON
 from psession.channels import memory_pair
 
-from .peers import Wire
+from .peers import Caught, Wire, settle
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
+
+    from psession import Port
 
 
 def asks(turn: int, **fields: Any) -> dict[str, Any]:
@@ -108,3 +111,122 @@ async def test_a_turn_says_how_long_it_waits_in_all_and_its_callers_own_limit_if
         with trio.move_on_after(60), pytest.raises(SessionTimeoutError):
             await port.request({}, timeout=1, retry_count=0)
     assert [message["_wait"] for message in wire.sent if "_wait" in message] == [2.5, 1.0]
+
+
+# -- one entry for each session ----------------------------------------------------------------------------------------
+
+
+async def answered(port: Port, session: Session, within: float) -> None:
+    """A turn that may take so long, and is answered at once."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: session.send({}, timeout=within))
+        await settle()
+        port.dispatch({"sid": session.sid})
+
+
+async def silent(session: Session, within: float) -> float:
+    """How long a turn that nobody answers takes to time out."""
+    began = trio.current_time()
+    with pytest.raises(SessionTimeoutError):
+        await session.send({}, timeout=within)
+    return trio.current_time() - began
+
+
+@pytest.mark.parametrize("before", [[5.0], [1.0], [3.0], [5.0, 1.0], [1.0, 5.0], [5.0, 4.0, 2.0], [1.0, 1.0]])
+@pytest.mark.parametrize("pause", [0.0, 0.5, 1.0, 2.5, 7.0])
+async def test_a_turn_times_out_at_its_own_time_whatever_time_the_turns_before_it_had(
+    autojump_clock: MockClock, before: list[float], pause: float
+) -> None:
+    async with SessionManager(Wire()).port("p") as port, port.session() as session:
+        for timeout in before:
+            await answered(port, session, timeout)
+        await trio.sleep(pause)
+        assert await silent(session, 3.0) == 3.0
+
+
+async def test_a_turn_that_waited_in_line_has_the_time_of_its_own_from_its_turn_on(autojump_clock: MockClock) -> None:
+    async with (
+        SessionManager(Wire(), on_unanswered="keep").port("p") as port,
+        port.session() as session,
+        trio.open_nursery() as nursery,
+    ):
+        turns = []
+        for timeout in (4.0, 1.0, 8.0, 2.0):
+            turns.append(Caught())
+            nursery.start_soon(turns[-1].run, lambda timeout=timeout: session.send({}, timeout=timeout))
+            await settle()
+    assert [turn.at for turn in turns] == [4.0, 5.0, 13.0, 15.0]
+    assert {type(turn.error) for turn in turns} == {SessionTimeoutError}
+
+
+async def test_answered_turns_of_a_session_share_one_entry_which_wakes_the_timekeeper_once_a_timeout(
+    autojump_clock: MockClock,
+) -> None:
+    async with SessionManager(Wire()).port("p") as port, port.session(session_max_life=1000) as session:
+        looks, expire = list[float](), port._expire
+
+        def count() -> tuple[float, float]:
+            looks.append(trio.current_time())
+            return expire()
+
+        port._expire = count  # type: ignore[method-assign]
+        for _ in range(100):
+            await answered(port, session, 4.0)
+            assert len(port._timekeeper._heap) == 1
+            await trio.sleep(0.125)
+        assert sorted(set(looks)) == [0.0, 4.0, 8.0, 12.0]
+
+
+async def test_the_entry_of_a_session_without_a_turn_is_not_kept(autojump_clock: MockClock) -> None:
+    async with SessionManager(Wire()).port("p") as port, port.session() as session:
+        await answered(port, session, 4.0)
+        await trio.sleep(5)
+        assert (port._timekeeper._heap, session.entry_due) == ([], math.inf)
+
+
+async def test_a_sweep_keeps_the_entries_of_turns_that_wait(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_timekeeper, "SLACK", 0)
+    async with SessionManager(Wire()).port("p") as port, trio.open_nursery() as nursery:
+        waiting = [Caught() for _ in range(5)]
+        for number, one in enumerate(waiting):
+            nursery.start_soon(one.run, lambda n=number: port.request({}, timeout=2.0 + n))
+        await settle()
+        for _ in range(20):
+            session = port.create()
+            await answered(port, session, 1.0)
+            session.end()
+        assert 5 <= len(port._timekeeper._heap) <= 10
+        await trio.sleep(10)
+        assert [one.at for one in waiting] == [2.0, 3.0, 4.0, 5.0, 6.0]
+
+
+async def test_a_session_whose_entry_was_swept_has_another_for_its_next_turn(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_timekeeper, "SLACK", 0)
+    async with SessionManager(Wire()).port("p") as port, port.session() as session:
+        await answered(port, session, 2.0)
+        assert port._timekeeper._heap == []
+        assert await silent(session, 3.0) == 3.0
+
+
+async def test_an_attempt_that_the_peer_puts_off_is_made_at_the_latest_of_the_times_that_it_said(
+    autojump_clock: MockClock,
+) -> None:
+    sent: list[tuple[float, dict[str, Any]]] = []
+
+    def wire(message: dict[str, Any]) -> None:
+        sent.append((trio.current_time(), message))
+
+    async with SessionManager(wire, envelope=Envelope.exact()).port("p") as port, trio.open_nursery() as nursery:
+        caught = Caught()
+        nursery.start_soon(caught.run, lambda: port.request({}, timeout=2, retry_count=3, retry_interval=0))
+        for wait in (3, 1, 3):
+            await trio.sleep(1)
+            question = sent[0][1]
+            port.dispatch({"sid": question["sid"], "_re": question["_turn"], "_wait": wait})
+        await trio.sleep(10)
+        assert [at for at, message in sent if "_new" in message] == [0.0, 6.0]
+        assert caught.at == 8.0

@@ -14,16 +14,24 @@ from psession.channels import lines
 from .peers import Caught, settle
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 
 class Recorded:
-    """A port over one end of a pair of sockets, and how many frames each of its writes took."""
+    """A port over one end of a pair of sockets, and how many frames each of its writes took.
+
+    Attributes:
+        writes: Those of every write.
+        later: Those of the writes that may wait.
+        write_now: Writes past the port.
+    """
 
     def __init__(self, port: Port, peer: trio.SocketStream) -> None:
         self.port = port
         self.peer = peer
         self.writes: list[int] = []
+        self.later: list[int] = []
+        self.write_now: Callable[[bytes], bytes | None]
 
     async def read(self, frames: int) -> list[Any]:
         """So many messages, as the peer gets them."""
@@ -48,11 +56,13 @@ async def recorded(**options: Any) -> AsyncIterator[Recorded]:
 
     async def send_frames(frames: Any) -> None:
         ends.writes.append(len(frames))
+        ends.later.append(len(frames))
         await later(frames)
 
     channel.send_frame_now, channel.send_frames = send_frame_now, send_frames  # type: ignore[method-assign]
     async with trio.SocketStream(there) as peer, SessionManager(**options).port("p", channel) as port:
         ends = Recorded(port, peer)
+        ends.write_now = now
         yield ends
 
 
@@ -108,6 +118,93 @@ async def test_a_send_cancelled_while_it_waits_for_more_is_never_sent() -> None:
         outbox.withdraw(tickets[1])
         assert outbox.put(b'{"n":3}\n', None) is not None
         assert await ends.read(3) == [{"n": 0}, {"n": 2}, {"n": 3}]
+        ends.port.close()
+
+
+def flood(ends: Recorded) -> int:
+    """Fill the socket; how many bytes it took."""
+    took = 0
+    while (left := ends.write_now(b"-" * 65536)) is not None:
+        took += 65536 - len(left)
+    return took
+
+
+async def read_past(ends: Recorded, flooded: int, frames: int) -> list[Any]:
+    """So many messages, behind what `flood` wrote."""
+    while flooded:
+        flooded -= len(await ends.peer.receive_some(flooded))
+    return await ends.read(frames)
+
+
+async def test_the_writer_writes_what_waits_for_more_at_once_and_takes_no_turn_to_wait() -> None:
+    async with recorded() as ends, trio.open_nursery() as nursery:
+        await ask(ends, nursery, 64)
+        ends.writes.clear()
+        ends.later.clear()
+        for n in range(3):
+            await ends.port.post({"n": n})
+        assert ends.writes == []
+        await settle()
+        assert (ends.writes, ends.later) == ([3], [])
+        assert await ends.read(3) == [{"n": n} for n in range(3)]
+        ends.port.close()
+
+
+async def test_what_a_full_socket_does_not_take_is_written_in_order_as_soon_as_it_does() -> None:
+    async with recorded() as ends, trio.open_nursery() as nursery:
+        flooded = flood(ends)
+        for n in range(20):
+            await ends.port.post({"n": n})
+        await settle()
+        assert ends.port._outbox.writing
+        nursery.start_soon(ends.port.post, {"n": 20})
+        assert await read_past(ends, flooded, 21) == [{"n": n} for n in range(21)]
+        assert ends.port._outbox.queued_bytes == 0
+
+
+async def test_what_waits_behind_a_full_socket_can_be_withdrawn_and_what_the_writer_has_cannot() -> None:
+    async with recorded() as ends, trio.open_nursery() as nursery:
+        flooded = flood(ends)
+        scopes = [trio.CancelScope() for _ in range(3)]
+
+        async def cancelled(n: int) -> None:
+            with scopes[n]:
+                await ends.port.request({"n": n})
+
+        for n in range(3):
+            nursery.start_soon(cancelled, n)
+            await settle()
+        scopes[0].cancel()
+        scopes[1].cancel()
+        await settle()
+        assert [message["n"] for message in await read_past(ends, flooded, 2)] == [0, 2]
+        scopes[2].cancel()
+
+
+async def test_after_a_full_socket_many_turns_are_joined_again_without_the_writer() -> None:
+    async with recorded() as ends, trio.open_nursery() as nursery:
+        flooded = flood(ends)
+        await ends.port.post({"n": 0})
+        await settle()
+        assert await read_past(ends, flooded, 1) == [{"n": 0}]
+        await settle()
+        await ask(ends, nursery, 60)
+        ends.later.clear()
+        assert await ask(ends, nursery, 40) == [16, 16, 8]
+        assert ends.later == []
+        ends.port.close()
+
+
+async def test_the_rest_of_a_frame_that_the_socket_took_a_part_of_follows_before_all_else() -> None:
+    async with recorded() as ends, trio.open_nursery() as nursery:
+        big = "x" * 900_000
+        nursery.start_soon(Caught().run, ends.port.request, {"big": big})
+        await settle()
+        for n in range(3):
+            nursery.start_soon(Caught().run, ends.port.request, {"n": n})
+            await settle()
+        first, *others = await ends.read(4)
+        assert (first["big"] == big, [message["n"] for message in others]) == (True, [0, 1, 2])
         ends.port.close()
 
 
