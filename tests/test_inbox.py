@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from psession import SessionInvalidError, SessionManager, SessionTimeoutError
+from psession import PortClosedError, SessionInvalidError, SessionManager, SessionTimeoutError
+from psession._handed import Handed
 from psession._inbox import OVER, Inbox
 
-from .peers import Wire, settle
+from .peers import Caught, Wire, settle
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Generator
+
     from trio.testing import MockClock
+
+    from psession import Port, Session
 
 
 async def message_of(inbox: Inbox) -> Any:
@@ -79,6 +84,67 @@ async def test_who_waits_when_it_closes_is_told() -> None:
         await settle()
         inbox.close()
     assert told == [OVER, OVER]
+
+
+async def test_who_is_cancelled_before_it_waits_takes_no_message_and_leaves_no_trace() -> None:
+    async with SessionManager().port("p", Wire()) as port:
+        session = port.create()
+        for _ in range(2):
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await session.receive()
+            assert (scope.cancelled_caught, session._inbox.receivers) == (True, {})
+            port.dispatch({"sid": session.sid, "n": 1})
+        assert session._inbox.kept == 2
+
+
+async def test_what_a_task_is_handed_goes_to_generators_as_well() -> None:
+    def listening() -> Generator[None, Any, None]:
+        heard.append((yield))
+        yield
+
+    async def waiting() -> AsyncGenerator[None, Any]:
+        heard.append((yield))
+        yield
+
+    heard: list[Any] = []
+    generator, later = listening(), waiting()
+    next(generator)
+    await anext(later)
+    Handed(1).send(generator)
+    await Handed(2).asend(later)
+    await later.aclose()
+    assert (heard, Handed(3).unwrap()) == ([1, 2], 3)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize(
+    ("end", "error"),
+    [
+        (lambda port, session: session.end(), None),
+        (lambda port, session: port.clear(), SessionInvalidError),
+        (lambda port, session: port.close(), PortClosedError),
+    ],
+)
+async def test_async_for_stops_at_a_clean_end_and_raises_at_any_other(
+    waits: bool, end: Callable[[Port, Session], None], error: type[Exception] | None
+) -> None:
+    async with SessionManager().port("p", Wire()) as port, trio.open_nursery() as nursery:
+        session, caught = port.create(), Caught()
+
+        async def read() -> list[int]:
+            return [message["n"] async for message in session]
+
+        port.dispatch({"sid": session.sid, "n": 1})
+        if waits:
+            nursery.start_soon(caught.run, read)
+            await settle()
+        end(port, session)
+        if not waits:
+            nursery.start_soon(caught.run, read)
+            await settle()
+        await settle()
+        assert (caught.value, type(caught.error)) == ([1] if error is None else None, error or type(None))
 
 
 async def test_after_the_end_what_had_come_is_received_and_then_the_end() -> None:
