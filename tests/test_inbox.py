@@ -48,6 +48,28 @@ async def test_who_waits_first_is_served_first_and_what_is_handed_over_needs_no_
     assert inbox.take() == 3
 
 
+@pytest.mark.parametrize("gone", [(0,), (1,), (2,), (0, 1), (1, 0), (0, 2), (2, 1), (1, 2, 0)])
+async def test_who_waits_behind_one_that_is_cancelled_moves_up(gone: tuple[int, ...]) -> None:
+    inbox, got = Inbox(4), dict[int, Any]()
+    scopes = [trio.CancelScope() for _ in range(4)]
+
+    async def receive(place: int) -> None:
+        with scopes[place]:
+            got[place] = await message_of(inbox)
+
+    async with trio.open_nursery() as nursery:
+        for place in range(4):
+            nursery.start_soon(receive, place)
+            await settle()
+        for place in gone:
+            scopes[place].cancel()
+            await settle()
+        for n in range(4 - len(gone)):
+            assert inbox.put(n)
+        assert (inbox.receiver, inbox.kept) == (None, 0)
+    assert got == {place: n for n, place in enumerate(place for place in range(4) if place not in gone)}
+
+
 async def test_a_receiver_that_is_cancelled_takes_nothing_with_it() -> None:
     inbox = Inbox(1)
     async with trio.open_nursery() as nursery:
@@ -93,7 +115,7 @@ async def test_who_is_cancelled_before_it_waits_takes_no_message_and_leaves_no_t
             with trio.CancelScope() as scope:
                 scope.cancel()
                 await session.receive()
-            assert (scope.cancelled_caught, session._inbox.receivers) == (True, {})
+            assert (scope.cancelled_caught, session._inbox.receiver) == (True, None)
             port.dispatch({"sid": session.sid, "n": 1})
         assert session._inbox.kept == 2
 
