@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import trio.testing
 
 from psession import PortClosedError, SessionInvalidError, SessionManager, SessionTimeoutError
 from psession._handed import Handed
@@ -167,6 +168,22 @@ async def test_async_for_stops_at_a_clean_end_and_raises_at_any_other(
             await settle()
         await settle()
         assert (caught.value, type(caught.error)) == ([1] if error is None else None, error or type(None))
+
+
+async def test_each_receive_is_a_checkpoint_with_messages_in_hand_and_after_the_end() -> None:
+    async with SessionManager().port("p", Wire()) as port:
+        session = port.create()
+        for _ in range(2):
+            port.dispatch({"sid": session.sid})
+        with trio.testing.assert_checkpoints():
+            await session.receive()
+        session.end()
+        with trio.testing.assert_checkpoints():
+            await anext(session)
+        with trio.testing.assert_checkpoints(), pytest.raises(SessionInvalidError):
+            await session.receive()
+        with trio.testing.assert_checkpoints(), pytest.raises(StopAsyncIteration):
+            await anext(session)
 
 
 async def test_after_the_end_what_had_come_is_received_and_then_the_end() -> None:

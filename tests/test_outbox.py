@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from psession import PortClosedError, SessionInvalidError, SessionManager, SessionTimeoutError
+from psession import Envelope, PortClosedError, SessionInvalidError, SessionManager, SessionTimeoutError
 from psession.channels._memory import memory_pair
 
 from .peers import Caught, PlainChannel, Wire, plain_pair, serve_echo, settle
@@ -189,15 +189,22 @@ async def test_a_post_behind_one_that_is_cancelled_does_not_wait_where_there_is_
         assert await queue.read(2) == [0, 3]
 
 
+@pytest.mark.parametrize("way", ["a port's", "a session's", "one made late"])
 async def test_a_post_that_comes_when_room_is_promised_to_another_does_not_overtake_it(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, way: str
 ) -> None:
     async with full() as queue:
         await queue.start(2)
         reader = Caught()
         queue.nursery.start_soon(reader.run, queue.read, 3)
         queue.session.cancel()
-        await queue.port.post({"n": 3})  # before the other has had its turn
+        # The next one comes before that other has had its turn.
+        if way == "a port's":
+            await queue.port.post({"n": 3})
+        elif way == "a session's":
+            await queue.session.post({"n": 3})
+        else:
+            await queue.port._outbox.post_made(lambda: {"n": 3}, queue.port._check_open)
         await settle()
         assert reader.value == [0, 2, 3]
 
@@ -268,6 +275,40 @@ async def test_turns_are_written_by_one_task_alone(autojump_clock: MockClock) ->
             for n in range(30):
                 turns.start_soon(port.request, {"n": n})
         assert here.writing == 0
+
+
+@pytest.mark.parametrize("envelope", [Envelope(), Envelope.exact()])
+async def test_a_post_in_a_scope_that_is_cancelled_is_never_sent_though_there_is_room(envelope: Envelope) -> None:
+    here, there = plain_pair()
+    async with SessionManager(envelope=envelope).port("p", here) as port, port.session() as session:
+        for use in (session.post, port.post):
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await use({"n": 1})
+            assert scope.cancelled_caught
+        await session.post({"n": 2})
+        assert (await there.receive())["n"] == 2
+
+
+async def test_sixteen_posts_go_through_before_other_tasks_have_a_turn() -> None:
+    here, _there = plain_pair()
+    async with SessionManager().port("p", here) as port, port.session() as session, trio.open_nursery() as nursery:
+        passes: list[int] = []
+
+        async def count() -> None:
+            while True:
+                passes.append(len(passes))
+                await trio.lowlevel.checkpoint()
+
+        nursery.start_soon(count)
+        seen = []
+        for _ in range(48):
+            await session.post({})
+            seen.append(len(passes))
+        assert (seen[14], seen[30] - seen[16], seen[46] - seen[32]) == (0, 0, 0)
+        assert seen[15] <= seen[31] <= seen[47]
+        assert 2 <= seen[47] <= 3
+        nursery.cancel_scope.cancel()
 
 
 # -- senders -----------------------------------------------------------------------------------------------------------

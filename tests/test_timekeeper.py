@@ -212,6 +212,23 @@ async def test_a_session_whose_entry_was_swept_has_another_for_its_next_turn(
         assert await silent(session, 3.0) == 3.0
 
 
+async def test_a_turn_without_a_limit_that_got_a_number_sooner_than_it_thought_waits_on(
+    autojump_clock: MockClock,
+) -> None:
+    options: dict[str, Any] = {"session_ids": range(1, 3), "session_id_rest": 10}
+    wire = Wire()
+    async with SessionManager(wire, **options).port("p") as port, trio.open_nursery() as nursery:
+        session, other = port.create(), port.create()
+        assert await silent(session, 1.0) == 1.0
+        caught = Caught()
+        nursery.start_soon(caught.run, lambda: session.send({}, timeout=math.inf))
+        await trio.sleep(1)  # it waits for a number until 11, as far as it knows
+        other.end()
+        await trio.sleep(30)
+        assert (caught.at, len(port._timekeeper), [message["sid"] for message in wire.sent]) == (None, 0, [1, 2])
+        session.end()
+
+
 async def test_an_attempt_that_the_peer_puts_off_is_made_at_the_latest_of_the_times_that_it_said(
     autojump_clock: MockClock,
 ) -> None:
@@ -223,10 +240,10 @@ async def test_an_attempt_that_the_peer_puts_off_is_made_at_the_latest_of_the_ti
     async with SessionManager(wire, envelope=Envelope.exact()).port("p") as port, trio.open_nursery() as nursery:
         caught = Caught()
         nursery.start_soon(caught.run, lambda: port.request({}, timeout=2, retry_count=3, retry_interval=0))
-        for wait in (3, 1, 3):
+        for wait in (3, 1, 4):
             await trio.sleep(1)
             question = sent[0][1]
             port.dispatch({"sid": question["sid"], "_re": question["_turn"], "_wait": wait})
         await trio.sleep(10)
-        assert [at for at, message in sent if "_new" in message] == [0.0, 6.0]
-        assert caught.at == 8.0
+        assert [at for at, message in sent if "_new" in message] == [0.0, 7.0]
+        assert caught.at == 8.0  # and not 9.0: an attempt that is put off has no longer for it

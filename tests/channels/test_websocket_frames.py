@@ -148,6 +148,20 @@ def test_text_for_a_codec_of_bytes_comes_as_text(text: bool) -> None:
     assert end.frame(b"{}")[0] == (0x81 if text else 0x82)
 
 
+@pytest.mark.parametrize("size", [0, 125, 126, 127, 255, 256, 257, 1023, 1024, 65535, 65536])
+@pytest.mark.parametrize("side", list(Side))
+def test_a_frame_is_read_wherever_its_first_bytes_are_cut(size: int, side: Side) -> None:
+    payload = (bytes(range(256)) * (size // 256 + 1))[:size]
+    sender = framing(Side(1 - side), text=False)
+    stream = sender.frame(payload) + sender.frame(b"next")
+    for cut in range(16):
+        end = framing(side, text=False, limit=65536)
+        assert end.feed(stream[:cut]) + end.feed(stream[cut:]) == [payload, b"next"]
+    end = framing(side, text=False, limit=65536)
+    found = [message for at in range(16) for message in end.feed(stream[at : at + 1])]
+    assert found + end.feed(stream[16:]) == [payload, b"next"]
+
+
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536, 70000])
 @pytest.mark.parametrize("side", list(Side))
 def test_frames_are_those_that_the_library_writes_and_reads(size: int, side: Side) -> None:
