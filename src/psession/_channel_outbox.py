@@ -76,11 +76,7 @@ class ChannelOutbox(Outbox):
                 if left:
                     self._finish_later(left)
                 return None
-        ticket = Ticket(frame, turn)
-        self._queue[ticket] = None
-        self.queued_bytes += ticket.size
-        if self._rests:
-            self._rouse()
+        ticket = self._enqueue(Ticket(frame, turn))
         if self._can_flush:
             queued = len(self._queue)
             if queued >= together or queued >= FLUSHED_FRAMES:

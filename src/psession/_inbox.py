@@ -43,10 +43,7 @@ class Inbox:
         """Hand a message to who waits, or keep it. Whether there was room."""
         task = self.receiver
         if task is not None:
-            if self._behind:
-                self._next_one()
-            else:
-                self.receiver = None
+            self._next_one()
             trio.lowlevel.reschedule(task, Handed(message))
             return True
         if self.kept >= self._limit:
@@ -98,8 +95,9 @@ class Inbox:
 
     def _next_one(self) -> None:
         """The first that waits is served, or gone."""
-        self.receiver = next(iter(self._behind), None) if self._behind else None
-        if self.receiver is not None and self._behind is not None:
+        self.receiver = None
+        if self._behind:
+            self.receiver = next(iter(self._behind))
             del self._behind[self.receiver]
 
     def close(self) -> None:

@@ -178,12 +178,12 @@ class _Life:
         port = self.port
         port._outbox.burst = len(batch)
         self.heard += 1
-        dispatch, take_plain, refused = port.dispatch, port._take_plain, errors.MessageError
+        give, refused = port._give, errors.MessageError
         for message in batch:
             if isinstance(message, refused):
                 port._malformed(message)
-            elif not dispatch(message):
-                take_plain(message)
+            else:
+                give(message)
 
     async def _read_messages(self, channel: trio.abc.Channel[Any]) -> None:
         while True:

@@ -117,9 +117,7 @@ class Outbox:
             if not ticket.taken:
                 check()
             return
-        self._since_yield += 1
-        if self._since_yield >= POSTS_A_PASS:
-            self._since_yield = 0
+        if self._is_turn_of_others():
             await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def post_made(self, make: Callable[[], Any], check: Callable[[], None]) -> None:
@@ -137,10 +135,13 @@ class Outbox:
             if not ticket.taken:
                 check()
             return
-        self._since_yield += 1
-        if self._since_yield >= POSTS_A_PASS:
-            self._since_yield = 0
+        if self._is_turn_of_others():
             await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def _is_turn_of_others(self) -> bool:
+        """Count a post; whether it is the one after which other tasks have a turn."""
+        self._since_yield = (self._since_yield + 1) % POSTS_A_PASS
+        return not self._since_yield
 
     async def _put_when_room(self, make: Callable[[], Any], check: Callable[[], None]) -> Ticket | None:
         if not self.closed:

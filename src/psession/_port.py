@@ -146,11 +146,7 @@ class Port:
         retry_on: tuple[type[Exception], ...] | None = None,
     ) -> Any:
         """One message and its reply, in a session of its own. Arguments, result and errors as in `Session.send`."""
-        patience = self._patience
-        if not (
-            timeout is None and retry is None and retry_count is None and retry_interval is None and retry_on is None
-        ):
-            patience = checked(patience, timeout, retry, retry_count, retry_interval, retry_on)
+        patience = checked(self._patience, timeout, retry, retry_count, retry_interval, retry_on)
         session = await self._open_once(patience)
         try:
             return await session.send(message)

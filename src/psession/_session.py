@@ -132,11 +132,7 @@ class Session:
             MessageError: The message cannot be encoded, or is too large.
             Exception: What the sender raised. Whether the message left then nobody knows: it counts as not answered.
         """
-        patience = self._patience
-        if not (
-            timeout is None and retry is None and retry_count is None and retry_interval is None and retry_on is None
-        ):
-            patience = checked(patience, timeout, retry, retry_count, retry_interval, retry_on)
+        patience = checked(self._patience, timeout, retry, retry_count, retry_interval, retry_on)
         turn = Turn(self)
         if self._turn is not None:
             await turn.stand_in_line()
@@ -163,8 +159,7 @@ class Session:
             MessageError: The message cannot be encoded, or is too large.
             Exception: What the sender raised.
         """
-        if self._ending is not None:
-            self._raise_ended()
+        self._check_open()
         port = self.port
         exact = port._exact
         if exact is None or not (self._exchange is not None or exact.asks(self)):
@@ -347,12 +342,8 @@ class Session:
         inbox = self._inbox
         if inbox.kept or self._ending is not None:
             await trio.lowlevel.checkpoint_if_cancelled()
-        if inbox.kept:
-            message = inbox.take()
+            message = inbox.take() if inbox.kept else OVER
             await trio.lowlevel.cancel_shielded_checkpoint()
-        elif self._ending is not None:
-            await trio.lowlevel.cancel_shielded_checkpoint()
-            message = OVER
         else:
             if self.incoming:
                 self.port._idle_enter(self)
@@ -362,8 +353,7 @@ class Session:
             if stops and self._ending.clean:
                 raise StopAsyncIteration
             self._raise_ended()
-        exchange = self._exchange
-        return message if exchange is None or message is not exchange.asking else self._taken_out(message)
+        return self._taken_out(message)
 
     def _taken_out(self, message: Any) -> Any:
         exchange = self._exchange

@@ -161,9 +161,8 @@ class Envelope:
         """
         name = self.session_id_name
         if type(message) is dict or isinstance(message, Mapping):
-            stamped = message.copy() if type(message) is dict else dict(message)
-            if name in stamped:
-                del stamped[name]
+            stamped = dict(message)
+            stamped.pop(name, None)
             stamped[name] = sid
             return stamped
         return self._replace(message, {name: sid})

@@ -115,7 +115,7 @@ class WebSocketFraming:
         if self.compresses:
             return payload
         length = len(payload)
-        head = self._heads[length] if length < _HEADS else _head(self._heads[0][0], self._mask_bit, length)
+        head = self._heads[length] if length < _HEADS else _head(_FIN | self._opcode, self._mask_bit, length)
         if not self._masks_out:
             return head + payload
         at = self._mask_at
@@ -191,10 +191,7 @@ class WebSocketFraming:
         while size - at >= 2 and not self.ended:
             first, length = data[at], data[at + 1] - mask_bit
             start = at + 2 + mask_size
-            if length == _LENGTH_16 and size - at >= 4 and (data[at + 2] or data[at + 3] >= _LENGTH_16):
-                length = data[at + 2] << 8 | data[at + 3]  # the same as below, for most of what is longer than 125
-                start += 2
-            elif not 0 <= length < _LENGTH_16:
+            if not 0 <= length < _LENGTH_16:
                 field = _FIELDS.get(length)
                 if field is None:  # masked where it must not be, or not where it must
                     self._hand_over(data[at : at + 2], found)
