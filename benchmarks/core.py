@@ -18,7 +18,7 @@ import trio
 import trio_websocket
 from harness import MANY, REQUEST, Work, end_with_parent, rounds, server, table
 
-from psession import Envelope, Port, Session, SessionManager
+from psession import Classic, Exact, Port, Session, SessionManager
 from psession.channels import lines, memory_pair
 from psession.channels import trio_websocket as websocket_channel
 
@@ -142,10 +142,10 @@ async def works() -> AsyncIterator[dict[str, Work]]:
             """A port in memory whose peer is psession too, in this process."""
             here, there = memory_pair()
             await enter(SessionManager(on_session=answer).port(wire, there))
-            return await enter(manager.port(f"memory, {wire}", here, envelope=WIRES[wire]))
+            return await enter(manager.port(f"memory, {wire}", here, dialect=WIRES[wire]))
 
         pairs = {wire: await both_ends(wire) for wire in WIRES}
-        exact = await enter(manager.port("exact", lines(await connect("sessions")), envelope=Envelope.exact()))
+        exact = await enter(manager.port("exact", lines(await connect("sessions")), dialect=Exact()))
         memory = await enter(manager.port("memory", echo))
         tcp = await enter(manager.port("tcp", lines(await connect("sessions"))))
         url = f"ws://127.0.0.1:{ports['websocket']}"
@@ -168,7 +168,7 @@ async def works() -> AsyncIterator[dict[str, Work]]:
         }
 
 
-WIRES = {"classic": Envelope.classic(), "exact": Envelope.exact()}
+WIRES = {"classic": Classic(), "exact": Exact()}
 
 AGAINST = {
     "memory: session.send": "memory: bare channel, move_on_after",

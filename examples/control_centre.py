@@ -8,9 +8,10 @@ from psession import PortClosedError, Session, SessionManager, SessionTimeoutErr
 from psession.channels import lines
 
 DEVICES = {"lamp": 0.01, "lock": 0.02, "heating": 0.1, "garage": 60, "drone": None}
-"""How many seconds each takes for an answer; the drone crashes."""
+"""The seconds that each takes for an answer; the drone crashes."""
 
 manager = SessionManager(session_timeout=0.3, retry_count=1, retry_interval=0.05)
+network = SessionManager()
 
 
 async def device(stream: trio.SocketStream, *, delay: float | None) -> None:
@@ -24,7 +25,7 @@ async def device(stream: trio.SocketStream, *, delay: float | None) -> None:
                 await trio.sleep(delay)
                 await session.post({"status": "ok"})
 
-    async with SessionManager().port("centre", lines(stream), on_session=handle) as port:
+    async with network.accept(lines(stream), on_session=handle) as port:
         await port.wait_closed()
 
 
@@ -32,13 +33,14 @@ async def watch(name: str, address: tuple[str, int]) -> None:
     """Connect to one device and ask it. Sessions of two ports never meet, though each counts from 1."""
     async with manager.port(name, lines(await trio.open_tcp_stream(*address))) as port:
         try:
-            reply = await port.request({"query": "status"})
+            async with port.session() as session:
+                reply = await session.send({"query": "status"})
         except SessionTimeoutError as error:
             print(f"{name:<8} silent: {error.attempts} attempts in {error.waited:.2f} s")
         except PortClosedError as error:
             print(f"{name:<8} gone, which was known after {error.waited:.2f} s")
         else:
-            print(f"{name:<8} {reply['status']}, session {reply['sid']}")
+            print(f"{name:<8} {reply['status']}, session {session.sid}")
 
 
 async def main() -> None:

@@ -13,11 +13,14 @@ manager = SessionManager(session_timeout=2)
 
 
 async def devices(stream: trio.SocketStream) -> None:
-    """What stands behind the bus: the doorbell speaks unasked, the others answer."""
-    async with lines(stream) as bus:
-        await bus.send({"from": "doorbell", "event": "pressed"})
-        async for message in bus:
-            await bus.send({"from": message["to"], "sid": message["sid"], "status": "ok"})
+    """The devices behind the bus: the doorbell speaks unasked, the others answer."""
+    try:
+        async with lines(stream) as bus:
+            await bus.send({"from": "doorbell", "event": "pressed"})
+            async for message in bus:
+                await bus.send({"from": message["to"], "sid": message["sid"], "status": "ok"})
+    except Exception as error:  # trio.serve_tcp would end with it, and every other client too
+        print(f"a client was lost: {error!r}")
 
 
 def device(bus: trio.abc.Channel[Any], name: str, **options: Any) -> AbstractAsyncContextManager[Port]:
@@ -33,9 +36,9 @@ async def newcomer(bus: trio.abc.Channel[Any], name: str, message: Any) -> None:
 
 async def ask(bus: trio.abc.Channel[Any], name: str) -> None:
     """One question to one device. Each is asked in a session 1, in its own port."""
-    async with device(bus, name) as port:
-        reply = await port.request({"query": "status"})
-        print(f"{name}: {reply['status']} (session {reply['sid']})")
+    async with device(bus, name) as port, port.session() as session:
+        reply = await session.send({"query": "status"})
+        print(f"{name}: {reply['status']} (session {session.sid})")
 
 
 async def main() -> None:

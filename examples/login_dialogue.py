@@ -13,9 +13,11 @@ from psession.channels import lines
 
 PASSWORD = "123456"
 
+manager = SessionManager(session_timeout=2)
+
 
 async def device(session: Session) -> None:
-    """Turn the light on for who knows the password within three guesses."""
+    """Turn the light on for a peer that knows the password within three guesses."""
     await session.receive()
     question = "needPassword"
     for _ in range(3):
@@ -27,7 +29,7 @@ async def device(session: Session) -> None:
 
 
 async def log_in(session: Session, guesses: list[str]) -> str:
-    """Try the guesses in turn until the device has decided; what it says then."""
+    """Try the guesses in turn until the device has decided, and return what it says then."""
     answer = await session.send({"command": "turnOnLight"})
     for guess in guesses:
         print(f"  {answer['status']:<13} -> {guess}")
@@ -39,7 +41,7 @@ async def log_in(session: Session, guesses: list[str]) -> str:
 
 async def serve_device(stream: trio.SocketStream) -> None:
     """The device's network side."""
-    async with SessionManager().port("centre", lines(stream), on_session=device) as port:
+    async with manager.accept(lines(stream), on_session=device) as port:
         await port.wait_closed()
 
 
@@ -48,7 +50,7 @@ async def main() -> None:
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(partial(trio.serve_tcp, serve_device, 0, host="127.0.0.1"))
         stream = await trio.open_tcp_stream(*listeners[0].socket.getsockname())
-        async with SessionManager(session_timeout=2).port("device", lines(stream)) as port:
+        async with manager.port("device", lines(stream)) as port:
             for guesses in (["hunter2", PASSWORD], ["0000", "1111", "2222"]):
                 async with port.session() as session:
                     print(f"session {session.sid}: {await log_in(session, guesses)}")

@@ -23,11 +23,14 @@ async def receive_loop(stream: trio.SocketStream, manager: SessionManager) -> No
 async def adder(stream: trio.SocketStream) -> None:
     """The other side, which has never heard of psession: it copies `sid` from the question to the answer."""
     buffer = b""
-    async for data in stream:
-        *frames, buffer = (buffer + data).split(b"\0")
-        for question in map(json.loads, frames):
-            answers = [{"news": "a question came"}, {"sid": question["sid"], "sum": sum(question["numbers"])}]
-            await stream.send_all(b"".join(json.dumps(answer).encode() + b"\0" for answer in answers))
+    try:
+        async for data in stream:
+            *frames, buffer = (buffer + data).split(b"\0")
+            for question in map(json.loads, frames):
+                answers = [{"news": "a question came"}, {"sid": question["sid"], "sum": sum(question["numbers"])}]
+                await stream.send_all(b"".join(json.dumps(answer).encode() + b"\0" for answer in answers))
+    except Exception as error:  # trio.serve_tcp would end with it, and every other client too
+        print(f"a client was lost: {error!r}")
 
 
 async def ask(manager: SessionManager, numbers: list[int]) -> None:

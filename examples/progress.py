@@ -8,10 +8,10 @@ from functools import partial
 
 import trio
 
-from psession import Envelope, Session, SessionManager, SessionRemoteError
+from psession import Exact, Session, SessionManager, SessionRemoteError
 from psession.channels import lines
 
-MANAGER = SessionManager(session_timeout=2, envelope=Envelope.exact())
+manager = SessionManager(session_timeout=2, dialect=Exact())
 
 
 async def device(session: Session) -> None:
@@ -31,7 +31,7 @@ async def device(session: Session) -> None:
 
 async def serve_device(stream: trio.SocketStream) -> None:
     """The device's network side."""
-    async with MANAGER.port("client", lines(stream), on_session=device, error_codes={ValueError: "bad_file"}) as port:
+    async with manager.accept(lines(stream), on_session=device, error_codes={ValueError: "bad_file"}) as port:
         await port.wait_closed()
 
 
@@ -40,7 +40,7 @@ async def main() -> None:
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(partial(trio.serve_tcp, serve_device, 0, host="127.0.0.1"))
         stream = await trio.open_tcp_stream(*listeners[0].socket.getsockname())
-        async with MANAGER.port("device", lines(stream)) as port:
+        async with manager.port("device", lines(stream)) as port:
             for name, seconds in (("good.bin", 0.01), ("broken.bin", 0.01), ("large.bin", 0.2)):
                 try:
                     async with port.stream({"name": name, "seconds": seconds}, total=5, credit=8) as replies:

@@ -6,17 +6,20 @@ from functools import partial
 
 import trio
 
-from psession.channels import FramedChannel, LineState, lines, reconnecting
+from psession.channels import FramedChannel, LinkState, lines, reconnecting
 
 READINGS = [20.5, 20.9, 21.4, 21.6, 21.5, 21.1]
 
 
 async def serve_client(stream: trio.SocketStream) -> None:
     """A thermometer in bad health: it sends two readings to each client, then drops it."""
-    async with lines(stream) as channel:
-        wanted = await channel.receive()
-        for number in range(wanted["from"], wanted["from"] + 2):
-            await channel.send({"number": number, "degrees": READINGS[number]})
+    try:
+        async with lines(stream) as channel:
+            wanted = await channel.receive()
+            for number in range(wanted["from"], wanted["from"] + 2):
+                await channel.send({"number": number, "degrees": READINGS[number]})
+    except Exception as error:  # trio.serve_tcp would end with it, and every other client too
+        print(f"a client was lost: {error!r}")
 
 
 class Watcher:
@@ -42,7 +45,7 @@ class Watcher:
                 print(f"{reading['degrees']} degrees")
 
 
-def tell(state: LineState) -> None:
+def tell(state: LinkState) -> None:
     """Say what becomes of the line."""
     print(f"  {state.state}" + (f", {state.error!r}" if state.state == "broken" else ""))
 

@@ -21,10 +21,12 @@ async def handle(session: Session) -> None:
 
 
 async def serve_client(stream: trio.SocketStream) -> None:
-    """Keep a port open for as long as the client is there; whatever is in it goes with it."""
-    name = "client_{}:{}".format(*stream.socket.getpeername())
-    async with manager.port(name, lines(stream), on_session=handle, on_message=print) as port:
-        await port.wait_closed()
+    """Keep a port open for as long as the client is there. A failure of one client ends no other."""
+    try:
+        async with manager.accept(lines(stream), on_session=handle, on_message=print) as port:
+            await port.wait_closed()
+    except Exception as error:  # trio.serve_tcp would end with it, and every other client too
+        print(f"a client was lost: {error!r}")
 
 
 async def client(name: str, address: tuple[str, int]) -> None:
@@ -38,8 +40,9 @@ async def client(name: str, address: tuple[str, int]) -> None:
 
 async def ask(name: str, server: Port, command: str) -> None:
     """One question; its own answer comes back, whatever else is under way."""
-    reply = await server.request({"command": command})
-    print(f"{name}: {command} -> {reply.get('time', reply['status'])} (session {reply['sid']})")
+    async with server.session() as session:
+        reply = await session.send({"command": command})
+        print(f"{name}: {command} -> {reply.get('time', reply['status'])} (session {session.sid})")
 
 
 async def main() -> None:

@@ -3,10 +3,12 @@
 import sys
 
 import trio
-from trio_websocket import WebSocketRequest, open_websocket_url, serve_websocket
+from trio_websocket import open_websocket_url
 
 from psession import Session, SessionError, SessionManager
-from psession.channels import trio_websocket
+from psession.channels import WebSocketChannel, serve_websocket, trio_websocket
+
+clients = SessionManager()
 
 DEVICES = {"lamp-1": {"watts": 9, "on": True}, "oven-7": {"watts": 2300, "on": False}}
 
@@ -35,10 +37,9 @@ async def answer(session: Session) -> None:
             await session.post({"deviceId": message["deviceId"]} | DEVICES[message["deviceId"]])
 
 
-async def serve_client(request: WebSocketRequest) -> None:
-    """The server: one client."""
-    channel = trio_websocket(await request.accept())
-    async with SessionManager().port("client", channel, on_session=answer) as port:
+async def serve_client(channel: WebSocketChannel) -> None:
+    """Serve one client."""
+    async with clients.accept(channel, on_session=answer) as port:
         await port.post({"type": "news", "text": f"{len(DEVICES)} devices are connected"})
         await port.wait_closed()
 
@@ -47,7 +48,7 @@ async def main(url: str | None = None) -> None:
     """Talk to the server at `url`, or to one of our own."""
     async with trio.open_nursery() as nursery:
         if url is None:
-            server = await nursery.start(serve_websocket, serve_client, "127.0.0.1", 0, None)
+            server = await nursery.start(serve_websocket, serve_client, "127.0.0.1", 0)
             url = f"ws://127.0.0.1:{server.port}"
         await talk(url)
         nursery.cancel_scope.cancel()

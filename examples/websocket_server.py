@@ -1,17 +1,15 @@
 """A WebSocket server: a plain command of a client makes the server open a session, and tell in it how it gets on."""
 
 import trio
-from trio_websocket import WebSocketRequest, open_websocket_url, serve_websocket
 
 from psession import Session, SessionError, SessionManager
-from psession.channels import trio_websocket
+from psession.channels import WebSocketChannel, open_websocket, serve_websocket
 
 manager = SessionManager(session_timeout=10)
 
 
-async def serve_client(request: WebSocketRequest) -> None:
-    """One client: its port is open for as long as its connection."""
-    channel = trio_websocket(await request.accept())
+async def serve_client(channel: WebSocketChannel) -> None:
+    """Serve one client. Its port is open for as long as its connection."""
 
     async def on_message(message: dict[str, str]) -> None:  # one at a time, in order
         response = {"type": "response", "command": message["command"]}
@@ -25,7 +23,7 @@ async def serve_client(request: WebSocketRequest) -> None:
         except SessionError as error:
             print("server:", error)
 
-    async with manager.port(f"client {request.remote}", channel, on_message=on_message) as port:
+    async with manager.accept(channel, on_message=on_message) as port:
         await port.wait_closed()
 
 
@@ -42,7 +40,7 @@ async def client(url: str) -> None:
                 done.set()
 
     clients = SessionManager(on_session=follow)
-    async with open_websocket_url(url) as connection, clients.port("server", trio_websocket(connection)) as port:
+    async with open_websocket(url) as channel, clients.port("server", channel) as port:
         await port.post({"type": "command", "command": "getStatus"})
         await done.wait()
 
@@ -50,7 +48,7 @@ async def client(url: str) -> None:
 async def main() -> None:
     """Serve a client, then stop."""
     async with trio.open_nursery() as nursery:
-        server = await nursery.start(serve_websocket, serve_client, "127.0.0.1", 0, None)
+        server = await nursery.start(serve_websocket, serve_client, "127.0.0.1", 0)
         await client(f"ws://127.0.0.1:{server.port}")
         nursery.cancel_scope.cancel()
 

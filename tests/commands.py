@@ -21,16 +21,24 @@ LIMIT = 10.0
 _PATHS = [str(Path(psession.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
 
 
+def environment() -> dict[str, str]:
+    """This process's environment, with this psession."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, _PATHS)), "PYTHONIOENCODING": "utf-8"}
+
+
 def start(
-    *arguments: str, stdout: IO[str] | int | None = subprocess.PIPE, preexec_fn: Callable[[], None] | None = None
+    *arguments: str,
+    stdin: int | None = None,
+    stdout: IO[str] | int | None = subprocess.PIPE,
+    preexec_fn: Callable[[], None] | None = None,
 ) -> subprocess.Popen[str]:
     """The command, running."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, _PATHS)), "PYTHONIOENCODING": "utf-8"}
     return subprocess.Popen(
         [sys.executable, "-m", "psession", *arguments],
+        stdin=stdin,
         stdout=stdout,
         stderr=subprocess.PIPE,
-        env=environment,
+        env=environment(),
         encoding="utf-8",
         preexec_fn=preexec_fn,
     )

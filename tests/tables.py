@@ -17,22 +17,23 @@ IN_USE = 1
 
 def assert_idle(port: Port) -> None:
     """No session, no number in use, nothing queued, nobody waiting: the port may be open or closed."""
-    table, outbox = port._table, port._outbox
+    engine = port._engine
+    connection, outbox = engine.connection, engine.outbox
+    sessions, turns = connection.sessions, connection._shared.turns
     assert dict(port.sessions) == {}
-    assert list(table.by_age) == []
-    assert table.pool._state.count(IN_USE) == 0
-    assert len(table._freed) == 0
-    assert (len(port._idle), len(port._idle_incoming)) == (0, 0)
-    assert (port._outbox.turns, len(port._timekeeper)) == (0, 0)
+    assert (sessions.own, sessions.peers, sessions.oldest()) == ({}, {}, None)
+    assert sessions.pool._state.count(IN_USE) == 0
+    assert len(engine._for_number) == 0
+    assert engine.needy == {}
+    assert all(dialogue.entry != due for due, _, dialogue in connection.deadlines._heap)
+    assert outbox.turns == 0
     assert list(outbox._queue) == []
     assert outbox.queued_bytes == 0
     assert len(outbox._for_room) == 0
-    if port._exact is not None:
-        taken = port._exact.taken
-        assert taken.running == {}
-        assert all(stream.is_complete and taken._held[sid].size for sid, stream in taken.streams.items())
-        assert all(held.size for held in taken._held.values())
-        assert taken.stored_bytes == sum(held.size for held in taken._held.values())
+    held = list(turns._held.values())
+    assert all(last.running == 0 and last.size for last in held)
+    assert all(last.stream is None or last.stream.is_complete for last in held)
+    assert turns.stored_bytes == sum(last.size for last in held)
 
 
 def assert_empty(manager: SessionManager, *ports: Port) -> None:
@@ -43,7 +44,7 @@ def assert_empty(manager: SessionManager, *ports: Port) -> None:
     for port in ports:
         assert port.closed
         assert_idle(port)
-        outbox = port._outbox
+        outbox = port._engine.outbox
         assert outbox.closed
         assert not outbox.writing
         assert outbox.finished.is_set()

@@ -16,10 +16,10 @@ import pytest
 import trio
 import trio.testing
 
-from psession import Envelope, Session, SessionError, SessionManager
-from psession._asker import MAX_GIVEN_UP
-from psession._taken import MAX_PAGES
-from psession.channels._memory import memory_pair
+from psession import Exact, Session, SessionError, SessionManager
+from psession.channels import memory_pair
+from psession.protocol.asking import MAX_GIVEN_UP
+from psession.protocol.peer_turns import MAX_PAGES
 
 from .peers import Wire, settle
 from .tables import assert_empty, assert_idle
@@ -140,7 +140,7 @@ async def ask(port: Any, token: int) -> int:
 async def attack(seed: int, count: int, *, one_life: bool) -> None:
     """So many messages at a port that asks as well."""
     wire = Wire()
-    manager = SessionManager(wire, envelope=Envelope.exact(), on_session=handle, session_ids=range(1, 51), **LIMITS)
+    manager = SessionManager(wire, dialect=Exact(), on_session=handle, session_ids=range(1, 51), **LIMITS)
     asked = answered = 0
 
     async def asks(port: Any) -> None:
@@ -155,8 +155,7 @@ async def attack(seed: int, count: int, *, one_life: bool) -> None:
     async with manager.port("victim") as port, trio.open_nursery() as nursery:
         nursery.start_soon(asks, port)
         await settle()
-        assert port._exact is not None
-        attacker = Attacker(seed, port._exact.life, one_life=one_life)
+        attacker = Attacker(seed, port._engine.connection._shared.life, one_life=one_life)
         for number in range(count):
             assert port.dispatch(attacker.message()) in (True, False)
             if number % 7 == 0:
@@ -174,17 +173,18 @@ async def attack(seed: int, count: int, *, one_life: bool) -> None:
 
 def bounded(port: Any) -> None:
     """Every table is within what the documents say."""
-    taken = port._exact.taken
+    taken = port._engine.connection._shared.turns
     assert len(port.sessions) <= 20 + 50
-    assert port._handlers.running <= 2 * 20
-    assert len(taken.running) <= len(port.sessions)
+    assert port._engine.connection.handlers <= 2 * 20
+    held = list(taken._held.values())
+    assert sum(bool(last.running) for last in held) <= len(port.sessions)
     assert len(taken._pages) <= MAX_PAGES
-    assert all(sid in taken.running or taken._held[sid].size for sid in taken.streams)
-    assert sum(len(stream.sizes) for stream in taken.streams.values()) <= 20_000 // 200
+    assert all(last.running or last.size for last in held if last.stream is not None)
+    assert sum(len(last.stream.sizes) for last in held if last.stream is not None) <= 20_000 // 200
     assert taken.stored_bytes <= 20_000
-    assert sum(held.size > 0 for held in taken._held.values()) <= 20_000 // 200
-    assert len(port._exact.asker._given_up) <= MAX_GIVEN_UP
-    assert len(port._exact._past) <= 16
+    assert sum(last.size > 0 for last in held) <= 20_000 // 200
+    assert len(port._engine.connection._asking._given_up) <= MAX_GIVEN_UP
+    assert len(port._engine.connection._past_lives) <= 16
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -199,7 +199,7 @@ def test_whatever_a_peer_sends_the_port_neither_breaks_nor_grows(seed: int, capl
 
 async def test_a_forged_answer_is_nobodys(autojump_clock: Any) -> None:
     here, there = memory_pair()
-    async with SessionManager(envelope=Envelope.exact(), session_timeout=1).port("p", here) as port:
+    async with SessionManager(dialect=Exact(), session_timeout=1).port("p", here) as port:
         async with trio.open_nursery() as nursery:
             got: list[Any] = []
 
@@ -224,7 +224,7 @@ async def test_a_forged_answer_is_nobodys(autojump_clock: Any) -> None:
         assert got[0]["right"]
         await settle()
         statistics = port.statistics()
-        assert (statistics.matched, statistics.other_life, statistics.malformed) == (1, 1, 1)
+        assert (statistics.matched, statistics.stale_own, statistics.malformed) == (1, 1, 1)
         assert_idle(port)
 
 

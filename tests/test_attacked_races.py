@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from psession import Port, PortClosedError, SessionAbortError, SessionCancelError, SessionManager, SessionTimeoutError
+from psession import PortClosedError, SessionAbortError, SessionCancelError, SessionManager, SessionTimeoutError
 from psession.channels import length_prefixed
+from psession.shell.engine import Engine
 
 from .peers import Caught, Wire, settle
 from .tables import assert_empty
@@ -40,7 +41,7 @@ async def test_an_end_after_the_senders_error_and_before_its_turn_runs_is_the_en
         ask = partial(session.send, {}, timeout=5, retry_on=(OSError,), retry_count=3, retry_interval=1)
         nursery.start_soon(caught.run, ask)
         await settle()
-        turn = session._turn
+        turn = session._live.dialogue.turn
         assert turn is not None
         turn.sender_failed(OSError("the line is down"))  # as the writer says it
         deeds[deed]()
@@ -81,18 +82,18 @@ async def test_a_number_that_rested_in_its_sessions_hands_goes_on_resting_when_t
 
 def test_an_interrupt_while_leaving_comes_when_the_port_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     manager = SessionManager(Wire())
-    end = Port._end
+    close = Engine.close
 
-    def interrupted(port: Port, ending: Any) -> None:
+    def interrupted(engine: Engine, ending: Any) -> None:
         signal.raise_signal(signal.SIGINT)
-        end(port, ending)
+        close(engine, ending)
 
     async def main() -> None:
         with trio.fail_after(10):
             async with manager.port("p") as port:
                 port.create()  # the timekeeper runs: a shielded task that only leaving ends
                 await settle()
-                monkeypatch.setattr(Port, "_end", interrupted)
+                monkeypatch.setattr(Engine, "close", trio.lowlevel.enable_ki_protection(interrupted))
 
     with pytest.raises(KeyboardInterrupt):
         trio.run(main)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from psession import Envelope, Session, SessionError, SessionManager
-from psession.channels._memory import memory_pair
+from psession import Exact, Session, SessionError, SessionManager
+from psession.channels import memory_pair
+from psession.protocol.states import PeerTurn
 
-from .lines import Network, Work, client
+from .links import Network, Work, client
 from .peers import Caught, Wire, settle
 from .tables import assert_empty, assert_idle
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from psession import Port, Replies
 
-EXACT = Envelope.exact()
+EXACT = Exact()
 
 
 async def count_up(session: Session) -> None:
@@ -54,7 +55,7 @@ async def test_closing_wakes_the_task_that_receives_and_leaves_the_next_turn_alo
     reply: dict[str, Any] | None, autojump_clock: MockClock
 ) -> None:
     wire, caught, sent = Wire(), Caught(), Caught()
-    async with SessionManager(envelope=EXACT).port("p", wire) as port, trio.open_nursery() as nursery:
+    async with SessionManager(dialect=EXACT).port("p", wire) as port, trio.open_nursery() as nursery:
         with port.create() as session:
             async with session.stream({}) as replies:
                 nursery.start_soon(caught.run, replies.receive)
@@ -76,7 +77,7 @@ async def test_closing_wakes_the_task_that_receives_and_leaves_the_next_turn_alo
 
 async def test_closing_a_stream_with_a_session_of_its_own_ends_that(autojump_clock: MockClock) -> None:
     wire, caught = Wire(), Caught()
-    async with SessionManager(envelope=EXACT).port("p", wire) as port, trio.open_nursery() as nursery:
+    async with SessionManager(dialect=EXACT).port("p", wire) as port, trio.open_nursery() as nursery:
         async with port.stream({}) as replies:
             nursery.start_soon(caught.run, replies.receive)
             await settle()
@@ -88,7 +89,7 @@ async def test_closing_a_stream_with_a_session_of_its_own_ends_that(autojump_clo
 
 async def test_closing_and_cancelling_at_once_leaves_nothing(autojump_clock: MockClock) -> None:
     wire = Wire()
-    async with SessionManager(envelope=EXACT).port("p", wire) as port:
+    async with SessionManager(dialect=EXACT).port("p", wire) as port:
         async with trio.open_nursery() as nursery, port.stream({}) as replies:
             nursery.start_soon(replies.receive)
             await settle()
@@ -99,33 +100,33 @@ async def test_closing_and_cancelling_at_once_leaves_nothing(autojump_clock: Moc
 
 # -- requests and credit ----------------------------------------------------------------------------------------------
 
-BEFORE: dict[str, list[dict[str, Any]]] = {
-    "nothing": [],
-    "running": [{"sid": 5, "_turn": 1, "_life": 7, "to": 0}],
-    "streaming": [request(credit=2)],
-    "answered": [{"sid": 5, "_turn": 1, "_life": 7, "to": 1}],
-    "over": [{"sid": 5, "_turn": 1, "_life": 7, "_error": "timeout"}],
+BEFORE: dict[PeerTurn, list[dict[str, Any]]] = {
+    PeerTurn.NOTHING: [],
+    PeerTurn.RUNNING: [{"sid": 5, "_turn": 1, "_life": 7, "to": 0}],
+    PeerTurn.STREAMING: [request(credit=2)],
+    PeerTurn.ANSWERED: [{"sid": 5, "_turn": 1, "_life": 7, "to": 1}],
+    PeerTurn.OVER: [{"sid": 5, "_turn": 1, "_life": 7, "_error": "timeout"}],
 }
 
 
 @pytest.mark.parametrize("state", BEFORE)
-async def test_a_request_for_the_rest_of_what_this_side_never_began_runs_nothing(state: str) -> None:
+async def test_a_request_for_the_rest_of_what_this_side_never_began_runs_nothing(state: PeerTurn) -> None:
     runs: list[int] = []
 
     async def handle(session: Session) -> None:
         async for message in session:
-            runs.append(message["_turn"])
+            runs.append(session._live.dialogue.exact.memory.turn)
             for number in range(message["to"]):
                 await session.post({"number": number})
             if message["to"] == 0:
                 await trio.sleep_forever()
 
     wire = Wire()
-    async with SessionManager(envelope=EXACT).port("p", wire, on_session=handle) as port:
+    async with SessionManager(dialect=EXACT).port("p", wire, on_session=handle) as port:
         for message in BEFORE[state]:
             port.dispatch(message)
         await settle()
-        assert port._speak_exactly().taken.state(5) == state
+        assert port._engine.connection._shared.turns.state(5) is state
         before, told = runs.copy(), len(wire.sent)
         for _ in range(2):
             port.dispatch(request(turn=9, part=3))
@@ -133,7 +134,7 @@ async def test_a_request_for_the_rest_of_what_this_side_never_began_runs_nothing
         answers = [message for message in wire.sent[told:] if message.get("_re") == 9]
         assert answers == 2 * [{"sid": 5, "_re": 9, "_error": "forgotten", "_life": 7}]
         assert runs == before
-        assert port._speak_exactly().taken.running == {}
+        assert not any(last.running for last in port._engine.connection._shared.turns._held.values())
         port.dispatch(request(turn=10, to=1, _new=True))
         await settle()
         assert runs[-1] == 10
@@ -141,7 +142,7 @@ async def test_a_request_for_the_rest_of_what_this_side_never_began_runs_nothing
 
 async def test_credit_for_nothing_is_malformed() -> None:
     wire = Wire()
-    async with SessionManager(envelope=EXACT).port("p", wire, on_session=count_up) as port:
+    async with SessionManager(dialect=EXACT).port("p", wire, on_session=count_up) as port:
         port.dispatch(request(credit=0))
         assert (port.statistics().malformed, port.sessions) == (1, {})
 
@@ -149,7 +150,7 @@ async def test_credit_for_nothing_is_malformed() -> None:
 @pytest.mark.parametrize("hostile", [{"_credit": 2**53 - 1, "_part": 2**53 - 1}, {"_credit": 2**53 - 1}, {"_part": 0}])
 async def test_no_number_of_a_peers_makes_a_stream_forget_its_end(hostile: dict[str, Any]) -> None:
     wire = Wire()
-    async with SessionManager(envelope=EXACT).port("p", wire, on_session=count_up) as port:
+    async with SessionManager(dialect=EXACT).port("p", wire, on_session=count_up) as port:
         port.dispatch(request(credit=2))
         for _ in range(3):
             await settle()
@@ -158,10 +159,11 @@ async def test_no_number_of_a_peers_makes_a_stream_forget_its_end(hostile: dict[
                 message = {key: value for key, value in message.items() if key not in ("_part", "to")}
             port.dispatch(message)
         await settle()
-        taken = port._speak_exactly().taken
-        assert len(taken.stored(5)) <= 4
+        taken = port._engine.connection._shared.turns
+        held = taken.held(5)
+        assert held is None or len(held.frames) <= 4
         if "_credit" in hostile:
-            assert (taken.state(5), taken.stored(5)[-1]["_part"]) == ("answered", 4)
+            assert (taken.state(5), held and held.frames[-1]["_part"]) == (PeerTurn.ANSWERED, 4)
 
 
 async def test_a_handler_that_waits_for_credit_is_idle_also_where_messages_wait_for_it(
@@ -169,7 +171,7 @@ async def test_a_handler_that_waits_for_credit_is_idle_also_where_messages_wait_
 ) -> None:
     wire = Wire()
     options: dict[str, Any] = {"on_session": count_up, "session_max_life": 10}
-    async with SessionManager(envelope=EXACT).port("p", wire, **options) as port:
+    async with SessionManager(dialect=EXACT).port("p", wire, **options) as port:
         port.dispatch(request(credit=1))
         await settle()
         port.dispatch({"sid": 5, "_part": 1, "_life": 7, "a post": True})
@@ -183,7 +185,7 @@ async def test_a_handler_that_waits_for_credit_is_idle_also_where_messages_wait_
 
 async def test_a_grant_is_not_lost_where_the_queue_is_full(autojump_clock: MockClock) -> None:
     sender = Slow()
-    async with SessionManager(envelope=EXACT).port("p", sender, max_queued_bytes=1) as port:
+    async with SessionManager(dialect=EXACT).port("p", sender, max_queued_bytes=1) as port:
         async with trio.open_nursery() as nursery, port.session() as session, session.stream({}, credit=2) as replies:
             sender.let.set()
             await settle()
@@ -194,7 +196,7 @@ async def test_a_grant_is_not_lost_where_the_queue_is_full(autojump_clock: MockC
             for part in (1, 2, 3, 4):
                 port.dispatch({"sid": session.sid, "_re": 1, "_part": part})
                 await replies.receive()
-            assert port._outbox.queued_bytes <= 2 * 256
+            assert port._engine.outbox.queued_bytes <= 2 * 256
             sender.let.set()
             await settle()
             assert [message["_credit"] for message in sender.sent if message.get("_turn")] == [2, 6]
@@ -206,7 +208,7 @@ async def test_what_is_sent_again_is_sent_whole_and_queued_once(autojump_clock: 
     sender = Slow()
     sender.let.set()
     options: dict[str, Any] = {"on_session": count_up, "max_queued_bytes": 600}
-    async with SessionManager(envelope=EXACT).port("p", sender, **options) as port:
+    async with SessionManager(dialect=EXACT).port("p", sender, **options) as port:
         port.dispatch(request(to=9))
         await settle()
         sender.let = trio.Event()
@@ -227,7 +229,7 @@ async def test_who_repeats_all_requests_and_reads_nothing_fills_no_more_than_the
     sender = Slow()
     sender.let.set()
     options: dict[str, Any] = {"on_session": count_up, "max_queued_bytes": 1000, "max_answer_bytes": 20000}
-    async with SessionManager(envelope=EXACT).port("p", sender, **options) as port:
+    async with SessionManager(dialect=EXACT).port("p", sender, **options) as port:
         for sid in range(1, 200):
             port.dispatch({**request(turn=sid, _new=True), "sid": sid})
         await settle()
@@ -235,7 +237,7 @@ async def test_who_repeats_all_requests_and_reads_nothing_fills_no_more_than_the
         for _ in range(3):
             for sid in range(1, 200):
                 port.dispatch({**request(turn=sid, _new=True), "sid": sid})
-        assert port._outbox.queued_bytes <= 21000 + 256
+        assert port._engine.outbox.queued_bytes <= 21000 + 256
         sender.let.set()
 
 
@@ -249,7 +251,7 @@ async def test_a_single_answer_asked_for_again_is_sent_also_where_the_queue_is_f
 
     asked = {"sid": 5, "_turn": 1, "_life": 7}
     options: dict[str, Any] = {"on_session": handle, "max_queued_bytes": 1, "max_answer_bytes": 20000}
-    async with SessionManager(envelope=EXACT).port("p", sender, **options) as port, trio.open_nursery() as nursery:
+    async with SessionManager(dialect=EXACT).port("p", sender, **options) as port, trio.open_nursery() as nursery:
         port.dispatch(asked)
         await settle()
         sender.let = trio.Event()
@@ -258,7 +260,7 @@ async def test_a_single_answer_asked_for_again_is_sent_also_where_the_queue_is_f
         await settle()
         for _ in range(1000):
             port.dispatch(asked)
-        assert 10_000 < port._outbox.queued_bytes <= 20_000 + 256
+        assert 10_000 < port._engine.outbox.queued_bytes <= 20_000 + 256
         sender.let.set()
         await settle()
         assert sender.sent.count({"ok": True, "sid": 5, "_re": 1, "_life": 7}) > 10
@@ -273,7 +275,7 @@ async def test_a_handler_that_fails_is_told_of_also_where_the_queue_is_full(aske
         raise KeyError
 
     options: dict[str, Any] = {"on_session": handle, "max_queued_bytes": 1}
-    async with SessionManager(envelope=EXACT).port("p", sender, **options) as port, trio.open_nursery() as nursery:
+    async with SessionManager(dialect=EXACT).port("p", sender, **options) as port, trio.open_nursery() as nursery:
         for _ in range(3):
             nursery.start_soon(port.post, {"plain": True})
         await settle()
@@ -370,7 +372,7 @@ async def test_on_a_terrible_network_that_also_breaks_streams_both_ways_come_who
     assert len(work.runs) == len(set(work.runs))
     assert all(got == list(range(1, 1 + len(got))) for got in work.heard.values())
     for port in network.ports:
-        assert port._speak_exactly().taken.running == {}
+        assert not any(last.running for last in port._engine.connection._shared.turns._held.values())
     assert_empty(network.server, *network.ports)
 
 
@@ -385,7 +387,7 @@ async def test_draining_lets_a_stream_come_to_its_end(autojump_clock: MockClock)
         return len([reply async for reply in replies])
 
     here, there = memory_pair()
-    manager, drained = SessionManager(envelope=EXACT), Caught()
+    manager, drained = SessionManager(dialect=EXACT), Caught()
     async with (
         manager.port("answerer", there, on_session=slowly) as answerer,
         manager.port("asker", here) as port,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psession._backoff import Backoff
+from psession.protocol.backoff import Backoff
 
 LUCK = st.floats(0, 1)
 ATTEMPTS = st.integers(0, 60)

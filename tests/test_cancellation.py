@@ -9,8 +9,8 @@ import pytest
 import trio
 import trio.testing
 
-from psession import Envelope, SessionError, SessionManager
-from psession.channels._memory import memory_pair
+from psession import Exact, SessionError, SessionManager
+from psession.channels import memory_pair
 
 from .axe import Axe, every_step
 from .peers import Echo, Wire, plain_pair, serve_echo
@@ -159,7 +159,7 @@ async def serve_exactly(channel: trio.abc.Channel[Any]) -> None:
 async def over_exact_memory(**options: Any) -> AsyncIterator[tuple[SessionManager, Port]]:
     """A port on the exact wire, whose peer answers at once."""
     here, there = memory_pair()
-    manager = SessionManager(envelope=Envelope.exact(), **options)
+    manager = SessionManager(dialect=Exact(), **options)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve_exactly, there)
         async with manager.port("p", here) as port:
@@ -169,7 +169,7 @@ async def over_exact_memory(**options: Any) -> AsyncIterator[tuple[SessionManage
 @asynccontextmanager
 async def over_exact_silence(**options: Any) -> AsyncIterator[tuple[SessionManager, Port]]:
     """A port on the exact wire, whose peer never answers."""
-    manager = SessionManager(**{"session_timeout": 1.0, **options}, envelope=Envelope.exact())
+    manager = SessionManager(**{"session_timeout": 1.0, **options}, dialect=Exact())
     async with manager.port("p", Wire()) as port:
         yield manager, port
 
@@ -216,7 +216,7 @@ def test_a_call_cancelled_at_any_step_leaves_nothing_in_its_port_which_works_on(
                 axe.scope = scope
                 await call(port)
             axe.scope = None
-            if port._outbox._queue or port._outbox.writing:
+            if port._engine.outbox._queue or port._engine.outbox.writing:
                 await trio.sleep(10)
             await trio.testing.wait_all_tasks_blocked()
             assert_idle(port)

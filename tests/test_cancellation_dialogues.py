@@ -9,8 +9,8 @@ import pytest
 import trio
 import trio.testing
 
-from psession import Envelope, SessionManager
-from psession.channels._memory import memory_pair
+from psession import Classic, Dialect, Exact, SessionManager
+from psession.channels import memory_pair
 
 from .axe import Axe, every_step
 from .peers import answers, plain_pair
@@ -30,14 +30,14 @@ async def asks_its_server(port: Port) -> None:
         assert reply["ok"]
 
 
-@pytest.mark.parametrize("envelope", [Envelope.classic(), Envelope.exact()], ids=["classic", "exact"])
+@pytest.mark.parametrize("dialect", [Classic(), Exact()], ids=["classic", "exact"])
 @pytest.mark.parametrize("pair", [memory_pair, plain_pair])
 def test_both_sides_of_a_dialogue_cancelled_at_any_step_leave_nothing(
-    pair: Callable[[], Any], envelope: Envelope
+    pair: Callable[[], Any], dialect: Dialect
 ) -> None:
     async def scenario(axe: Axe) -> bool:
         here, there = pair()
-        client, server = SessionManager(envelope=envelope), SessionManager(on_session=answers)
+        client, server = SessionManager(dialect=dialect), SessionManager(on_session=answers)
         ports: list[Port] = []
         with trio.CancelScope() as scope:
             axe.scope = scope
@@ -54,14 +54,14 @@ def test_both_sides_of_a_dialogue_cancelled_at_any_step_leave_nothing(
     assert every_step(scenario) > 1
 
 
-@pytest.mark.parametrize("envelope", [Envelope.classic(), Envelope.exact()], ids=["classic", "exact"])
+@pytest.mark.parametrize("dialect", [Classic(), Exact()], ids=["classic", "exact"])
 @pytest.mark.parametrize("pair", [memory_pair, plain_pair])
 def test_a_caller_cancelled_at_any_step_leaves_the_servers_port_working(
-    pair: Callable[[], Any], envelope: Envelope
+    pair: Callable[[], Any], dialect: Dialect
 ) -> None:
     async def scenario(axe: Axe) -> bool:
         here, there = pair()
-        client = SessionManager(envelope=envelope)
+        client = SessionManager(dialect=dialect)
         server = SessionManager(on_session=answers, session_max_life=30)
         async with server.port("client", there) as served, client.port("server", here) as port:
             with trio.CancelScope() as scope:

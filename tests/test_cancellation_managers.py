@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from psession import SessionManager
-from psession.channels._memory import memory_pair
+from psession.channels import memory_pair
 
 from .axe import Axe, every_step
 from .peers import Echo, Wire, answers, plain_pair

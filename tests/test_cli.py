@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -111,7 +112,7 @@ def test_without_the_library_it_says_what_to_install(
 def test_a_call_is_answered_by_echo(echo_url: str) -> None:
     assert finish(start("call", echo_url, '{"a": "ü", "list": [1, null]}')) == (
         0,
-        '{"a":"ü","list":[1,null],"sid":1}\n',
+        '{"a":"ü","list":[1,null]}\n',
         "",
     )
 
@@ -121,7 +122,7 @@ def test_the_message_may_come_from_standard_input(
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'{"a": 1}\n')))
     assert main(["call", echo_url, "-", "--sid-name", "number", "--timeout", "inf"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"a": 1, "number": 1}
+    assert json.loads(capsys.readouterr().out) == {"a": 1}
 
 
 def test_a_reply_is_json_whatever_characters_the_output_has(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +130,7 @@ def test_a_reply_is_json_whatever_characters_the_output_has(monkeypatch: pytest.
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(output, encoding="ascii"))
     with peer(repeat_once) as port:
         assert main(["call", f"tcp://127.0.0.1:{port}", '{"a": "ü"}']) == 0
-    assert json.loads(output.getvalue()) == {"a": "ü", "sid": 1}
+    assert json.loads(output.getvalue()) == {"a": "ü"}
 
 
 def test_echo_survives_garbage_and_resets(echo_url: str) -> None:
@@ -142,6 +143,19 @@ def test_echo_survives_garbage_and_resets(echo_url: str) -> None:
                 if reset:  # close() then sends RST
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     assert finish(start("call", echo_url, STATUS))[0] == 0
+
+
+def test_echo_goes_on_serving_a_client_while_others_reset() -> None:
+    with echoing("tcp://127.0.0.1:0") as (url, process):
+        with connect(url) as patient:
+            for number in range(20):
+                with connect(url) as rude:  # reset before its task has looked at it, and with a question on its way
+                    rude.sendall(b'{"sid":1}\n' * (number % 2))
+                    rude.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                patient.sendall(b'{"sid":%d}\n' % (number + 1))
+                assert patient.recv(4096) == b'{"sid":%d}\n' % (number + 1)
+        process.send_signal(signal.SIGTERM)
+        assert finish(process)[0] == 0
 
 
 def test_echo_answers_any_number_and_skips_what_is_no_message() -> None:
@@ -158,17 +172,19 @@ def test_echo_answers_any_number_and_skips_what_is_no_message() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["ws", "tcp"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_echo_cleanly_while_somebody_is_connected(scheme: str, number: signal.Signals) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, Exit.INTERRUPTED), (signal.SIGTERM, Exit.OK)])
+def test_a_signal_ends_echo_cleanly_while_a_client_is_connected(
+    scheme: str, number: signal.Signals, status: Exit
+) -> None:
     with echoing(f"{scheme}://127.0.0.1:0") as (url, process), connect(url):
         process.send_signal(number)
-        assert finish(process) == (0, "", "")
+        assert finish(process) == (status, "", "")
 
 
 @pytest.mark.parametrize("scheme", ["ws", "tcp"])
 def test_echo_says_when_it_cannot_listen(scheme: str, capsys: Captured) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        port = occupied.getsockname()[1]
         assert main(["echo", f"{scheme}://127.0.0.1:{port}"]) == Exit.CONNECTION
     assert complaint(capsys) == f"cannot listen on 127.0.0.1 port {port}: address already in use"
 
@@ -180,10 +196,31 @@ def test_a_message_that_is_no_json_object_is_not_sent(text: str, capsys: Capture
     assert 'MESSAGE must be a JSON object, such as {"command": "status"}' in complaint(capsys)
 
 
-def test_a_message_that_is_too_large_is_not_sent(capsys: Captured) -> None:
-    with peer(read_on) as port:
-        assert main(["call", f"tcp://127.0.0.1:{port}", json.dumps({"a": "x" * 2**20})]) == Exit.MESSAGE
-    assert "max_message_bytes is 1048576" in complaint(capsys)
+@pytest.mark.parametrize("size", [2_000_000, 2**20])
+def test_a_message_that_is_too_large_is_refused_before_it_connects(
+    size: int, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = json.dumps({"a": "x" * size})
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    for given in ("-", text):
+        assert main(["call", "tcp://127.0.0.1:1", given]) == Exit.USAGE
+        assert complaint(capsys) == "MESSAGE is too large: more than 1048576 bytes, which is the most it may have"
+
+
+def test_a_message_that_is_too_large_with_its_number_is_not_sent(capsys: Captured) -> None:
+    came: list[bytes] = []
+    with peer(lambda connection: came.append(read_on(connection))) as port:
+        text = json.dumps({"a": "x" * (2**20 - 12)}, separators=(",", ":"))
+        assert main(["call", f"tcp://127.0.0.1:{port}", text]) == Exit.USAGE
+    assert complaint(capsys).startswith("MESSAGE is too large: ")
+    assert came == [b""]
+
+
+def test_a_large_message_on_standard_input_is_refused_in_one_line_in_a_process_of_its_own() -> None:
+    process = start("call", "tcp://127.0.0.1:1", "-", stdin=subprocess.PIPE)
+    out, err = process.communicate(json.dumps({"a": "x" * 2_000_000}), timeout=LIMIT)
+    assert (process.returncode, out, err.count("\n")) == (Exit.USAGE, "", 1)
+    assert "more than 1048576 bytes" in err
 
 
 @pytest.mark.parametrize("scheme", ["ws", "tcp"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from psession import Envelope, PortClosedError, SessionManager, SessionRemoteError
+from psession import Exact, PortClosedError, SessionManager, SessionRemoteError
 from psession._cli._address import Address
 from psession._cli._url import open_url
 
@@ -55,7 +55,7 @@ async def client(url: str) -> AsyncIterator[tuple[Port, Deaf]]:
     with trio.fail_after(LIMIT):
         async with open_url(Address.parse(url), within=LIMIT) as channel:
             deaf = Deaf(channel)
-            async with SessionManager(envelope=Envelope.exact()).port("echo", deaf) as port:
+            async with SessionManager(dialect=Exact()).port("echo", deaf) as port:
                 yield port, deaf
 
 
@@ -101,8 +101,8 @@ async def test_what_does_not_end_in_time_is_cut_off_and_told(scheme: str) -> Non
 
 
 @SCHEMES
-@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-async def test_a_second_signal_ends_it_at_once(scheme: str, second: signal.Signals) -> None:
+@pytest.mark.parametrize(("second", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+async def test_a_second_signal_ends_it_at_once(scheme: str, second: signal.Signals, status: int) -> None:
     with echoing(f"{scheme}://127.0.0.1:0", "--drain", "inf") as (url, process):
         async with client(url) as (port, channel), port.session() as session:
             await session.send({"n": 1})
@@ -110,7 +110,7 @@ async def test_a_second_signal_ends_it_at_once(scheme: str, second: signal.Signa
             await channel.told.wait()
             process.send_signal(second)
             await port.wait_closed()
-        assert await end_of(process) == (0, "", "")
+        assert await end_of(process) == (status, "", "")
 
 
 async def test_ctrl_c_waits_for_nobody() -> None:
@@ -120,4 +120,4 @@ async def test_ctrl_c_waits_for_nobody() -> None:
             process.send_signal(signal.SIGINT)
             await port.wait_closed()
             assert not channel.told.is_set()
-        assert await end_of(process) == (0, "", "")
+        assert await end_of(process) == (130, "", "")

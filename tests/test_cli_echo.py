@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import trio
 
-from psession import Envelope, SessionManager
+from psession import Exact, SessionManager
 from psession._cli._echoing import EchoingChannel, answer_to, is_for_a_port
 from psession._cli.echo import Echo
 from psession.channels import memory_pair
@@ -27,16 +27,17 @@ async def test_an_exact_port_talks_to_echo(autojump_clock: MockClock) -> None:
     echo = Echo()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(echo.serve, there)
-        manager = SessionManager(envelope=Envelope.exact(), session_ids=range(65536, 65540), keepalive_interval=5)
+        manager = SessionManager(dialect=Exact(), session_ids=range(65536, 65540), keepalive_interval=5)
         async with manager.port("echo", here) as port:
-            assert (await port.request({"n": 1}))["n"] == 1
+            assert await port.request({"n": 1}) == {"n": 1}
             async with port.session() as session:
                 for number in range(3):
-                    assert (await session.send({"n": number}))["n"] == number
+                    assert await session.send({"n": number}) == {"n": number}
                     await trio.sleep(100)
                 await session.post({"n": 3})
+                assert await session.receive() == {"n": 3}
                 async with session.stream({"n": 4}) as replies:
-                    assert [reply["n"] async for reply in replies] == [4]
+                    assert [reply async for reply in replies] == [{"n": 4}]
             assert (port.statistics().classic, port.statistics().unknown_sid) == (0, 0)
     assert_empty(manager, port)
     assert_empty(echo._manager)
@@ -105,7 +106,7 @@ async def test_a_peer_that_does_not_take_its_answers_is_not_read_from_any_furthe
 )
 async def test_a_break_is_told_but_of_a_peer_that_leaves(last: Any, told: bool) -> None:
     here, there = memory_pair()
-    channel = EchoingChannel(there, lambda: False)
+    channel = EchoingChannel(there)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(Caught().run, channel.receive)
         await here.send(last)

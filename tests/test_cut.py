@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from psession import Envelope, SessionManager
+from psession import Exact, SessionManager
 from psession.channels import lines, reconnecting
 
 from .cutting import HERE, CuttingProxy
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SEEDS, TURNS = map(int, os.environ.get("PSESSION_CUT", "3x200").split("x"))
 
 PATIENT: dict[str, Any] = {
-    "envelope": Envelope.exact(),
+    "dialect": Exact(),
     "session_timeout": 20,
     "session_id_rest": 1,
     "resume_within": 20,
@@ -46,12 +46,11 @@ async def test_over_tcp_that_is_cut_in_mid_message_both_sides_ask_and_no_turn_is
     there = trio.Event()
 
     async def serve(stream: trio.SocketStream) -> None:
-        fresh = await server.resume(lines(stream))
-        if fresh is not None:
-            async with server.port(f"client {len(served)}", fresh) as port:
+        async with server.accept(lines(stream), f"client {len(served)}") as port:
+            if port not in served:
                 served.append(port)
-                there.set()
-                await port.wait_closed()
+            there.set()
+            await port.wait_closed()
 
     async def connect() -> trio.abc.Channel[Any]:
         return lines(await trio.open_tcp_stream(HERE, number))

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from psession import Envelope, PortClosedError, SessionManager, SessionRemoteError
+from psession import Exact, PortClosedError, SessionManager, SessionRemoteError
 from psession.channels import memory_pair
 
-from .lines import Work
+from .links import Work
 from .peers import Caught, settle
 from .tables import assert_empty
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 async def both_ends(work: Work) -> AsyncIterator[tuple[Port, Port]]:
     """The port of a server that does `work`, and the exact port of its client; the server's tables are empty after."""
     here, there = memory_pair()
-    client, server = SessionManager(envelope=Envelope.exact()), SessionManager(on_session=work.handle)
+    client, server = SessionManager(dialect=Exact()), SessionManager(on_session=work.handle)
     async with server.port("client", there) as served, client.port("server", here) as port:
         yield served, port
     assert_empty(server, served)
@@ -119,12 +119,12 @@ async def test_a_classic_peer_is_not_told_and_its_new_sessions_are_not_taken(aut
             False,
             10.0,
         )  # its handler waits for more: nothing ends a classic dialogue
-        assert port.statistics().refused == 1
+        assert port.statistics().closing == 1
 
 
 async def test_a_manager_drains_all_its_ports_at_once(autojump_clock: MockClock) -> None:
     work = Work()
-    client, server = SessionManager(envelope=Envelope.exact()), SessionManager(on_session=work.handle)
+    client, server = SessionManager(dialect=Exact()), SessionManager(on_session=work.handle)
     ends = [memory_pair() for _ in range(3)]
     async with trio.open_nursery() as nursery:
 

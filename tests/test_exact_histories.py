@@ -13,7 +13,7 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psession import Envelope, Port, Session, SessionError, SessionManager, SessionRefusedError
+from psession import Exact, Port, Session, SessionError, SessionManager, SessionRefusedError
 
 from .peers import Wire, settle
 from .tables import assert_empty, assert_no_timers
@@ -139,8 +139,10 @@ class World:
         assert max(self.runs.values(), default=0) <= 1, "run twice"
         for port in self.ports:
             assert all(session.sid == sid and not session.closed for sid, session in port.sessions.items())
-            if port._exact is not None:
-                assert port._exact.taken.running.keys() <= port.sessions.keys(), "a turn that runs in no session"
+            connection = port._engine.connection
+            open_keys = {one.key for one in connection.sessions.all()}
+            running = {key for key, held in connection._shared.turns._held.items() if held.running}
+            assert running <= open_keys, "a turn that runs in no session"
 
 
 @pytest.mark.parametrize("numbers", [1, 2, 50])
@@ -156,7 +158,7 @@ def test_each_turn_is_run_once_and_answered_rightly_or_fails_truthfully(
             managers = [
                 SessionManager(
                     world.wires[side],
-                    envelope=Envelope.exact(),
+                    dialect=Exact(),
                     on_session=world.handle,
                     session_ids=range(1 + 100 * side, 1 + 100 * side + numbers),
                     max_answer_bytes=kept,

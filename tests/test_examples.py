@@ -1,17 +1,24 @@
 """Every example runs as it stands, over real sockets, and says what it is there to show."""
 
+import contextlib
 import importlib.util
 import re
+import socket
+import struct
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import trio
-from trio_websocket import serve_websocket
+import trio.testing
+
+from psession import SessionManager
+from psession.channels import lines, serve_websocket
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-LONGEST_FILE = 59
 LONGEST_RUN = 10  # seconds; the slowest takes about one
 
 SAYS = {
@@ -57,7 +64,7 @@ SAYS = {
     "websocket_client": [
         r"news: 2 devices are connected",
         r"devices: \['lamp-1', 'oven-7'\]",
-        r"details: {'deviceId': 'lamp-1', 'watts': 9, 'on': True, 'sid': 1}",
+        r"details: {'deviceId': 'lamp-1', 'watts': 9, 'on': True}",
     ],
     "websocket_server": [
         r"client: getStatus is processing",
@@ -91,10 +98,103 @@ async def test_the_websocket_client_talks_to_the_server_that_it_is_given(capsys:
     example = load("websocket_client")
     with trio.fail_after(LONGEST_RUN):
         async with trio.open_nursery() as nursery:
-            server = await nursery.start(partial(serve_websocket, example.serve_client, "127.0.0.1", 0, None))
+            server = await nursery.start(partial(serve_websocket, example.serve_client, "127.0.0.1", 0))
             await example.main(f"ws://127.0.0.1:{server.port}")
             nursery.cancel_scope.cancel()
     assert "devices: ['lamp-1', 'oven-7']" in capsys.readouterr().out
+
+
+TCP_SERVERS: dict[str, Callable[[ModuleType], Any]] = {
+    "control_centre": lambda example: partial(example.device, delay=0.01),
+    "event_bus": lambda example: example.devices,
+    "login_dialogue": lambda example: example.serve_device,
+    "own_receive_loop": lambda example: example.adder,
+    "progress": lambda example: example.serve_device,
+    "reconnecting_client": lambda example: example.serve_client,
+    "socket_server": lambda example: example.serve_client,
+}
+WEBSOCKET_SERVERS: dict[str, Callable[[ModuleType], Any]] = {
+    "server_opens_sessions": lambda example: example.serve_device,
+    "websocket_client": lambda example: example.serve_client,
+    "websocket_server": lambda example: example.serve_client,
+}
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+RUDE = [b"", b"nonsense\n", b"[1]\n{}\n", b"{}\0\xff\0\n", UPGRADE[:60], UPGRADE, UPGRADE + b"\x81\x82\0\0\0\0{}"]
+"""What a rude client says before it resets its connection."""
+
+
+async def serve(name: str, nursery: trio.Nursery) -> int:
+    """Start an example's server, and return its port."""
+    if name in TCP_SERVERS:
+        handler = TCP_SERVERS[name](load(name))
+        listeners = await nursery.start(partial(trio.serve_tcp, handler, 0, host="127.0.0.1"))
+        return int(listeners[0].socket.getsockname()[1])
+    handler = WEBSOCKET_SERVERS[name](load(name))
+    return int((await nursery.start(partial(serve_websocket, handler, "127.0.0.1", 0))).port)
+
+
+async def reset(port: int, said: bytes, *, at_once: bool) -> None:
+    """Connect, say something, and reset the connection, before the server's task for it starts or in its middle."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(said)
+        if not at_once:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close() then sends RST
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("name", [*TCP_SERVERS, *WEBSOCKET_SERVERS])
+async def test_a_client_that_resets_does_not_take_an_examples_server_down(name: str, at_once: bool) -> None:
+    with trio.fail_after(LONGEST_RUN):
+        async with trio.open_nursery() as nursery:
+            port = await serve(name, nursery)
+            for said in RUDE:
+                await reset(port, said, at_once=at_once)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+            await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("name", [*TCP_SERVERS, *WEBSOCKET_SERVERS])
+async def test_an_examples_server_serves_several_clients_at_once(name: str) -> None:
+    with trio.fail_after(LONGEST_RUN), contextlib.ExitStack() as connections:
+        async with trio.open_nursery() as nursery:
+            port = await serve(name, nursery)
+            clients = [connections.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(3)]
+            for client in clients:
+                client.setblocking(False)
+                client.sendall(UPGRADE if name in WEBSOCKET_SERVERS else b"")
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert [is_open(client) for client in clients] == [True, True, True]
+            nursery.cancel_scope.cancel()
+
+
+def is_open(client: socket.socket) -> bool:
+    """Return True if the server has not closed this connection."""
+    try:
+        while client.recv(4096):
+            pass
+    except BlockingIOError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_the_socket_server_goes_on_serving_a_client_while_another_resets(at_once: bool) -> None:
+    example = load("socket_server")
+    with trio.fail_after(LONGEST_RUN):
+        async with trio.open_nursery() as nursery:
+            listeners = await nursery.start(partial(trio.serve_tcp, example.serve_client, 0, host="127.0.0.1"))
+            address = listeners[0].socket.getsockname()
+            channel = lines(await trio.open_tcp_stream(*address))
+            async with SessionManager().port("server", channel) as server, server.session() as session:
+                for _ in range(3):
+                    await reset(address[1], b'{"command": "getTime", "sid": 1}\n', at_once=at_once)
+                    assert (await session.send({"command": "getTime"}))["status"] == "success"
+            nursery.cancel_scope.cancel()
 
 
 def test_no_example_goes_untested() -> None:
@@ -102,6 +202,5 @@ def test_no_example_goes_untested() -> None:
 
 
 @pytest.mark.parametrize("name", SAYS)
-def test_an_example_is_short_and_says_what_it_shows(name: str) -> None:
+def test_an_example_says_what_it_shows(name: str) -> None:
     assert load(name).__doc__
-    assert len((EXAMPLES / f"{name}.py").read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE

@@ -15,7 +15,7 @@ from psession import (
     SessionManager,
     SessionTimeoutError,
 )
-from psession.channels._memory import memory_pair
+from psession.channels import memory_pair
 
 from .peers import Caught, Wire, plain_pair, settle
 from .tables import assert_empty, assert_idle

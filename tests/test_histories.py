@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psession import Session, SessionError, SessionInvalidError, SessionManager, SessionOverflowError
-from psession.channels._memory import memory_pair
+from psession.channels import memory_pair
 
 from .peers import Wire, plain_pair, settle
 from .tables import assert_empty, assert_idle, assert_no_timers
@@ -74,7 +74,7 @@ class World:
         Where the numbers come round, or the session goes on, it answers each but once: who answers twice answers the
         next owner, or the next turn, and no number on this wire can tell.
         """
-        once = len(self.port._options.own_ids) < 10 or self.sent[index]["sid"] in self.port.sessions
+        once = len(self.port._engine.options.own_ids) < 10 or self.sent[index]["sid"] in self.port.sessions
         message = self.sent.pop(index) if once else self.sent[index]
         self.port.dispatch(dict(message))
 
@@ -84,7 +84,7 @@ class World:
             try:
                 self.sessions.append(self.port.create())
             except SessionOverflowError:
-                assert self.port._options.on_session_overflow in ("refuse", "wait")
+                assert self.port._engine.options.on_session_overflow in ("refuse", "wait")
         elif deed == "send" and self.sessions:
             self.start(self.sessions[values[0] % len(self.sessions)].send, *values[1:])
         elif deed == "request":
@@ -107,12 +107,12 @@ class World:
 
 def check(port: Any) -> None:
     """What is true at any time: each open session stands in the tables once, under its own number."""
-    table = port._table
+    table = port._engine.connection.sessions
     assert all(session.sid == sid and not session.closed for sid, session in port.sessions.items())
     assert len(set(port.sessions.values())) == len(port.sessions)
-    assert set(table.by_age) == {session for session in port.sessions.values() if not session.incoming}
+    assert {port.sessions[sid] for sid in table.own} == {one for one in port.sessions.values() if not one.incoming}
     assert not set(port.sessions) & table.pool._resting.keys()
-    assert table.pool._state.count(1) == len(table.by_age)
+    assert table.pool._state.count(1) == len(table.own)
 
 
 @pytest.mark.parametrize(

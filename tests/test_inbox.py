@@ -9,8 +9,8 @@ import trio
 import trio.testing
 
 from psession import PortClosedError, SessionInvalidError, SessionManager, SessionTimeoutError
-from psession._handed import Handed
-from psession._inbox import OVER, Inbox
+from psession.shell.inbox import OVER, Inbox
+from psession.shell.waiting import Handed
 
 from .peers import Caught, Wire, settle
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 async def message_of(inbox: Inbox) -> Any:
     """The next message, waited for as a session does."""
-    return await trio.lowlevel.wait_task_rescheduled(inbox.line_up())
+    return await inbox.next()
 
 
 async def test_messages_come_out_in_order_and_no_more_than_the_limit_are_kept() -> None:
@@ -44,7 +44,7 @@ async def test_who_waits_first_is_served_first_and_what_is_handed_over_needs_no_
             nursery.start_soon(receive, name)
             await settle()
         assert [inbox.put(n) for n in range(5)] == [True, True, True, True, False]
-        assert (inbox.receiver, inbox.kept) == (None, 1)
+        assert (inbox.is_awaited, inbox.kept) == (False, 1)
     assert sorted(got) == [("a", 0), ("b", 1), ("c", 2)]
     assert inbox.take() == 3
 
@@ -67,7 +67,7 @@ async def test_who_waits_behind_one_that_is_cancelled_moves_up(gone: tuple[int, 
             await settle()
         for n in range(4 - len(gone)):
             assert inbox.put(n)
-        assert (inbox.receiver, inbox.kept) == (None, 0)
+        assert (inbox.is_awaited, inbox.kept) == (False, 0)
     assert got == {place: n for n, place in enumerate(place for place in range(4) if place not in gone)}
 
 
@@ -78,7 +78,7 @@ async def test_a_receiver_that_is_cancelled_takes_nothing_with_it() -> None:
         await settle()
         nursery.cancel_scope.cancel()
     assert inbox.put(1)
-    assert (inbox.receiver, inbox.kept, inbox.take()) == (None, 1, 1)
+    assert (inbox.is_awaited, inbox.kept, inbox.take()) == (False, 1, 1)
 
 
 async def test_what_was_handed_over_before_the_cancellation_is_received() -> None:
@@ -116,9 +116,9 @@ async def test_who_is_cancelled_before_it_waits_takes_no_message_and_leaves_no_t
             with trio.CancelScope() as scope:
                 scope.cancel()
                 await session.receive()
-            assert (scope.cancelled_caught, session._inbox.receiver) == (True, None)
+            assert (scope.cancelled_caught, session._live.is_waiting_for_peer) == (True, False)
             port.dispatch({"sid": session.sid, "n": 1})
-        assert session._inbox.kept == 2
+        assert [(await session.receive())["n"] for _ in range(2)] == [1, 1]
 
 
 async def test_what_a_task_is_handed_goes_to_generators_as_well() -> None:

@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio_websocket
 
-from psession import Envelope, Session, SessionManager
+from psession import Classic, Exact, Session, SessionManager
 from psession.channels import lines
 from psession.channels import trio_websocket as websocket_channel
 from psession.testing import lossy
@@ -40,7 +40,7 @@ async def connected(kind: str, number: int) -> AsyncIterator[trio.abc.Channel[An
 
 @pytest.mark.parametrize("kind", ["tcp", "ws"])
 async def test_a_javascript_server_runs_each_turn_once(node: Node, kind: str) -> None:
-    manager = SessionManager(envelope=Envelope.exact(), session_timeout=0.1, retry_count=100, retry_interval=0)
+    manager = SessionManager(dialect=Exact(), session_timeout=0.1, retry_count=100, retry_interval=0)
     runs: list[int] = []
     with trio.fail_after(60):
         async with (
@@ -71,9 +71,9 @@ async def test_a_javascript_server_answers_exact_and_classic_ports(node: Node) -
     with trio.fail_after(60):
         async with peer(node, "serve", "tcp", script=PEER) as printed:
             number = int(await printed.receive_some())
-            for envelope in (Envelope.exact(), Envelope.classic()):
+            for dialect in (Exact(), Classic()):
                 async with connected("tcp", number) as channel:
-                    manager = SessionManager(envelope=envelope, session_timeout=20)
+                    manager = SessionManager(dialect=dialect, session_timeout=20)
                     async with manager.port("server", channel) as port, port.session() as session:
                         for turn in range(3):
                             assert (await session.send({"value": turn}))["value"] == turn

@@ -12,7 +12,7 @@ from typing import Any
 
 import trio
 
-from psession import Envelope, SessionError, SessionManager
+from psession import Exact, SessionError, SessionManager
 from psession.channels import lines, reconnecting
 
 PROGRAM = Path(__file__).parent / "programs" / "valve.py"
@@ -44,7 +44,7 @@ async def test_a_server_killed_in_mid_load_is_back_and_every_outcome_is_true(tmp
     async def connect() -> trio.abc.Channel[Any]:
         return lines(await trio.open_tcp_stream("127.0.0.1", number))
 
-    manager = SessionManager(envelope=Envelope.exact(), resume_within=20, session_timeout=20)
+    manager = SessionManager(dialect=Exact(), resume_within=20, session_timeout=20)
     with trio.fail_after(60):
         process = await start(number, log)
         try:

@@ -18,7 +18,7 @@ from psession import (
     SessionInvalidError,
     SessionManager,
 )
-from psession.channels._memory import memory_pair
+from psession.channels import memory_pair
 
 from .peers import Caught, PlainChannel, Wire, plain_pair, serve_echo, settle
 from .tables import assert_empty, assert_no_timers

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from psession import Envelope, PortOptions, Retry, SessionManager
-from psession._options import Options
-from psession._retry import Patience
+from psession import Classic, Exact, PortOptions, Retry, SessionManager
+from psession.options import Options
+from psession.protocol.retry import Patience
 
 from .peers import Wire
 
@@ -39,8 +39,8 @@ BAD = [
     ],
     *[("on_session", value, TypeError) for value in (5, "handle", [print])],
     *[("on_message", value, TypeError) for value in (5, "handle", [print])],
-    *[("envelope", value, TypeError) for value in ("sid", Envelope, 5)],
-    *[("strict", value, TypeError) for value in (1, "yes", [])],
+    *[("dialect", value, TypeError) for value in ("sid", Exact, 5)],
+    *[(name, value, TypeError) for name in ("strict", "busy_wait") for value in (1, "yes", [])],
 ]
 
 
@@ -68,14 +68,15 @@ def test_a_bad_value_is_refused_by_name_on_the_manager_and_on_the_port(
         *[("on_session_overflow", value) for value in ("recycle", "refuse", "wait", max)],
         *[("on_unanswered", value) for value in ("fresh", "keep", "end")],
         *[("retry_on", value) for value in ((), (OSError,), (Exception,))],
-        ("envelope", Envelope("id")),
+        ("dialect", Classic("id")),
         ("strict", True),
+        ("busy_wait", False),
     ],
 )
 async def test_a_good_value_is_taken(name: str, value: object) -> None:
     options: Any = {name: value}
     async with SessionManager(Wire(), **options).port("p") as port:
-        assert getattr(port._options, name) == value
+        assert getattr(port._engine.options, name) == value
         if name != "max_session_count":
             assert port.create().sid > 0
 
@@ -96,7 +97,7 @@ def test_every_option_is_in_both_the_table_and_its_type() -> None:
 async def test_none_leaves_the_managers_value_and_zero_overrides_it() -> None:
     manager = SessionManager(Wire(), session_timeout=5, retry_count=2, retry_interval=3)
     async with manager.port("p", session_timeout=None, retry_count=0, retry_interval=0) as port:
-        assert port._patience == Patience(5, Retry(0, 0))
+        assert port._engine.patience == Patience(5, Retry(0, 0))
 
 
 def test_the_defaults_are_those_of_the_guide() -> None:
@@ -118,10 +119,10 @@ def test_a_port_name_that_is_no_text_is_refused(name: Any) -> None:
         SessionManager(Wire()).port(name)
 
 
-def test_a_field_name_that_contradicts_the_envelope_is_refused() -> None:
+def test_a_field_name_that_contradicts_the_dialect_is_refused() -> None:
     with pytest.raises(ValueError, match="session_id_name"):
-        SessionManager(envelope=Envelope("id"), session_id_name="number")
-    SessionManager(envelope=Envelope("id"), session_id_name="id")
+        SessionManager(dialect=Classic("id"), session_id_name="number")
+    SessionManager(dialect=Classic("id"), session_id_name="id")
 
 
 def test_the_smallest_session_count_bounds_the_numbers_too() -> None:

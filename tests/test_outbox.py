@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from psession import Envelope, PortClosedError, SessionInvalidError, SessionManager, SessionTimeoutError
-from psession.channels._memory import memory_pair
+from psession import Classic, Dialect, Exact, PortClosedError, SessionInvalidError, SessionManager, SessionTimeoutError
+from psession.channels import memory_pair
 
 from .peers import Caught, PlainChannel, Wire, plain_pair, serve_echo, settle
 from .tables import assert_empty, assert_idle
@@ -34,7 +34,7 @@ async def test_a_send_cancelled_before_the_writer_took_it_is_never_sent(autojump
             await port.request({"n": 2})
         with pytest.raises(SessionTimeoutError, match="not sent"):
             await port.request({"n": 3}, timeout=1)
-        assert port._outbox.queued_bytes == 0
+        assert port._engine.outbox.queued_bytes == 0
         nursery.start_soon(port.request, {"n": 4})
         await settle()
         assert [(await there.receive())["n"] for _ in range(2)] == [1, 4]
@@ -66,12 +66,12 @@ async def test_attempts_that_could_not_be_written_are_not_queued_twice(autojump_
             lambda: caught.run(lambda: port.request({"n": 1}, timeout=1, retry_count=5, retry_interval=0))
         )
         await trio.sleep(3.5)
-        assert len(port._outbox._queue) == 1
+        assert len(port._engine.outbox._queue) == 1
         assert (await there.receive()) == {"blocks": True}
         assert (await there.receive())["n"] == 1
         port.dispatch({"sid": 1, "ok": 1})
         await settle()
-        assert caught.value == {"sid": 1, "ok": 1}
+        assert caught.value == {"ok": 1}
 
 
 async def test_what_is_sent_keeps_its_order_across_posts_and_sends() -> None:
@@ -204,7 +204,7 @@ async def test_a_post_that_comes_when_room_is_promised_to_another_does_not_overt
         elif way == "a session's":
             await queue.session.post({"n": 3})
         else:
-            await queue.port._outbox.post_made(lambda: {"n": 3}, queue.port._check_open)
+            await queue.port._engine.outbox.post_made(lambda: {"n": 3}, queue.port._engine.check_open)
         await settle()
         assert reader.value == [0, 2, 3]
 
@@ -277,10 +277,10 @@ async def test_turns_are_written_by_one_task_alone(autojump_clock: MockClock) ->
         assert here.writing == 0
 
 
-@pytest.mark.parametrize("envelope", [Envelope(), Envelope.exact()])
-async def test_a_post_in_a_scope_that_is_cancelled_is_never_sent_though_there_is_room(envelope: Envelope) -> None:
+@pytest.mark.parametrize("dialect", [Classic(), Exact()])
+async def test_a_post_in_a_scope_that_is_cancelled_is_never_sent_though_there_is_room(dialect: Dialect) -> None:
     here, there = plain_pair()
-    async with SessionManager(envelope=envelope).port("p", here) as port, port.session() as session:
+    async with SessionManager(dialect=dialect).port("p", here) as port, port.session() as session:
         for use in (session.post, port.post):
             with trio.CancelScope() as scope:
                 scope.cancel()
@@ -332,7 +332,7 @@ async def test_a_sync_senders_error_is_its_callers_alone() -> None:
             assert caught.value is error
         port.dispatch({"sid": 1})
         await settle()
-        assert (good.value, port.closed) == ({"sid": 1}, False)
+        assert (good.value, port.closed) == ({}, False)
 
 
 async def test_a_sync_sender_may_return_an_awaitable() -> None:

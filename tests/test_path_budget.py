@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from psession import Envelope, Session, SessionManager
+from psession import Classic, Dialect, Exact, Session, SessionManager
 from psession.channels import _framed, lines
 
 if TYPE_CHECKING:
@@ -67,9 +67,9 @@ async def answer(session: Session) -> None:
         await session.post(message)
 
 
-@pytest.mark.parametrize("envelope", [Envelope.classic(), Envelope.exact()], ids=["classic", "exact"])
+@pytest.mark.parametrize("dialect", [Classic(), Exact()], ids=["classic", "exact"])
 @pytest.mark.parametrize("in_flight", sorted(MOST))
-async def test_a_turn_keeps_to_its_budget(counts: Counter[str], envelope: Envelope, in_flight: int) -> None:
+async def test_a_turn_keeps_to_its_budget(counts: Counter[str], dialect: Dialect, in_flight: int) -> None:
     near, far = socket.socketpair()
     ends = [trio.SocketStream(trio.socket.from_stdlib_socket(end)) for end in (near, far)]
 
@@ -79,17 +79,17 @@ async def test_a_turn_keeps_to_its_budget(counts: Counter[str], envelope: Envelo
 
     async with (
         SessionManager().port("far", lines(ends[1]), on_session=answer),
-        SessionManager(envelope=envelope).port("near", lines(ends[0])) as port,
+        SessionManager(dialect=dialect).port("near", lines(ends[0])) as port,
     ):
         sessions = [port.create() for _ in range(in_flight)]
         async with trio.open_nursery() as nursery:
             for session in sessions:
                 nursery.start_soon(ask, session, 3)
-        heap = len(port._timekeeper._heap)
+        heap = len(port._engine.connection.deadlines._heap)
         counts.clear()
         async with trio.open_nursery() as nursery:
             for session in sessions:
                 nursery.start_soon(ask, session, TURNS // in_flight)
-        counts["deadlines"] = len(port._timekeeper._heap) - heap
+        counts["deadlines"] = len(port._engine.connection.deadlines._heap) - heap
     spent = {name: counts[name] / TURNS for name in MOST[in_flight]}
     assert {name: figure for name, figure in spent.items() if figure > MOST[in_flight][name]} == {}, spent

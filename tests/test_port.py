@@ -313,7 +313,7 @@ async def test_without_a_handler_a_session_of_the_peer_is_counted_and_not_answer
     async with SessionManager(wire).port("p", session_ids=range(1, 10)) as port:
         for _ in range(3):
             assert port.dispatch({"sid": 70_000})
-        assert (port.statistics().unknown_sid, wire.sent, dict(port.sessions)) == (3, [], {})
+        assert (port.statistics().no_handler, wire.sent, dict(port.sessions)) == (3, [], {})
 
 
 async def test_a_stray_reply_is_never_answered_with_a_new_session() -> None:

@@ -11,10 +11,10 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psession import Envelope, Retry, Session, SessionCancelError, SessionError, SessionManager, SessionTimeoutError
-from psession._bucket import MILLIONTH, RETRY_TOKENS, RetryBucket
-from psession._retry import Patience
+from psession import Exact, Retry, Session, SessionCancelError, SessionError, SessionManager, SessionTimeoutError
 from psession.channels import memory_pair
+from psession.protocol.bucket import MILLIONTH, RETRY_TOKENS, RetryBucket
+from psession.protocol.retry import Patience
 
 from .peers import Caught, Wire, settle
 
@@ -205,7 +205,7 @@ async def test_a_reply_counts_whenever_it_comes_in_an_attempt_or_in_the_pause(
 
         nursery.start_soon(answer)
         reply = await port.request({}, timeout=1.0, retry_count=2, retry_interval=0.5)
-        assert (reply, trio.current_time()) == ({"ok": 1, "sid": 1}, moment)
+        assert (reply, trio.current_time()) == ({"ok": 1}, moment)
         assert len(wire.sent) in {math.ceil(moment / 1.5), 1 + int(moment / 1.5)}
         assert (port.statistics().matched, port.statistics().timed_out) == (1, 0)
 
@@ -233,7 +233,7 @@ async def test_infinite_patience_waits_a_year_for_the_reply(autojump_clock: Mock
         await trio.sleep(year)
         port.dispatch({"sid": 1})
         await settle()
-        assert caught.value == {"sid": 1}
+        assert caught.value == {}
 
 
 async def test_endless_retries_end_with_the_callers_own_limit(autojump_clock: MockClock) -> None:
@@ -294,7 +294,7 @@ async def test_what_the_sender_raises_is_retried_if_the_caller_says_so(
         await trio.sleep(2.0)
         port.dispatch({"sid": 1, "ok": 1})
         await settle()
-        assert (flaky.moments, caught.value) == ([0.0, 0.5, 1.0], {"sid": 1, "ok": 1})
+        assert (flaky.moments, caught.value) == ([0.0, 0.5, 1.0], {"ok": 1})
 
 
 @pytest.mark.parametrize("wrap", [lambda flaky: flaky, async_sender], ids=["sync", "async"])
@@ -343,7 +343,7 @@ async def moments_of(retry: Retry, patience: float, *lucks: float) -> list[float
     moments: list[float] = []
     drawn = iter(lucks)
     async with SessionManager().port("p", lambda _: moments.append(trio.current_time())) as port:
-        port._luck = lambda: next(drawn)
+        port._engine.luck = lambda: next(drawn)
         with pytest.raises(SessionTimeoutError):
             await port.request({}, timeout=patience, retry=retry)
     return [*moments, trio.current_time()]
@@ -360,11 +360,11 @@ async def test_a_random_share_of_the_wait_is_drawn_from_the_port(autojump_clock:
 async def test_the_nearest_retry_wins_and_the_short_forms_change_it(autojump_clock: MockClock) -> None:
     manager = SessionManager(retry=Retry(1, 1), retry_count=2)
     async with manager.port("p", Wire()) as one, manager.port("q", Wire(), retry=Retry(3, 4, budget=1)) as other:
-        assert one._patience.retry == Retry(2, 1)
-        assert other._patience.retry == Retry(3, 4, budget=1)
-        assert other.create(retry_interval=9)._patience.retry == Retry(3, 9, budget=1)
-        assert one.create(retry=Retry(5, jitter=1))._patience.retry == Retry(5, jitter=1)
-        assert one.create(retry=Retry(5, jitter=1), retry_count=0)._patience.retry == Retry(0, jitter=1)
+        assert one._engine.patience.retry == Retry(2, 1)
+        assert other._engine.patience.retry == Retry(3, 4, budget=1)
+        assert other.create(retry_interval=9)._live.patience.retry == Retry(3, 9, budget=1)
+        assert one.create(retry=Retry(5, jitter=1))._live.patience.retry == Retry(5, jitter=1)
+        assert one.create(retry=Retry(5, jitter=1), retry_count=0)._live.patience.retry == Retry(0, jitter=1)
         async with one.session(retry=Retry(1, 7)) as session:
             with pytest.raises(SessionTimeoutError):
                 await session.send({}, timeout=1)
@@ -373,7 +373,7 @@ async def test_the_nearest_retry_wins_and_the_short_forms_change_it(autojump_clo
                 await session.send({}, timeout=1, retry=Retry(1, 1))
             assert trio.current_time() == 12.0
     async with manager.port("p", Wire(), retry_interval=5) as port:
-        assert port._patience.retry == Retry(2, 5)
+        assert port._engine.patience.retry == Retry(2, 5)
 
 
 async def test_what_is_no_retry_is_refused_before_anything_is_sent() -> None:
@@ -406,20 +406,20 @@ async def test_a_dead_peer_gets_no_more_retries_than_the_budget_pays(autojump_cl
 async def test_a_turn_whose_retry_is_not_paid_for_still_gets_a_late_reply(autojump_clock: MockClock) -> None:
     wire = Wire()
     async with SessionManager(wire).port("p") as port, trio.open_nursery() as nursery:
-        port._bucket.millionths = 0
+        port._engine.bucket.millionths = 0
         caught = Caught()
         retry = Retry(2, 0.5, budget=0)
         nursery.start_soon(lambda: caught.run(lambda: port.request({}, timeout=1, retry=retry)))
         await trio.sleep(3.75)
         port.dispatch({"sid": 1, "ok": 1})
         await settle()
-        assert (caught.value, len(wire.sent), port.statistics().unpaid) == ({"sid": 1, "ok": 1}, 1, 2)
+        assert (caught.value, len(wire.sent), port.statistics().unpaid) == ({"ok": 1}, 1, 2)
 
 
 async def test_a_turn_whose_retries_are_not_paid_for_ends_when_it_would_have(autojump_clock: MockClock) -> None:
     wire = Wire()
     async with SessionManager(wire).port("p") as port:
-        port._bucket.millionths = 0
+        port._engine.bucket.millionths = 0
         with pytest.raises(SessionTimeoutError) as caught:
             await port.request({}, timeout=1, retry=Retry(2, 0.5, budget=0.5))
         assert (caught.value.attempts, trio.current_time(), len(wire.sent)) == (1, 4.0, 1)
@@ -428,7 +428,7 @@ async def test_a_turn_whose_retries_are_not_paid_for_ends_when_it_would_have(aut
 async def test_a_later_retry_is_made_when_other_turns_have_paid_meanwhile(autojump_clock: MockClock) -> None:
     wire = Wire()
     async with SessionManager(wire).port("p") as port, trio.open_nursery() as nursery:
-        port._bucket.millionths = 0
+        port._engine.bucket.millionths = 0
         nursery.start_soon(lambda: Caught().run(lambda: port.request({}, timeout=1, retry=Retry(2, 0, budget=0))))
         await trio.sleep(1.5)
         nursery.start_soon(lambda: Caught().run(lambda: port.request({}, timeout=9, retry=Retry(0, budget=1))))
@@ -440,17 +440,17 @@ async def test_turns_without_a_budget_neither_fill_the_bucket_nor_empty_it(autoj
     wire = Wire()
     async with SessionManager(wire).port("p") as port:
         for tokens in (0, 3):
-            port._bucket.millionths = tokens * MILLIONTH
+            port._engine.bucket.millionths = tokens * MILLIONTH
             with pytest.raises(SessionTimeoutError):
                 await port.request({}, timeout=1, retry=Retry(20, 0))
-            assert port._bucket.millionths == tokens * MILLIONTH
+            assert port._engine.bucket.millionths == tokens * MILLIONTH
         assert (len(wire.sent), port.statistics().unpaid) == (42, 0)
 
 
 async def test_a_senders_error_is_raised_when_the_retry_on_it_cannot_be_paid(autojump_clock: MockClock) -> None:
     flaky = Flaky(9, ConnectionError)
     async with SessionManager(flaky).port("p") as port:
-        port._bucket.millionths = MILLIONTH
+        port._engine.bucket.millionths = MILLIONTH
         with pytest.raises(ConnectionError):
             await port.request({}, retry=Retry(5, 2, budget=0), retry_on=(OSError,))
         assert (flaky.moments, trio.current_time(), port.statistics().unpaid) == ([0.0, 2.0], 4.0, 1)
@@ -465,7 +465,7 @@ async def test_a_retry_whose_last_message_is_still_in_the_queue_costs_nothing(au
         await trio.sleep(0.5)  # the writer is in the sender with this one
         with pytest.raises(SessionTimeoutError):
             await port.request({}, timeout=1, retry=Retry(3, 0, budget=0))
-        assert (port._bucket.millionths, port.statistics().unpaid) == (RETRY_TOKENS * MILLIONTH, 0)
+        assert (port._engine.bucket.millionths, port.statistics().unpaid) == (RETRY_TOKENS * MILLIONTH, 0)
 
 
 async def test_a_retry_that_the_peer_postponed_is_paid_for_once(autojump_clock: MockClock) -> None:
@@ -475,11 +475,11 @@ async def test_a_retry_that_the_peer_postponed_is_paid_for_once(autojump_clock: 
             await session.post(message)
 
     here, there = memory_pair()
-    asking = SessionManager(envelope=Envelope.exact(), session_timeout=1, retry=Retry(20, 0, budget=0))
+    asking = SessionManager(dialect=Exact(), session_timeout=1, retry=Retry(20, 0, budget=0))
     async with SessionManager().port("b", there, on_session=slow) as answerer, asking.port("a", here) as port:
         await port.request({"q": 1})
         sent = port.statistics().sent
         assert answerer.statistics().repeated == sent - 1 > 0
-        assert port._bucket.millionths == (RETRY_TOKENS - (sent - 1)) * MILLIONTH
+        assert port._engine.bucket.millionths == (RETRY_TOKENS - (sent - 1)) * MILLIONTH
         assert sent < 6  # without being postponed it would have been one each second
         assert trio.current_time() == 9.5

@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from psession import (
+    MalformedMessageError,
     MessageError,
     Session,
     SessionAbortError,
@@ -18,7 +19,7 @@ from psession import (
     SessionOverrunError,
     SessionTimeoutError,
 )
-from psession.channels._memory import memory_pair
+from psession.channels import memory_pair
 
 from .peers import Caught, Echo, Wire, plain_pair, serve_echo, settle
 from .tables import assert_empty, assert_idle
@@ -351,7 +352,7 @@ async def test_a_turn_that_was_never_sent_leaves_its_number_safe(autojump_clock:
         await settle()
         async with port.session() as session:
             await unanswered(session)
-            assert session._owed == 0
+            assert session._live.dialogue.owed == 0
             nursery.start_soon(there.receive)
             await settle()
             nursery.start_soon(serve_echo, there)
@@ -594,7 +595,7 @@ async def test_what_is_no_message_is_refused_and_the_session_lives(message: obje
     async with SessionManager(echo).port("p") as port, port.session() as session:
         echo.port = port
         for use in (session.send, session.post, port.request):
-            with pytest.raises(TypeError, match="mapping"):
+            with pytest.raises(MalformedMessageError, match="object"):
                 await use(message)
         assert (await session.send({"n": 1}))["n"] == 1
         assert len(port.sessions) == 1

@@ -11,7 +11,8 @@ import trio
 import trio.testing
 
 from psession import (
-    Envelope,
+    Exact,
+    MalformedMessageError,
     Port,
     PortClosedError,
     Replies,
@@ -25,7 +26,7 @@ from psession import (
     SessionRemoteError,
     SessionTimeoutError,
 )
-from psession.channels._memory import memory_pair
+from psession.channels import memory_pair
 from psession.testing.lossy import lossy
 
 from .peers import Caught, Wire, settle
@@ -34,7 +35,7 @@ from .tables import assert_empty, assert_idle, assert_no_timers
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-EXACT = Envelope.exact()
+EXACT = Exact()
 Handler = "Callable[[Session], Awaitable[None]]"
 
 
@@ -42,11 +43,12 @@ Handler = "Callable[[Session], Awaitable[None]]"
 async def two_ports(handler: Any, **options: Any) -> AsyncIterator[tuple[Port, Port]]:
     """An asker and its answerer; in the end both are empty."""
     here, there = memory_pair()
-    manager = SessionManager(envelope=EXACT)
-    async with manager.port("asker", here, **options) as asker:
-        async with manager.port("answerer", there, on_session=handler, **options) as answerer:
-            yield asker, answerer
-        assert answerer._exact is not None
+    manager = SessionManager(dialect=EXACT)
+    async with (
+        manager.port("asker", here, **options) as asker,
+        manager.port("answerer", there, on_session=handler, **options) as answerer,
+    ):
+        yield asker, answerer
     assert_empty(manager, asker, answerer)
     assert_no_timers()
 
@@ -55,7 +57,7 @@ async def two_ports(handler: Any, **options: Any) -> AsyncIterator[tuple[Port, P
 async def wired(**options: Any) -> AsyncIterator[tuple[Port, Wire]]:
     """An asker whose peer is the test."""
     wire = Wire()
-    async with SessionManager(envelope=EXACT).port("asker", wire, **options) as port:
+    async with SessionManager(dialect=EXACT).port("asker", wire, **options) as port:
         yield port, wire
 
 
@@ -236,7 +238,7 @@ async def test_nothing_extends_the_total_time(every: float, autojump_clock: trio
                     pass
         assert trio.current_time() == 9.5
         await settle()
-        assert (len(answerer.sessions), answerer._handlers.running) == (0, 0)
+        assert (len(answerer.sessions), answerer._engine.connection.handlers) == (0, 0)
 
 
 async def test_a_request_says_the_total_and_no_other_time(autojump_clock: trio.testing.MockClock) -> None:
@@ -313,7 +315,7 @@ async def test_a_reply_at_the_very_deadline_counts(autojump_clock: trio.testing.
             await trio.sleep(3)
             await there.send({"sid": sid, "_re": 1, "_part": part, "_end": part == 2, "number": part})
 
-    async with SessionManager(envelope=EXACT).port("asker", here) as port, trio.open_nursery() as nursery:
+    async with SessionManager(dialect=EXACT).port("asker", here) as port, trio.open_nursery() as nursery:
         nursery.start_soon(answer)
         async with port.stream({}, timeout=3, total=6) as replies:
             assert [reply["number"] async for reply in replies] == [1, 2]
@@ -365,7 +367,7 @@ async def test_leaving_the_block_tells_the_peer_once_and_cancels_its_handler(
             assert cancelled == [0.5]
             assert answerer.statistics().given_up == 1
             async with session.stream({}) as replies:
-                assert (await replies.receive())["_part"] == 1
+                await replies.receive()
         await settle()
         assert cancelled == [0.5, 0.5]
 
@@ -465,13 +467,13 @@ async def test_a_slow_consumer_never_has_more_than_the_window_in_hand(
 
     async with two_ports(handler) as (port, answerer), port.session() as session:
         async with session.stream({}, credit=window) as replies:
-            turn = session._turn
+            turn = session._live.dialogue.turn
             assert turn is not None
             got: list[int] = []
             while True:
                 await trio.sleep(1)
-                assert answerer._exact is not None
-                kept = answerer._exact.taken.stored(session.sid)
+                held = answerer._engine.connection._shared.turns.held(session.sid)
+                kept = held.frames if held is not None else []
                 assert len(kept) <= window + 1
                 assert posted - len(got) <= window
                 assert turn.arriving.in_hand <= window  # type: ignore[attr-defined]
@@ -508,7 +510,7 @@ async def test_a_handler_waits_for_credit_no_longer_than_a_session_may_be_idle(
 ) -> None:
     wire = Wire()
     options: dict[str, Any] = {"on_session": count_up, "session_max_life": 10}
-    async with SessionManager(envelope=EXACT).port("answerer", wire, **options) as port:
+    async with SessionManager(dialect=EXACT).port("answerer", wire, **options) as port:
         port.dispatch({"sid": 5, "_turn": 1, "_credit": 2, "_part": 1, "to": 9, "every": 1})
         await trio.sleep(5)
         port.dispatch({"sid": 5, "_turn": 1, "_credit": 3})
@@ -516,14 +518,14 @@ async def test_a_handler_waits_for_credit_no_longer_than_a_session_may_be_idle(
         assert port.statistics().incoming == 1
         await trio.sleep(1)
         assert wire.sent[-1] == {"sid": 5, "_re": 1, "_part": 4, "_error": "unanswered", "_end": True}
-        assert (port.statistics().expired, port._handlers.running) == (1, 0)
+        assert (port.statistics().expired, port._engine.connection.handlers) == (1, 0)
         assert_idle(port)
 
 
 async def test_a_handler_that_waits_for_credit_makes_room_for_a_new_session() -> None:
     wire = Wire()
     options: dict[str, Any] = {"on_session": count_up, "max_incoming_sessions": 1}
-    async with SessionManager(envelope=EXACT).port("answerer", wire, **options) as port:
+    async with SessionManager(dialect=EXACT).port("answerer", wire, **options) as port:
         port.dispatch({"sid": 5, "_turn": 1, "_credit": 2, "_part": 1, "to": 9})
         await settle()
         port.dispatch({"sid": 6, "_turn": 2, "_new": True, "to": 1})
@@ -547,7 +549,7 @@ async def test_a_peer_that_exceeds_its_credit_ends_its_stream_alone() -> None:
 
 async def test_a_grant_that_is_lost_or_repeated_is_made_good() -> None:
     wire = Wire()
-    async with SessionManager(envelope=EXACT).port("answerer", wire, on_session=count_up) as port:
+    async with SessionManager(dialect=EXACT).port("answerer", wire, on_session=count_up) as port:
         request = {"sid": 5, "_turn": 1, "_credit": 2, "_part": 1, "to": 6}
         port.dispatch(dict(request))
         await settle()
@@ -563,7 +565,7 @@ async def test_a_grant_that_is_lost_or_repeated_is_made_good() -> None:
 
 
 async def test_credit_for_a_turn_that_nobody_knows_opens_nothing() -> None:
-    async with SessionManager(envelope=EXACT).port("answerer", Wire(), on_session=count_up) as port:
+    async with SessionManager(dialect=EXACT).port("answerer", Wire(), on_session=count_up) as port:
         port.dispatch({"sid": 5, "_turn": 1, "_credit": 2, "_life": 7})
         assert (port.sessions, port.statistics().duplicate) == ({}, 1)
 
@@ -572,7 +574,7 @@ async def test_progress_says_how_long_the_handler_has_been_at_work_on_the_next_r
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     wire = Wire()
-    async with SessionManager(envelope=EXACT).port("answerer", wire, on_session=count_up) as port:
+    async with SessionManager(dialect=EXACT).port("answerer", wire, on_session=count_up) as port:
         request = {"sid": 5, "_turn": 1, "_credit": 9, "_part": 1, "to": 6, "every": 10}
         port.dispatch(dict(request))
         await trio.sleep(32)
@@ -582,7 +584,7 @@ async def test_progress_says_how_long_the_handler_has_been_at_work_on_the_next_r
 
 async def test_a_request_again_brings_the_replies_from_the_one_that_it_names() -> None:
     wire = Wire()
-    async with SessionManager(envelope=EXACT).port("answerer", wire, on_session=count_up) as port:
+    async with SessionManager(dialect=EXACT).port("answerer", wire, on_session=count_up) as port:
         request = {"sid": 5, "_turn": 1, "_credit": 32, "_part": 1, "to": 4, "_new": True}
         port.dispatch(dict(request))
         await settle()
@@ -598,7 +600,7 @@ async def test_a_request_again_brings_the_replies_from_the_one_that_it_names() -
 async def test_replies_that_are_kept_no_more_are_an_error_that_cancels_the_handler() -> None:
     wire = Wire()
     port_options: dict[str, Any] = {"on_session": count_up, "max_answer_bytes": 3000}
-    async with SessionManager(envelope=EXACT).port("answerer", wire, **port_options) as port:
+    async with SessionManager(dialect=EXACT).port("answerer", wire, **port_options) as port:
         request = {"sid": 5, "_turn": 1, "_credit": 10, "_part": 1, "to": 40, "_new": True}
         port.dispatch(dict(request))
         await settle()
@@ -607,8 +609,8 @@ async def test_replies_that_are_kept_no_more_are_an_error_that_cancels_the_handl
         await settle()
         assert port.statistics().incoming == 0
         assert_idle(port)
-        assert port._exact is not None
-        assert (port._exact.taken.stored_bytes, port._exact.taken.streams) == (0, {})
+        turns = port._engine.connection._shared.turns
+        assert (turns.stored_bytes, [one for one in turns._held.values() if one.stream is not None]) == (0, [])
 
 
 # -- other peers ------------------------------------------------------------------------------------------------------
@@ -616,9 +618,9 @@ async def test_replies_that_are_kept_no_more_are_an_error_that_cancels_the_handl
 
 async def test_on_a_classic_envelope_it_says_what_it_needs() -> None:
     async with SessionManager().port("classic", Wire()) as port:
-        with pytest.raises(SessionInvalidError, match=r"Envelope\.exact\(\)"):
+        with pytest.raises(SessionInvalidError, match=r"dialect=psession\.Exact\(\)"):
             port.stream({})
-        with port.create() as session, pytest.raises(SessionInvalidError, match=r"Envelope\.exact\(\)"):
+        with port.create() as session, pytest.raises(SessionInvalidError, match=r"dialect=psession\.Exact\(\)"):
             session.stream({})
 
 
@@ -643,7 +645,7 @@ async def test_an_error_without_a_place_ends_the_stream_after_what_is_there() ->
 
 async def test_the_peer_that_is_gone_in_the_middle_is_an_error_after_what_came() -> None:
     here, there = memory_pair()
-    async with SessionManager(envelope=EXACT).port("asker", here) as port, port.stream({}) as replies:
+    async with SessionManager(dialect=EXACT).port("asker", here) as port, port.stream({}) as replies:
         sid = (await there.receive())["sid"]
         await there.send({"sid": sid, "_re": 1, "_part": 1, "number": 1})
         await there.aclose()
@@ -668,7 +670,7 @@ async def test_leaving_the_port_in_the_middle_ends_the_stream_on_both_sides(
         await trio.sleep(2.5)
         port.close()
         await settle()
-        assert (answerer.sessions, answerer._handlers.running) == ({}, 0)
+        assert (answerer.sessions, answerer._engine.connection.handlers) == ({}, 0)
     assert isinstance(caught.error, SessionAbortError)
 
 
@@ -677,7 +679,7 @@ async def test_a_handler_that_waits_for_credit_is_cancelled_with_its_port() -> N
         await settle()
         answerer.close()
         await settle()
-        assert answerer._handlers.running == 0
+        assert answerer._engine.connection.handlers == 0
 
 
 async def test_the_handler_may_ask_in_the_middle_of_a_stream() -> None:
@@ -739,7 +741,7 @@ async def test_on_a_terrible_network_all_replies_come_once_and_in_order(
     seed: int, window: int, autojump_clock: trio.testing.MockClock
 ) -> None:
     here, there = memory_pair()
-    manager = SessionManager(envelope=EXACT)
+    manager = SessionManager(dialect=EXACT)
     async with (
         lossy(here, seed=seed, drop=0.2, duplicate=0.2, reorder=0.2, delay=(0.0, 0.3)) as line,
         manager.port("answerer", there, on_session=count_up, strict=True) as answerer,
@@ -767,7 +769,7 @@ async def test_cancelled_in_the_line_it_leaves_its_place(autojump_clock: trio.te
         with trio.move_on_after(1):
             async with session.stream({}):
                 raise AssertionError
-        assert not session._line
+        assert not session._live.waiting_turns
         assert numbers([reply async for reply in one]) == [1, 2, 3]
 
 
@@ -839,13 +841,13 @@ async def test_a_post_that_is_cancelled_as_it_waits_for_room_is_never_sent(
             slow.set()
         await session.post({"number": 3})
 
-    manager = SessionManager(envelope=EXACT)
+    manager = SessionManager(dialect=EXACT)
     async with manager.port("answerer", send, on_session=handler, max_queued_bytes=1) as port:
         port.dispatch({"sid": 5, "_turn": 1, "_credit": 9, "_part": 1})
         await trio.sleep(5)
         assert [message["_part"] for message in sent if "_part" in message] == list(range(1, len(sent)))
         assert [message["number"] for message in sent if "number" in message][-1] == 3
-    assert port._handlers.running == 0
+    assert port._engine.connection.handlers == 0
 
 
 async def test_receiving_that_is_cancelled_before_the_end_mark_found_room_ends_nothing(
@@ -866,7 +868,7 @@ async def test_receiving_that_is_cancelled_before_the_end_mark_found_room_ends_n
         with trio.move_on_after(1):
             await session.receive()
 
-    manager = SessionManager(envelope=EXACT)
+    manager = SessionManager(dialect=EXACT)
     async with manager.port("answerer", send, on_session=handler, max_queued_bytes=1) as port:
         port.dispatch({"sid": 9, "_turn": 1, "_wait": 30, "q": 1})
         port.dispatch({"sid": 5, "_turn": 2, "_credit": 9, "_part": 1})
@@ -911,7 +913,7 @@ async def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -
 
 async def test_a_message_that_cannot_travel_leaves_nothing() -> None:
     async with wired() as (port, _):
-        with pytest.raises(TypeError):
+        with pytest.raises(MalformedMessageError):
             async with port.stream(3):
                 raise AssertionError
         assert_idle(port)
@@ -927,7 +929,7 @@ async def test_a_sender_that_fails_is_tried_again_where_the_session_says_so(
         if len(sent) == 1:
             raise OSError("no carrier")
 
-    async with SessionManager(envelope=EXACT).port("asker", send, retry_on=(OSError,)) as port:
+    async with SessionManager(dialect=EXACT).port("asker", send, retry_on=(OSError,)) as port:
         async with port.session() as session, session.stream({}, timeout=1, retry_count=1, retry_interval=0) as replies:
             with trio.move_on_after(1.5):
                 await replies.receive()

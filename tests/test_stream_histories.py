@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from psession import Envelope, Port, Replies, Session, SessionError, SessionManager
+from psession import Exact, Port, Replies, Session, SessionError, SessionManager
 
 from .peers import Wire, settle
 from .tables import assert_empty, assert_no_timers
@@ -198,11 +198,12 @@ class World:
         assert max(self.runs.values(), default=0) <= 1, "run twice"
         assert self.untrue == 0, "an untrue outcome"
         for port in self.ports:
-            assert port._exact is not None
-            taken = port._exact.taken
-            assert taken.running.keys() <= port.sessions.keys(), "a turn that runs in no session"
-            assert all(sid in taken.running or taken._held[sid].size for sid in taken.streams)
-            assert taken.stored_bytes == sum(held.size for held in taken._held.values())
+            taken = port._engine.connection._shared.turns
+            open_keys = {one.key for one in port._engine.connection.sessions.all()}
+            held = list(taken._held.values())
+            assert {one.key for one in held if one.running} <= open_keys, "a turn that runs in no session"
+            assert all(one.running or one.size for one in held if one.stream is not None)
+            assert taken.stored_bytes == sum(one.size for one in held)
 
 
 def tell(dice: random.Random, kept: int) -> None:
@@ -211,7 +212,7 @@ def tell(dice: random.Random, kept: int) -> None:
     async def main() -> None:
         async with trio.open_nursery() as nursery:
             world = World(nursery)
-            options: dict[str, Any] = {"envelope": Envelope.exact(), "session_id_rest": 3, "max_answer_bytes": kept}
+            options: dict[str, Any] = {"dialect": Exact(), "session_id_rest": 3, "max_answer_bytes": kept}
             asker = SessionManager(world.wires[0], session_ids=range(1, 9), **options)
             answerer = SessionManager(world.wires[1], on_session=world.handle, session_ids=range(101, 109), **options)
             async with asker.port("answerer") as one, answerer.port("asker") as other:

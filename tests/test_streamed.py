@@ -7,11 +7,11 @@ from typing import Any
 import trio
 import trio.testing
 
-from psession import Envelope, PortClosedError, Session, SessionManager
+from psession import Exact, PortClosedError, Session, SessionManager
 
 from .peers import Caught, Wire, settle
 
-EXACT = Envelope.exact()
+EXACT = Exact()
 
 
 async def count_up(session: Session) -> None:
@@ -38,7 +38,7 @@ async def test_an_asker_whose_grant_was_lost_is_told_of_progress_where_the_handl
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     wire = Wire()
-    async with SessionManager(envelope=EXACT).port("answerer", wire, on_session=count_up) as port:
+    async with SessionManager(dialect=EXACT).port("answerer", wire, on_session=count_up) as port:
         request = {"sid": 5, "_turn": 1, "_credit": 1, "_part": 1, "to": 2, "every": 10}
         port.dispatch(dict(request))
         await trio.sleep(13)
@@ -50,13 +50,13 @@ async def test_a_receive_whose_end_mark_waits_for_room_survives_that_the_stream_
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     slow, caught = Slow(), Caught()
-    manager = SessionManager(envelope=EXACT)
+    manager = SessionManager(dialect=EXACT)
     async with manager.port("opener", slow, max_queued_bytes=1) as port, trio.open_nursery() as nursery:
         session = port.create()
         for number in (1, 2):
             nursery.start_soon(session.post, {"hello": number})
             await settle()
-        life = {"sid": session.sid, "_life": port._exact.life}  # type: ignore[union-attr]
+        life = {"sid": session.sid, "_life": port._engine.connection._shared.life}  # type: ignore[union-attr]
         port.dispatch({**life, "_turn": 2**49, "_credit": 9, "_part": 1, "q": 1})
         assert (await session.receive())["q"] == 1
         nursery.start_soon(caught.run, session.receive)
@@ -84,7 +84,7 @@ async def test_two_tasks_that_receive_end_a_stream_once(autojump_clock: trio.tes
             nursery.start_soon(take, session)
 
     options: dict[str, Any] = {"on_session": handler, "max_queued_bytes": 1, "strict": True}
-    async with SessionManager(envelope=EXACT).port("answerer", slow, **options) as port:
+    async with SessionManager(dialect=EXACT).port("answerer", slow, **options) as port:
         for turn in (1, 2):
             port.dispatch({"sid": 9, "_turn": turn, "_error": "ended", "_end": True})
             await settle()  # the second confirmation fills the queue
@@ -116,7 +116,7 @@ async def test_the_last_turn_of_a_session_ends_it_also_where_the_end_mark_was_cu
             await session.finish({"number": 1})
         ended.append(session.closed)
 
-    async with SessionManager(envelope=EXACT).port("answerer", slow, on_session=handler) as port:
+    async with SessionManager(dialect=EXACT).port("answerer", slow, on_session=handler) as port:
         port.dispatch({"sid": 5, "_turn": 1, "_credit": 9, "_part": 1, "_end": True, "q": 0})
         await trio.sleep(2)
         assert ended == [True]
@@ -127,7 +127,7 @@ async def test_the_last_turn_of_a_session_ends_it_also_where_the_end_mark_was_cu
 
 async def test_a_part_that_the_port_left_unsent_fails_its_post(autojump_clock: trio.testing.MockClock) -> None:
     slow, caught = Slow(), [Caught(), Caught()]
-    async with trio.open_nursery() as nursery, SessionManager(envelope=EXACT).port("opener", slow, grace=1) as port:
+    async with trio.open_nursery() as nursery, SessionManager(dialect=EXACT).port("opener", slow, grace=1) as port:
         session = port.create()
         port.dispatch({"sid": session.sid, "_turn": 2**49, "_credit": 9, "_part": 1})
         await session.receive()

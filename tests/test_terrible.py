@@ -16,9 +16,8 @@ import pytest
 import trio
 import trio.testing
 
-from psession import Envelope, Session, SessionError, SessionManager, SessionRefusedError, SessionRemoteError
-from psession.channels import lines
-from psession.channels._memory import memory_pair
+from psession import Exact, Session, SessionError, SessionManager, SessionRefusedError, SessionRemoteError
+from psession.channels import lines, memory_pair
 from psession.testing import lossy
 
 from .tables import assert_empty, assert_idle
@@ -60,7 +59,7 @@ class Book:
             elif kind == "asks back":
                 reply = await session.send({"question": token}, retry_count=30)
                 self.expect(reply.get("answer"), token, "nested")
-                if "_turn" not in reply:
+                if "token" not in reply:
                     continue
                 self.runs[reply["token"]] += 1
                 token = reply["token"]
@@ -134,7 +133,7 @@ class Book:
 
 def options(seed: int, ids: range) -> dict[str, Any]:
     return {
-        "envelope": Envelope.exact(),
+        "dialect": Exact(),
         "session_timeout": 1,
         "retry_count": seed % 3 * 15,
         "retry_interval": 0.2,

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from psession import Envelope, Session, SessionManager, SessionTimeoutError, _timekeeper
-from psession._timekeeper import SOON
+from psession import Exact, Session, SessionManager, SessionTimeoutError
 from psession.channels import memory_pair
+from psession.protocol.deadlines import SLACK, Deadlines
+from psession.shell.timekeeper import SOON
 
 from .peers import Caught, Wire, settle
 
@@ -18,12 +19,30 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from psession import Port
+    from psession.protocol.dialogue import Dialogue
 
 
 def asks(turn: int, **fields: Any) -> dict[str, Any]:
     """A message of a peer that asks a turn, and opens its session with the first."""
     opens = {"_new": True} if turn == 1 else {}
     return {"n": turn, "sid": 5, "_turn": turn, "_life": 7, **opens, **{f"_{name}": fields[name] for name in fields}}
+
+
+def counted_looks(port: Port) -> list[float]:
+    """The moments at which the timekeeper of a port is awake, from now on."""
+    looks, timekeeper = list[float](), port._engine.timekeeper
+
+    class Counting(Deadlines):
+        """The port's own heap, with every look at it noted."""
+
+        __slots__ = ()
+
+        def pop(self, now: float) -> list[Dialogue]:
+            looks.append(now)
+            return super().pop(now)
+
+    timekeeper._deadlines.__class__ = Counting
+    return looks
 
 
 @pytest.mark.parametrize("wait", [0.03, SOON, 2 * SOON, 0.11, 1.0, 60.0])
@@ -69,15 +88,9 @@ async def test_many_short_turns_wake_the_timekeeper_no_more_often_than_it_looks(
             await session.post(message)
 
     here, there = memory_pair()
-    asking = SessionManager(envelope=Envelope.exact())
+    asking = SessionManager(dialect=Exact())
     async with SessionManager().port("b", there, on_session=handle) as answerer, asking.port("a", here) as port:
-        looks, expire = [0.0], answerer._expire
-
-        def count() -> tuple[float, float]:
-            looks.append(trio.current_time())
-            return expire()
-
-        answerer._expire = count  # type: ignore[method-assign]
+        looks = counted_looks(answerer)
         async with port.session() as session:
             for number in range(1000):
                 assert (await session.send({"n": number}))["n"] == number
@@ -88,7 +101,7 @@ async def test_many_short_turns_wake_the_timekeeper_no_more_often_than_it_looks(
 async def test_a_handler_that_asks_somebody_passes_its_deadline_on(autojump_clock: MockClock) -> None:
     wire, further = Wire(), Wire()
 
-    async with SessionManager(further, envelope=Envelope.exact()).port("further") as next_port:
+    async with SessionManager(further, dialect=Exact()).port("further") as next_port:
 
         async def handle(session: Session) -> None:
             await trio.sleep(0.01)
@@ -105,7 +118,7 @@ async def test_a_turn_says_how_long_it_waits_in_all_and_its_callers_own_limit_if
     autojump_clock: MockClock,
 ) -> None:
     wire = Wire()
-    async with SessionManager(wire, envelope=Envelope.exact()).port("p") as port:
+    async with SessionManager(wire, dialect=Exact()).port("p") as port:
         with trio.move_on_after(2.5):
             await port.request({}, timeout=1, retry_count=1, retry_interval=2)
         with trio.move_on_after(60), pytest.raises(SessionTimeoutError):
@@ -163,53 +176,35 @@ async def test_answered_turns_of_a_session_share_one_entry_which_wakes_the_timek
     autojump_clock: MockClock,
 ) -> None:
     async with SessionManager(Wire()).port("p") as port, port.session(session_max_life=1000) as session:
-        looks, expire = list[float](), port._expire
-
-        def count() -> tuple[float, float]:
-            looks.append(trio.current_time())
-            return expire()
-
-        port._expire = count  # type: ignore[method-assign]
+        looks = counted_looks(port)
         for _ in range(100):
             await answered(port, session, 4.0)
-            assert len(port._timekeeper._heap) == 1
+            assert len(port._engine.connection.deadlines) <= 5
             await trio.sleep(0.125)
-        assert sorted(set(looks)) == [0.0, 4.0, 8.0, 12.0]
+        assert sorted(set(looks)) == [4.0, 8.0, 12.0]
 
 
-async def test_the_entry_of_a_session_without_a_turn_is_not_kept(autojump_clock: MockClock) -> None:
-    async with SessionManager(Wire()).port("p") as port, port.session() as session:
+async def test_the_entry_of_a_session_without_a_turn_is_that_of_its_idle_life(autojump_clock: MockClock) -> None:
+    async with SessionManager(Wire()).port("p") as port, port.session(session_max_life=100) as session:
         await answered(port, session, 4.0)
         await trio.sleep(5)
-        assert (port._timekeeper._heap, session.entry_due) == ([], math.inf)
+        assert {due for due, _, _ in port._engine.connection.deadlines._heap} == {100.0}
+        assert await silent(session, 3.0) == 3.0
 
 
-async def test_a_sweep_keeps_the_entries_of_turns_that_wait(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_timekeeper, "SLACK", 0)
+async def test_sessions_that_are_over_are_swept_and_turns_that_wait_are_not(autojump_clock: MockClock) -> None:
     async with SessionManager(Wire()).port("p") as port, trio.open_nursery() as nursery:
         waiting = [Caught() for _ in range(5)]
         for number, one in enumerate(waiting):
             nursery.start_soon(one.run, lambda n=number: port.request({}, timeout=2.0 + n))
         await settle()
-        for _ in range(20):
+        for _ in range(3 * SLACK):
             session = port.create()
             await answered(port, session, 1.0)
             session.end()
-        assert 5 <= len(port._timekeeper._heap) <= 10
+        assert 5 <= len(port._engine.connection.deadlines) <= 2 * SLACK
         await trio.sleep(10)
         assert [one.at for one in waiting] == [2.0, 3.0, 4.0, 5.0, 6.0]
-
-
-async def test_a_session_whose_entry_was_swept_has_another_for_its_next_turn(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_timekeeper, "SLACK", 0)
-    async with SessionManager(Wire()).port("p") as port, port.session() as session:
-        await answered(port, session, 2.0)
-        assert port._timekeeper._heap == []
-        assert await silent(session, 3.0) == 3.0
 
 
 async def test_a_turn_without_a_limit_that_got_a_number_sooner_than_it_thought_waits_on(
@@ -225,7 +220,7 @@ async def test_a_turn_without_a_limit_that_got_a_number_sooner_than_it_thought_w
         await trio.sleep(1)  # it waits for a number until 11, as far as it knows
         other.end()
         await trio.sleep(30)
-        assert (caught.at, len(port._timekeeper), [message["sid"] for message in wire.sent]) == (None, 0, [1, 2])
+        assert (caught.at, [message["sid"] for message in wire.sent]) == (None, [1, 2])
         session.end()
 
 
@@ -237,7 +232,7 @@ async def test_an_attempt_that_the_peer_puts_off_is_made_at_the_latest_of_the_ti
     def wire(message: dict[str, Any]) -> None:
         sent.append((trio.current_time(), message))
 
-    async with SessionManager(wire, envelope=Envelope.exact()).port("p") as port, trio.open_nursery() as nursery:
+    async with SessionManager(wire, dialect=Exact()).port("p") as port, trio.open_nursery() as nursery:
         caught = Caught()
         nursery.start_soon(caught.run, lambda: port.request({}, timeout=2, retry_count=3, retry_interval=0))
         for wait in (3, 1, 4):

@@ -59,5 +59,5 @@ def options(exact: bool) -> dict[str, Any]:
         return {}
     envelope: Any = psession.Envelope
     if not hasattr(envelope, "exact"):
-        raise Skipped("this psession has no Envelope.exact()")
+        raise Skipped("this psession has no Exact()")
     return {"envelope": envelope.exact()}

@@ -1,21 +1,12 @@
 """Request/reply sessions for Trio: thousands of dialogues over one channel, each `send` with its own reply."""
 
-from psession._manager import SessionManager
-from psession._options import PortOptions
-from psession._port import Port
-from psession._replies import Replies
-from psession._retry import Retry
-from psession._session import Session
-from psession._share import SharedChannel, share
-from psession._statistics import Statistics
-from psession._stream import StreamOptions
+from psession import _interrupt as _interrupt  # isort: skip - first of all: Ctrl-C while the command imports the rest
 from psession._version import __version__
-from psession.envelope import Envelope, ExactFields
+from psession.dialects import Classic, Dialect, Exact, ExactFields
 from psession.errors import (
     MalformedMessageError,
     MessageError,
     MessageTooLargeError,
-    Outcome,
     PortClosedError,
     PortExistsError,
     PortNotFoundError,
@@ -28,15 +19,25 @@ from psession.errors import (
     SessionRefusedError,
     SessionRemoteError,
     SessionTimeoutError,
+    TurnOutcome,
 )
+from psession.options import PortOptions
+from psession.protocol.counters import Statistics
+from psession.protocol.retry import Retry
+from psession.shell.manager import SessionManager
+from psession.shell.port import Port, Session
+from psession.shell.replies import Replies
+from psession.shell.share import SharedChannel, share
+from psession.shell.stream import StreamOptions
 
 __all__ = [
-    "Envelope",
+    "Classic",
+    "Dialect",
+    "Exact",
     "ExactFields",
     "MalformedMessageError",
     "MessageError",
     "MessageTooLargeError",
-    "Outcome",
     "Port",
     "PortClosedError",
     "PortExistsError",
@@ -58,6 +59,7 @@ __all__ = [
     "SharedChannel",
     "Statistics",
     "StreamOptions",
+    "TurnOutcome",
     "__version__",
     "share",
 ]

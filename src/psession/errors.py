@@ -30,7 +30,6 @@ __all__ = [
     "MalformedMessageError",
     "MessageError",
     "MessageTooLargeError",
-    "Outcome",
     "PortClosedError",
     "PortExistsError",
     "PortNotFoundError",
@@ -43,10 +42,11 @@ __all__ = [
     "SessionRefusedError",
     "SessionRemoteError",
     "SessionTimeoutError",
+    "TurnOutcome",
 ]
 
-Outcome = Literal["not_sent", "refused", "sent"]
-"""What is known of a turn that failed.
+TurnOutcome = Literal["not_sent", "refused", "sent"]
+"""The state of knowledge about a turn that failed.
 
 ``"not_sent"``: its message never left. ``"refused"``: the peer says that nothing was done. Both are safe to ask again.
 ``"sent"``: it may have been done.
@@ -62,7 +62,7 @@ class SessionError(Exception):
         sid: The session's number, ``None`` where no session is involved.
         attempts: How many times the turn's message was handed to the channel.
         waited: Seconds from the start of the turn to the error, on Trio's clock.
-        outcome: What is known of the turn that failed (see `Outcome`), ``None`` where no turn did.
+        outcome: What is known of the turn that failed (see `TurnOutcome`), ``None`` where no turn did.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class SessionError(Exception):
         sid: int | None = None,
         attempts: int = 0,
         waited: float = 0.0,
-        outcome: Outcome | None = None,
+        outcome: TurnOutcome | None = None,
     ) -> None:
         super().__init__(why)
         self.why = why

@@ -1,4 +1,4 @@
-"""What a channel that reopens is tested with: a fake network whose lines open or fail by script; nothing left over."""
+"""What a channel that reopens is tested with: a fake network whose links open or fail by script; nothing left over."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import trio
 
-from psession.channels import LineState, MemoryChannel, ReconnectingChannel, memory_pair, reconnecting
+from psession.channels import LinkState, MemoryChannel, ReconnectingChannel, memory_pair, reconnecting
 
 from ..tables import assert_no_timers, tasks
 
@@ -19,12 +19,12 @@ Step = Exception | Literal["open", "hang"]
 
 
 class Net:
-    """What `connect` reaches: each try meets the next step of the script, and opens a line where that is at its end.
+    """What `connect` reaches: each try meets the next step of the script, and opens a link where that is at its end.
 
     Attributes:
         tries: The moment of each.
-        far: The far end of each line that was opened, the latest last.
-        entered, left: How many lines' contexts were.
+        far: The far end of each link that was opened, the latest last.
+        entered, left: How many links' contexts were.
     """
 
     def __init__(self, *script: Step, max_buffer: float = 8) -> None:
@@ -52,11 +52,11 @@ class Net:
         return near
 
     async def accept(self) -> MemoryChannel:
-        """The far end of the next line."""
+        """The far end of the next link."""
         return await self._accept.receive()
 
     @asynccontextmanager
-    async def line(self) -> AsyncIterator[MemoryChannel]:
+    async def link(self) -> AsyncIterator[MemoryChannel]:
         """`connect` as a context manager with a nursery inside, which must be entered and left by the same task."""
         async with trio.open_nursery() as nursery:
             near = await self.dial()
@@ -73,21 +73,21 @@ class Net:
 
     def connect(self, form: str) -> AbstractAsyncContextManager[Any] | Awaitable[Any]:
         """Either."""
-        return self.line() if form == "context" else self.dial()
+        return self.link() if form == "context" else self.dial()
 
 
-class Log(list[LineState]):
+class Log(list[LinkState]):
     """An `on_state` that keeps what it is told, says it in short, and can be waited for."""
 
     def __init__(self) -> None:
         super().__init__()
         self._readers = trio.lowlevel.ParkingLot()
 
-    def __call__(self, state: LineState) -> None:
+    def __call__(self, state: LinkState) -> None:
         self.append(state)
         self._readers.unpark_all()
 
-    async def until(self, state: str) -> LineState:
+    async def until(self, state: str) -> LinkState:
         """Wait until that is told the next time."""
         while True:
             await self._readers.park()

@@ -1,4 +1,4 @@
-"""A channel that reopens, one line after the other: when it tries, what it tells, what ends it, what is left."""
+"""A channel that reopens, one link after the other: when it tries, what it tells, what ends it, what is left."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from psession.channels import HandshakeError, LineState, MemoryChannel, memory_pair, reconnecting
+from psession.channels import HandshakeError, LinkState, MemoryChannel, memory_pair, reconnecting
 
 from .reconnecting_ends import Log, Net, assert_nothing_left, reopening
 
@@ -39,7 +39,7 @@ async def test_nothing_is_opened_before_somebody_wants_a_line(form: str, autojum
     net = Net()
     async with reopening(lambda: net.connect(form)) as channel:
         await trio.sleep(5)
-        assert "no line" in repr(channel)
+        assert "no link" in repr(channel)
         assert net.tries == []
         assert await channel.open() is net.near[0]
         assert "open" in repr(channel)
@@ -51,7 +51,7 @@ async def test_nothing_is_opened_before_somebody_wants_a_line(form: str, autojum
 
 async def test_a_context_is_entered_and_left_by_the_same_task_whoever_asked_for_it(autojump_clock: MockClock) -> None:
     net = Net()
-    async with reopening(net.line) as channel:
+    async with reopening(net.link) as channel:
         for _ in range(3):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(channel.open)
@@ -124,8 +124,8 @@ async def test_a_try_takes_connect_timeout_seconds_at_most(form: str, autojump_c
         await channel.open()
         assert net.tries == [0, 3 + 1, 4 + 3 + 2]
         assert isinstance(log[1].error, TimeoutError)
-        assert str(log[1].error) == "no line in 3 s"
-        await trio.sleep(100)  # the time for the try is not the time of the line
+        assert str(log[1].error) == "no link in 3 s"
+        await trio.sleep(100)  # the time for the try is not the time of the link
         await net.far[0].send({})
         assert await net.near[0].receive() == {}
 
@@ -141,7 +141,7 @@ async def test_a_line_that_comes_in_the_moment_its_time_is_up_is_closed(autojump
         return await net.dial()
 
     async with reopening(connect, connect_timeout=5, max_attempts=1) as channel:
-        with pytest.raises(trio.BrokenResourceError, match="no line in 1 try, the last one: TimeoutError"):
+        with pytest.raises(trio.BrokenResourceError, match="no link in 1 try, the last one: TimeoutError"):
             await channel.open()
         with pytest.raises(trio.EndOfChannel):
             await net.far[0].receive()
@@ -169,13 +169,13 @@ async def test_it_gives_up_after_max_attempts_in_a_row(form: str, autojump_clock
     net, log = Net("open", REFUSED, REFUSED, REFUSED), Log()
     async with reopening(lambda: net.connect(form), first_delay=1, max_attempts=3, on_state=log) as channel:
         await channel.open()
-        with pytest.raises(trio.BrokenResourceError, match=r"no line in 3 tries, the last one: .*nobody") as caught:
+        with pytest.raises(trio.BrokenResourceError, match=r"no link in 3 tries, the last one: .*nobody") as caught:
             await channel.open()
         assert net.tries == [0, 1, 3, 7]
         cause = caught.value.__cause__
         assert (isinstance(cause, ExceptionGroup) and cause.exceptions[0] is REFUSED) or cause is REFUSED
-        assert log[-1] == LineState("closed", error=cause)
-        with pytest.raises(trio.BrokenResourceError, match="no line in 3 tries"):
+        assert log[-1] == LinkState("closed", error=cause)
+        with pytest.raises(trio.BrokenResourceError, match="no link in 3 tries"):
             await channel.open()
     assert [state.state for state in log].count("closed") == 1
     assert len(net.tries) == 4
@@ -277,11 +277,11 @@ async def test_a_connect_that_gives_no_channel_is_told_so(form: str) -> None:
         return stream
 
     @asynccontextmanager
-    async def line() -> AsyncIterator[Any]:
+    async def link() -> AsyncIterator[Any]:
         async with stream:
             yield stream
 
-    connect: Any = {"plain": lambda: stream, "function": dial, "context": line}[form]
+    connect: Any = {"plain": lambda: stream, "function": dial, "context": link}[form]
     async with reopening(connect) as channel:
         with pytest.raises(
             TypeError, match=r"must give a trio.abc.Channel.* not StapledStream.*: make messages .* lines\(\)"
@@ -316,21 +316,21 @@ async def test_each_step_is_told_in_order_with_what_is_known_of_it(autojump_cloc
     async with reopening(net.dial, on_state=log) as channel:
         await channel.open()
         assert log == [
-            LineState("connecting", 1),
-            LineState("waiting", 2, REFUSED, 0.1),
-            LineState("connecting", 2, REFUSED),
-            LineState("open", 2),
+            LinkState("connecting", 1),
+            LinkState("waiting", 2, REFUSED, 0.1),
+            LinkState("connecting", 2, REFUSED),
+            LinkState("open", 2),
         ]
         log.clear()
         await channel.open(reset)
         assert log == [
-            LineState("broken", 0, reset),
-            LineState("waiting", 1, reset, pytest.approx(0.2)),
-            LineState("connecting", 1, reset),
-            LineState("open", 1),
+            LinkState("broken", 0, reset),
+            LinkState("waiting", 1, reset, pytest.approx(0.2)),
+            LinkState("connecting", 1, reset),
+            LinkState("open", 1),
         ]
         log.clear()
-    assert log == [LineState("closed")]
+    assert log == [LinkState("closed")]
 
 
 async def test_a_context_that_fails_by_itself_says_why_the_line_broke(autojump_clock: MockClock) -> None:
@@ -345,11 +345,11 @@ async def test_a_context_that_fails_by_itself_says_why_the_line_broke(autojump_c
         raise crash
 
     async with reopening(pumped, on_state=log) as channel:
-        line = await channel.open()
+        link = await channel.open()
         with pytest.raises(trio.ClosedResourceError):
-            await line.receive()
+            await link.receive()
         await channel.open()
-    assert log[2] == LineState("broken", error=crash)
+    assert log[2] == LinkState("broken", error=crash)
 
 
 async def test_a_failed_try_leaves_no_cycle(autojump_clock: MockClock) -> None:
@@ -378,13 +378,13 @@ async def test_who_is_told_and_raises_breaks_nothing(
 ) -> None:
     net = Net(REFUSED)
 
-    def on_state(state: LineState) -> None:
+    def on_state(state: LinkState) -> None:
         raise RuntimeError(state.state)
 
     async with reopening(net.dial, on_state=on_state) as channel:
         await channel.open()
     assert [record.levelno for record in caplog.records] == [logging.ERROR] * 5
-    assert "on_state raised at LineState(state='closed'" in caplog.text
+    assert "on_state raised at LinkState(state='closed'" in caplog.text
 
 
 # -- closing -----------------------------------------------------------------------------------------------------------
@@ -409,7 +409,7 @@ async def test_closing_ends_a_pending_open(form: str, script: list[Any], autojum
         assert_nothing_left()
         with pytest.raises(trio.ClosedResourceError):
             await channel.open()
-        assert log[-1] == LineState("closed")
+        assert log[-1] == LinkState("closed")
 
 
 async def test_closing_in_the_moment_that_a_line_opens_leaves_nothing_open(form: str) -> None:
@@ -471,7 +471,7 @@ async def test_closing_twice_and_from_two_tasks_is_once(form: str, autojump_cloc
 
 
 class SlowGoodbye:
-    """A context of a line that takes its time to be left, unless it is cancelled."""
+    """A context of a link that takes its time to be left, unless it is cancelled."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -547,11 +547,11 @@ async def test_an_error_in_leaving_a_context_belongs_to_nobody(
     caplog.set_level(logging.DEBUG, "psession")
 
     @asynccontextmanager
-    async def line() -> AsyncIterator[Any]:
+    async def link() -> AsyncIterator[Any]:
         yield memory_pair()[0]
         raise OSError("no goodbye")
 
-    async with reopening(line, first_delay=0) as channel:
+    async with reopening(link, first_delay=0) as channel:
         await channel.open()
     assert "no goodbye" in caplog.text
 
@@ -576,7 +576,7 @@ async def test_a_clean_end_is_the_end_where_it_is_to_be(autojump_clock: MockCloc
             with pytest.raises(trio.EndOfChannel, match="the peer closed"):
                 await channel.open(end)
     assert len(net.tries) == 2
-    assert log[-1] == LineState("closed", error=end)
+    assert log[-1] == LinkState("closed", error=end)
 
 
 # -- cancelling --------------------------------------------------------------------------------------------------------
@@ -608,7 +608,7 @@ async def test_an_open_cancelled_in_a_wait_leaves_the_rest_of_it_to_the_next(aut
 
 async def test_an_open_cancelled_while_it_drops_the_line_before_has_dropped_it(autojump_clock: MockClock) -> None:
     net = Net()
-    async with reopening(net.line, first_delay=0) as channel:
+    async with reopening(net.link, first_delay=0) as channel:
         first = await channel.open()
         with trio.CancelScope() as scope:
             scope.cancel()
@@ -666,12 +666,12 @@ async def test_what_is_said_in_a_shielded_finally_still_travels(form: str, autoj
     net = Net()
     with trio.move_on_after(1):
         async with reconnecting(lambda: net.connect(form)) as channel:
-            line = await channel.open()
+            link = await channel.open()
             try:
                 await trio.sleep_forever()
             finally:
                 with trio.CancelScope(shield=True):
-                    await line.send("goodbye")
+                    await link.send("goodbye")
     assert await net.far[0].receive() == "goodbye"
 
 
@@ -683,7 +683,7 @@ async def refuse_options(connect: Any, **options: Any) -> None:
         raise AssertionError("it was let in")
 
 
-async def on_state_async(state: LineState) -> None:
+async def on_state_async(state: LinkState) -> None:
     raise AssertionError(state)
 
 
@@ -719,5 +719,5 @@ async def test_an_option_out_of_its_range_is_refused_by_name(wrong: Any, error: 
 
 @pytest.mark.parametrize("connect", [None, "ws://here", memory_pair()[0]])
 async def test_what_cannot_be_called_is_no_connect(connect: Any) -> None:
-    with pytest.raises(TypeError, match=r"connect must be callable, such as .lambda: open_websocket\(url\)., not"):
+    with pytest.raises(TypeError, match=r"connect is called for each link: give .lambda: open_websocket\(url\)., not"):
         await refuse_options(connect)

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from psession.channels import LineState, MemoryChannel, memory_pair, reconnecting
+from psession.channels import LinkState, MemoryChannel, memory_pair, reconnecting
 from psession.errors import MalformedMessageError
 from psession.testing import check_channel
 
@@ -30,7 +30,7 @@ def form(request: pytest.FixtureRequest) -> str:
 
 
 class Broken(MemoryChannel):
-    """A line that breaks at the first thing asked of it, or at all that is asked of the kind that is named."""
+    """A link that breaks at the first thing asked of it, or at all that is asked of the kind that is named."""
 
     def __init__(self, error: Exception, *, kinds: tuple[str, ...] = ("send", "receive")) -> None:
         near, self.far = memory_pair()
@@ -49,9 +49,9 @@ class Broken(MemoryChannel):
         return await super().receive()
 
 
-def giving(*lines: Any) -> Any:
-    """A `connect` that gives these lines in turn."""
-    rest = iter(lines)
+def giving(*links: Any) -> Any:
+    """A `connect` that gives these links in turn."""
+    rest = iter(links)
 
     async def connect() -> Any:
         return next(rest)
@@ -115,7 +115,7 @@ async def test_a_receive_does_not_show_that_the_line_was_another(error: Exceptio
     await far.send({"a": 1})
     async with reopening(giving(Broken(error), near), on_state=log) as channel:
         assert await channel.receive() == {"a": 1}
-    assert log[2] == LineState("broken", error=error)
+    assert log[2] == LinkState("broken", error=error)
 
 
 @pytest.mark.parametrize("error", [trio.BrokenResourceError("x"), trio.ClosedResourceError()])
@@ -170,14 +170,14 @@ async def test_a_send_that_finds_the_break_wakes_who_receives_and_they_go_on(aut
     async with reopening(giving(deaf, near)) as channel, trio.open_nursery() as nursery:
 
         async def receive() -> None:
-            assert await channel.receive() == "from the second line"
+            assert await channel.receive() == "from the second link"
             assert trio.current_time() == 1.1
 
         nursery.start_soon(receive)
         await trio.sleep(1)
         with pytest.raises(trio.BrokenResourceError):
             await channel.send(1)
-        await far.send("from the second line")
+        await far.send("from the second link")
 
 
 async def test_however_many_wait_there_is_one_line(form: str, autojump_clock: MockClock) -> None:
@@ -200,8 +200,8 @@ async def test_however_many_wait_there_is_one_line(form: str, autojump_clock: Mo
 
 
 async def test_a_refused_message_is_its_sender_s_alone(autojump_clock: MockClock) -> None:
-    line = Broken(MalformedMessageError("no"))
-    async with reopening(giving(line)) as channel:
+    link = Broken(MalformedMessageError("no"))
+    async with reopening(giving(link)) as channel:
         for call in (channel.send(1), channel.receive(), channel.send(1)):
             with pytest.raises(MalformedMessageError):
                 await call
@@ -265,7 +265,7 @@ async def test_running_out_of_tries_ends_it_for_all(form: str, autojump_clock: M
     ):
 
         async def ends(call: Any, *arguments: Any) -> None:
-            with pytest.raises(trio.BrokenResourceError, match=r"no line in 2 tries, the last one: .*nobody there"):
+            with pytest.raises(trio.BrokenResourceError, match=r"no link in 2 tries, the last one: .*nobody there"):
                 await call(*arguments)
             ended.append(trio.current_time())
 
@@ -358,7 +358,7 @@ async def test_closing_wakes_who_sends_and_who_receives(
         assert_nothing_left()
         await ends(channel.receive)
         await ends(channel.send, 1)
-        assert log[-1] == LineState("closed")
+        assert log[-1] == LinkState("closed")
 
 
 # -- cancelling --------------------------------------------------------------------------------------------------------
@@ -368,7 +368,7 @@ async def test_closing_wakes_who_sends_and_who_receives(
 async def test_who_is_cancelled_while_waiting_for_a_line_does_not_hold_it_up(
     form: str, what: str, autojump_clock: MockClock
 ) -> None:
-    """A receive with a short timeout in a loop still gets its line, however slow connecting is."""
+    """A receive with a short timeout in a loop still gets its link, however slow connecting is."""
     net = Net(REFUSED, REFUSED, REFUSED)
     async with reopening(lambda: net.connect(form), first_delay=1) as channel:
         for _ in range(70):
@@ -407,7 +407,7 @@ async def test_a_send_and_a_receive_cancelled_on_the_line_leave_it_standing(auto
     assert len(net.tries) == 1
 
 
-@pytest.mark.parametrize("script", [["hang"], [REFUSED], ["open"]], ids=["in a try", "in a wait", "on a line"])
+@pytest.mark.parametrize("script", [["hang"], [REFUSED], ["open"]], ids=["in a try", "in a wait", "on a link"])
 async def test_a_block_cancelled_in_a_receive_leaves_nothing(
     form: str, script: list[Any], autojump_clock: MockClock
 ) -> None:

@@ -155,7 +155,7 @@ async def test_leaving_says_goodbye_to_the_server() -> None:
 async def test_the_lines_that_open_gives_are_the_websockets_themselves() -> None:
     async with serving() as server, reconnecting(lambda: open_websocket(url(server)), **AT_ONCE) as channel:
         for number in range(3):
-            line: Any = await channel.open()
-            line.send_frame_now(line.encode({"n": number}))
-            assert await line.receive_batch() == [{"n": number}]
+            link: Any = await channel.open()
+            link.send_frame_now(link.encode({"n": number}))
+            assert await link.receive_batch() == [{"n": number}]
         assert server.connections <= 3

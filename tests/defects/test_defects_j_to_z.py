@@ -12,7 +12,8 @@ import trio
 import trio.testing
 
 from psession import (
-    Envelope,
+    Classic,
+    MalformedMessageError,
     PortNotFoundError,
     SessionAbortError,
     SessionCancelError,
@@ -21,8 +22,8 @@ from psession import (
     SessionManager,
     SessionTimeoutError,
 )
-from psession._timekeeper import SLACK
-from psession.channels._memory import memory_pair
+from psession.channels import memory_pair
+from psession.protocol.deadlines import SLACK
 
 from ..peers import Caught, Echo, Wire, serve_echo, settle
 from ..tables import assert_empty, assert_idle, assert_no_timers
@@ -54,14 +55,15 @@ async def test_defect_j_the_callers_message_is_never_changed() -> None:
 
 
 async def test_defect_j_a_message_that_nobody_can_change_can_be_sent() -> None:
-    """A read-only mapping and an echoed message with an old number go out with the right one."""
+    """A read-only mapping goes out with its number, and a payload that brings one of its own is refused, unchanged."""
     wire = Wire()
     async with SessionManager(wire).port("p") as port, port.session() as session:
         await session.post(MappingProxyType({"a": 1}))
         echoed = {"sid": 77, "a": 2}
-        await session.post(echoed)
+        with pytest.raises(MalformedMessageError, match=r"session\.sid has the number"):
+            await session.post(echoed)
         assert echoed == {"sid": 77, "a": 2}
-    assert wire.sent == [{"a": 1, "sid": 1}, {"a": 2, "sid": 1}]
+    assert wire.sent == [{"a": 1, "sid": 1}]
 
 
 @pytest.mark.parametrize("call", ["send", "request", "post"])
@@ -87,7 +89,7 @@ async def test_defect_k_an_async_sender_that_fails_tells_its_own_caller_at_once(
         assert bad.error is error
         port.dispatch({"sid": 1, "ok": 1})
         await settle()
-        assert (good.value, good.error, port.closed) == ({"sid": 1, "ok": 1}, None, False)
+        assert (good.value, good.error, port.closed) == ({"ok": 1}, None, False)
 
 
 async def test_defect_l_clear_ends_every_session_and_their_numbers_are_not_shared_with_new_ones() -> None:
@@ -136,7 +138,7 @@ async def test_defect_m_nothing_keeps_the_loop_awake_after_clear_or_many_answere
         async with port.session() as session:
             for n in range(10_000):
                 await session.send({"n": n})
-            assert len(port._timekeeper._heap) <= SLACK + 2
+            assert len(port._engine.connection.deadlines._heap) <= SLACK + 2
         port.clear()
         assert_idle(port)
     assert_empty(manager, port)
@@ -151,7 +153,7 @@ async def test_defect_m_many_answered_sends_over_a_channel_hold_a_bounded_number
         async with SessionManager().port("p", here) as port, port.session() as session:
             for n in range(3 * SLACK):
                 await session.send({"n": n})
-            assert len(port._timekeeper._heap) <= SLACK + 2
+            assert len(port._engine.connection.deadlines._heap) <= SLACK + 2
     assert_no_timers()
 
 
@@ -211,9 +213,9 @@ async def test_defect_o_what_is_no_session_number_makes_no_session_message(value
         assert len(port.sessions) == 1
 
 
-async def test_defect_o_a_number_as_text_counts_only_where_the_envelope_says_so() -> None:
+async def test_defect_o_a_number_as_text_counts_only_where_the_dialect_says_so() -> None:
     """With text_ids "5" is session 5; "05", " 5", "+5", "5.0" and the digits of another script are not."""
-    manager = SessionManager(Wire(), envelope=Envelope(text_ids=True))
+    manager = SessionManager(Wire(), dialect=Classic(text_ids=True))
     async with manager.port("p") as port:
         session = port.create()
         assert port.get_session({"sid": "1"}) is session
@@ -249,7 +251,7 @@ async def test_defect_r_a_one_shot_request_succeeds_at_its_last_retry(autojump_c
 
     async with SessionManager(deaf_at_first).port("p") as port:
         reply = await port.request({}, timeout=1, retry_count=2, retry_interval=0.5)
-        assert (reply, attempts, trio.current_time()) == ({"sid": 1, "third": True}, [1, 1, 1], 3.0)
+        assert (reply, attempts, trio.current_time()) == ({"third": True}, [1, 1, 1], 3.0)
 
 
 class Mine(Exception):
@@ -390,7 +392,7 @@ async def test_defect_z_a_reply_in_the_pause_between_two_attempts_is_the_reply(
         await trio.sleep(moment)
         port.dispatch({"sid": 1, "done": True})
         await trio.sleep(100)
-        assert (caught.value, caught.at, len(wire.sent)) == ({"sid": 1, "done": True}, moment, 1)
+        assert (caught.value, caught.at, len(wire.sent)) == ({"done": True}, moment, 1)
 
 
 @pytest.mark.parametrize("make", [lambda wire: wire, lambda wire: memory_pair()[0]], ids=["sender", "channel"])

@@ -20,7 +20,6 @@ from psession.channels import lines
 async def main(port: int, log: Path) -> None:
     """Serve until killed."""
     manager = SessionManager(resume_within=30)
-    numbers = iter(range(10**9))
     written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     async def open_valve(session: Any) -> None:
@@ -31,10 +30,8 @@ async def main(port: int, log: Path) -> None:
             await session.post({"done": message["n"]})
 
     async def serve(stream: trio.SocketStream) -> None:
-        fresh = await manager.resume(lines(stream))
-        if fresh is not None:
-            async with manager.port(f"client {next(numbers)}", fresh, on_session=open_valve) as client:
-                await client.wait_closed()
+        async with manager.accept(lines(stream), on_session=open_valve) as client:
+            await client.wait_closed()
 
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(trio.serve_tcp, serve, port, host="127.0.0.1"))

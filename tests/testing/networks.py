@@ -32,12 +32,12 @@ async def carry(messages: list[Any], *, pause: float = 0.0, **options: Any) -> t
     got: list[Any] = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(receive_all, right, got)
-        async with lossy(left, **options) as line:
+        async with lossy(left, **options) as link:
             for message in messages:
-                await line.send(message)
+                await link.send(message)
                 await trio.sleep(pause)
         await right.aclose()
-    return got, line
+    return got, link
 
 
 def run(job: Callable[..., Awaitable[Any]], *args: Any, **options: Any) -> Any:

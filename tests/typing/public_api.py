@@ -9,7 +9,7 @@ from typing import Any, assert_type
 import trio
 
 from psession import Port, Replies, Retry, Session, SessionManager, SessionTimeoutError, Statistics
-from psession.channels import FramedChannel, LineState, ReconnectingChannel, lines, open_websocket, reconnecting
+from psession.channels import FramedChannel, LinkState, ReconnectingChannel, lines, open_websocket, reconnecting
 
 
 async def handle(session: Session) -> None:
@@ -69,7 +69,7 @@ async def dial() -> FramedChannel:
     return lines(await trio.open_tcp_stream("127.0.0.1", 1))
 
 
-def on_state(state: LineState) -> None:
+def on_state(state: LinkState) -> None:
     assert_type(state.error, Exception | None)
 
 

@@ -1,4 +1,4 @@
-"""Where a peer is: ``ws://HOST:PORT`` or ``tcp://HOST:PORT``. Pure."""
+"""The address of a peer: ``ws://HOST:PORT`` or ``tcp://HOST:PORT``. Pure."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Address:
     Attributes:
         scheme: ``"ws"``: a WebSocket. ``"tcp"``: a line of JSON for each message.
         host: A name or an IP address, without brackets.
-        port: 0 is any free one, to listen on.
-        path: Path and query of a WebSocket; ``"/"`` where there is none.
+        port: The TCP port. 0 stands for any free one, to listen on.
+        path: The path and query of a WebSocket; ``"/"`` where there is none.
     """
 
     scheme: Scheme
@@ -32,15 +32,15 @@ class Address:
 
     @property
     def netloc(self) -> str:
-        """Host and port, as a URL and HTTP's ``Host`` have them."""
+        """The host and port, as a URL and HTTP's ``Host`` have them."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @classmethod
     def parse(cls, url: str) -> Address:
-        """The address that `url` gives.
+        """Return the address that `url` gives.
 
         Raises:
-            ValueError: It gives none; the text says what is right.
+            ValueError: `url` gives none; the text says what is right.
         """
         try:
             parts = urlsplit(url)

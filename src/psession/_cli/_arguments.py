@@ -1,4 +1,4 @@
-"""What may stand on the command line. What is wrong there is told in one line that says what is right."""
+"""The command line. A mistake there is told in one line that says what is right."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 EXIT_CODES = """exit status:
   0    done: the reply is on standard output
   1    something else: a library is missing, standard output is closed
-  2    wrong arguments
+  2    wrong arguments, or MESSAGE is too large
   3    no reply in time
   4    no connection, or it was lost
-  5    MESSAGE is no JSON object, or is too large
+  5    MESSAGE is no JSON object
   130  Ctrl-C
 """
 
 
 class Parser(argparse.ArgumentParser):
-    """Complains in one line."""
+    """A parser that complains in one line."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
-        """Tell what is wrong and what is right, and leave with status 2."""
+        """Complain, say what is right, and leave with status 2."""
         about, found, rest = message.partition("argument ")
         if found and not about:
             complain(f"{rest} (see {self.prog} --help)")
@@ -42,10 +42,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments: ``command`` and what that takes.
+    """Parse the arguments: ``command``, and those of that command.
 
     Raises:
-        SystemExit: They are wrong, and it was told; or help was asked for.
+        SystemExit: They are wrong, and the user was told; or help was asked for.
     """
     parser = Parser(prog="psession", description="Request/reply sessions over one channel.", epilog=EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"psession {__version__}")
@@ -64,7 +64,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def _add_echo(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Listen, print the URL, and answer each message with the message itself, its number included.\n"
-        "Ctrl-C ends it at once, SIGTERM when its exact sessions are over, a second signal at once; the status is 0."
+        "SIGTERM ends it with status 0 when its exact sessions are over, or at once when it comes a second time.\n"
+        "Ctrl-C ends it at once with status 130."
     )
     parser.add_argument("url", metavar="URL", type=_listening, help=f"{FORM}; port 0 takes a free one")
     parser.add_argument(

@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from psession._cli._transcript import Transcript
 
 OWN_IDS = range(1, 65536)
-"""Numbers of the sessions that the centre opens. A port with ``on_session``, such as a device's, counts from 65536."""
+"""The numbers of sessions that the centre opens. A port with ``on_session``, such as a device's, counts from 65536."""
 
 
 class Centre:
-    """Waits for devices, then asks them.
+    """A server that waits for devices, then asks them.
 
     Args:
-        transcript: Where what happens is shown.
-        expected: How many devices will come.
+        transcript: Shows each message and each check.
+        expected: The number of devices that will come.
 
     Attributes:
-        manager: Holds a port for each device that is there.
-        complete: Set when all are there.
-        deserted: Set when the last one has gone.
+        manager: Holds a port for each device that is connected.
+        complete: Set when all devices are connected.
+        deserted: Set when the last device has left.
     """
 
     def __init__(self, transcript: Transcript, expected: int) -> None:
@@ -41,13 +41,13 @@ class Centre:
         self._expected = expected
 
     def port(self, device: str) -> Port:
-        """The port of a device that is there."""
+        """Return the port of a device that is connected."""
         return self.manager.ports[device]
 
     async def welcome(self, channel: Channel) -> None:
-        """Serve one connection: its first message says who it is, and its port is there for as long as it is."""
+        """Serve one connection. Its first message names the device; its port lasts as long as it does."""
         name = (await channel.receive())["device"]
-        async with self.manager.port(name, Tap(channel, partial(self._report, name))) as port:
+        async with self.manager.accept(Tap(channel, partial(self._report, name)), name) as port:
             if len(self.manager.ports) == self._expected:
                 self.complete.set()
             await port.wait_closed()
@@ -59,7 +59,7 @@ class Centre:
         self.transcript.message(device, message, out=out, remark="too late: dropped" if late else "")
 
     async def _answer(self, session: Session) -> None:
-        """A device opened a session: somebody rings."""
+        """Answer a device that opened a session: somebody rings."""
         await session.receive()
         await trio.sleep(THINKING)
         reply = await session.send({"question": "who is it?"})

@@ -1,4 +1,4 @@
-"""What a command says: all of it goes through `say` and `complain`, a line at a time."""
+"""The output of the commands. All of it goes through `say` and `complain`, a line at a time."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ LOGGERS = ("psession", "trio")
 
 
 class OutputLost(Exception):
-    """Standard output is closed, full, or its reader has gone."""
+    """Standard output is closed or full, or its reader has left."""
 
 
 def say(text: str) -> None:
-    """Write a line to standard output, now.
+    """Write a line to standard output, and flush it.
 
     Raises:
         OutputLost: It cannot be written.
@@ -33,19 +33,19 @@ def say(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    """Write one line to standard error, if anybody listens; line breaks and escape codes in it are made visible."""
+    """Write one line to standard error, if there is one. Line breaks and escape codes in it are made visible."""
     if sys.stderr is not None:
         with suppress(OSError, ValueError):
             print("psession:", one_line(text), file=sys.stderr, flush=True)
 
 
 def one_line(text: str) -> str:
-    """`text` with whatever a terminal would not just show (a peer may have written it) as an escape sequence."""
+    """Return `text` with each unprintable character as an escape sequence: a peer may have written it."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def can_say(text: str) -> bool:
-    """Whether standard output has every character of `text`."""
+    """Return True if standard output has every character of `text`."""
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
@@ -54,13 +54,13 @@ def can_say(text: str) -> bool:
 
 
 def in_colour() -> bool:
-    """Whether to colour what is said: on a terminal that can, unless ``NO_COLOR`` is set (https://no-color.org)."""
+    """Return True on a terminal that can show colour, unless ``NO_COLOR`` is set (https://no-color.org)."""
     terminal = sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     return terminal and not os.environ.get("NO_COLOR")
 
 
 def abandon_output() -> None:
-    """Let nothing be written any more: the interpreter's own last flush would fail once again, with a traceback."""
+    """Discard all further output: the interpreter's own last flush would fail once again, with a traceback."""
     with suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -68,7 +68,7 @@ def abandon_output() -> None:
 
 
 class _OneLine(logging.Handler):
-    """A log record as a line, without its traceback."""
+    """A handler that writes a log record as a line, without its traceback."""
 
     def emit(self, record: logging.LogRecord) -> None:
         complain(record.getMessage())
@@ -76,7 +76,7 @@ class _OneLine(logging.Handler):
 
 @contextmanager
 def quiet_logs() -> Iterator[None]:
-    """Errors that libraries log are one line each, and warnings none: what they mean for the user, the command says."""
+    """Show errors that libraries log as one line each, and no warnings: the command itself tells what they mean."""
     handler = _OneLine(logging.ERROR)
     loggers = [logging.getLogger(name) for name in LOGGERS]
     for logger in loggers:

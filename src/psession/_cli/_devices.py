@@ -1,4 +1,4 @@
-"""The six devices of the demo. Each is a WebSocket client with a port of its own, and knows nothing but the wire."""
+"""The six devices of the demo. Each is a WebSocket client with a port of its own, and knows only the wire."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ PASSWORD = "123456"
 
 
 class Device:
-    """One device; what it does in a session that the centre opens is for the classes below to say."""
+    """One device. The classes below say what it does in a session that the centre opens."""
 
     channel: Channel
     port: Port
 
     @property
     def name(self) -> str:
-        """What it calls itself."""
+        """The name that it gives itself."""
         return type(self).__name__.lower()
 
     async def run(self, url: str) -> None:
-        """Connect, say hello, and serve the centre until one of the two goes."""
+        """Connect, say hello, and serve the centre until one of the two leaves."""
         async with open_ws(url, within=5) as self.channel:
             await self.channel.send({"device": self.name})
             async with SessionManager().port("centre", self.channel, on_session=self.answer) as self.port:
                 await self.port.wait_closed()
 
     async def answer(self, session: Session) -> None:
-        """Do what the peer asks in one session of its own."""
+        """Answer the peer in one session that the peer opened."""
 
 
 class Lamp(Device):
-    """Wants a password: its question is the reply to the centre's, and the centre's next message the reply to its."""
+    """A device that wants a password. Its question is its reply, and the centre's next message the reply to that."""
 
     async def answer(self, session: Session) -> None:
         await session.receive()
@@ -55,7 +55,7 @@ class Lamp(Device):
 
 
 class Sensor(Device):
-    """Sleeps through the first attempt."""
+    """A device that sleeps through the first attempt."""
 
     async def answer(self, session: Session) -> None:
         await session.receive()
@@ -65,7 +65,7 @@ class Sensor(Device):
 
 
 class Oven(Device):
-    """Is slow as long as it is cold: its first answer comes too late."""
+    """A device that is slow as long as it is cold: its first answer comes too late."""
 
     cold = True
 
@@ -78,7 +78,7 @@ class Oven(Device):
 
 
 class Drone(Device):
-    """Crashes in the middle of a turn, without a goodbye."""
+    """A device that crashes in the middle of a turn, without a goodbye."""
 
     async def answer(self, session: Session) -> None:
         await session.receive()
@@ -87,7 +87,7 @@ class Drone(Device):
 
 
 class Meter(Device):
-    """Answers many questions at once, each as soon as it can."""
+    """A device that answers many questions at once, each as soon as it can."""
 
     async def answer(self, session: Session) -> None:
         message = await session.receive()
@@ -96,10 +96,10 @@ class Meter(Device):
 
 
 class Doorbell(Device):
-    """Opens a session itself when somebody presses it."""
+    """A device that opens a session itself when somebody presses it."""
 
     async def press(self) -> Any:
-        """Ring, say who it is, and return what the centre says to that."""
+        """Ring, answer the centre's question, and return the centre's last answer."""
         async with self.port.session(timeout=2) as session:
             await session.send({"event": "ring"})
             await trio.sleep(THINKING)

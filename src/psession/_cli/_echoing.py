@@ -1,4 +1,4 @@
-"""What a port of ``psession echo`` reads: turns of the exact wire. All else is answered below it, with itself."""
+"""The channel below a port of ``psession echo``. The port reads exact turns; all else is answered here, with itself."""
 
 from __future__ import annotations
 
@@ -6,58 +6,55 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from psession import Exact, MessageError
 from psession._cli._console import complain
-from psession.envelope import Envelope, ExactFields
-from psession.errors import MessageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from psession._cli._sockets import Channel
 
-FIELDS: Final = ExactFields()
-ENVELOPE: Final = Envelope.exact()
+DIALECT: Final = Exact()
+FIELDS: Final = DIALECT.fields
 
-LAST_LOOK: Final = 0.05
-"""Seconds between two looks whether a peer that says no more has all its answers."""
+SILENCE: Final = 0.05
+"""Seconds without an answer after which a peer that sends no more has them all. Each is given at once."""
 
 
 class EchoingChannel(trio.abc.Channel[Any]):
-    """A connection whose messages are sent back as they are, in order, but for what a port is better at.
+    """A connection whose messages are sent back as they are, in order, unless a port should answer them.
 
-    That is what is exact, and has its session's number where psession has it: `receive` returns it. A peer that sends
-    without receiving is not read from any further. What cannot be read is skipped; the first of a connection is told.
+    Those are exact messages that have their session's number where psession has it; `receive` returns them. A peer that
+    sends without receiving is not read any further. Messages that cannot be decoded are skipped; the first of each
+    connection is reported.
 
     Attributes:
-        broken: What broke the connection, unless the peer was leaving: one that has ended its session may be gone
-            before it hears that this was understood.
+        broken: The error that broke the connection, unless the peer was leaving: a peer that has ended its session may
+            leave before that was confirmed.
     """
 
-    def __init__(self, channel: Channel, is_at_work: Callable[[], bool]) -> None:
+    def __init__(self, channel: Channel) -> None:
         self.broken: trio.BrokenResourceError | None = None
         self._channel = channel
-        self._is_at_work = is_at_work
         self._writing = trio.Lock()
+        self._sent = 0
         self._skipped = 0
         self._is_leaving = False
 
     async def receive(self) -> Any:
-        """The next message for a port."""
+        """Receive the next message for a port."""
         while True:
             async with self._writing:
-                pass  # what was said before is on its way
+                pass  # all earlier answers are on their way
             try:
                 message = await self._channel.receive()
                 if is_for_a_port(message):
-                    self._is_leaving = FIELDS.end in message and ENVELOPE.is_bare(message)
+                    self._is_leaving = FIELDS.end in message and DIALECT.is_bare(message)
                     return message
                 self._is_leaving = False
                 answer = answer_to(message)
                 if answer is not None:
                     await self.send(answer)
             except trio.EndOfChannel:
-                while self._is_at_work():  # noqa: ASYNC110 - no event says so; it may have closed its own direction only
-                    await trio.sleep(LAST_LOOK)
+                await self._wait_for_silence()  # the peer may have closed its own direction only
                 raise
             except trio.BrokenResourceError as error:
                 self._broke(error)
@@ -67,11 +64,18 @@ class EchoingChannel(trio.abc.Channel[Any]):
                 if self._skipped == 1:
                     complain(f"a message was skipped: {error}")
 
+    async def _wait_for_silence(self) -> None:
+        sent = -1
+        while self._writing.locked() or sent != self._sent:
+            sent = self._sent
+            await trio.sleep(SILENCE)
+
     async def send(self, value: Any) -> None:
-        """Send one message, after what is being sent."""
+        """Send one message, after the one that is being sent."""
         async with self._writing:
             try:
                 await self._channel.send(value)
+                self._sent += 1
             except trio.BrokenResourceError as error:
                 self._broke(error)
                 raise
@@ -86,21 +90,21 @@ class EchoingChannel(trio.abc.Channel[Any]):
 
 
 def is_for_a_port(message: Any) -> bool:
-    """Whether a message is of an exact session, or about the port itself."""
+    """Return True if a message is one of an exact session, or about the port itself."""
     if type(message) is not dict or FIELDS.life not in message:
         return False
-    return ENVELOPE.read(message) is not None or ENVELOPE.exact_names.issuperset(message)
+    return DIALECT.sid_of(message) is not None or DIALECT.exact_names.issuperset(message)
 
 
 def answer_to(message: Any) -> Any:
-    """What to send back; ``None`` for what is no question: a turn given up, a session's end.
+    """Return the answer, or ``None`` if the message is no question: a turn given up, a session's end.
 
-    A turn of the exact wire is answered as such, as the smallest device would: see docs/protocol.md.
+    A turn of the exact wire gets an exact answer, as the smallest device would give it: see docs/protocol.md.
     """
     if type(message) is not dict or FIELDS.life not in message:
         return message
     turn = message.get(FIELDS.turn)
     if type(turn) is not int or FIELDS.error in message or message.get(FIELDS.wait) == 0:
         return None
-    plain = {name: value for name, value in message.items() if name not in ENVELOPE.exact_names}
+    plain = {name: value for name, value in message.items() if name not in DIALECT.exact_names}
     return {**plain, FIELDS.re: turn, FIELDS.life: message[FIELDS.life]}

@@ -1,13 +1,15 @@
-"""How a command can end, in numbers and in one line. Pure."""
+"""The exit status of a command, and the line that explains it. Pure."""
 
 from __future__ import annotations
 
 import os
 from enum import IntEnum
 
+from psession import _interrupt
+
 
 class Exit(IntEnum):
-    """What a command's exit status says; docs/cli.md and ``psession --help`` tell the user."""
+    """The exit status of a command, as docs/cli.md and ``psession --help`` list it."""
 
     OK = 0
     FAILED = 1
@@ -15,12 +17,11 @@ class Exit(IntEnum):
     TIMEOUT = 3
     CONNECTION = 4
     MESSAGE = 5
-    INTERRUPTED = 130
-    """128 and the number of SIGINT, as shells have it."""
+    INTERRUPTED = _interrupt.INTERRUPTED
 
 
 class Problem(Exception):
-    """What stops a command: a line for the user, and the exit status.
+    """An error that ends a command: a line for the user, and the exit status.
 
     Attributes:
         code: The exit status.
@@ -32,7 +33,7 @@ class Problem(Exception):
 
 
 def innermost(error: BaseException) -> BaseException:
-    """What really happened: the first error inside an exception group, or the cause that a library wrapped in words."""
+    """Return the underlying error: the first inside an exception group, or the cause that a library wrapped."""
     while True:
         if isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
@@ -43,7 +44,7 @@ def innermost(error: BaseException) -> BaseException:
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, without the wrapping: ``connection refused``."""
+    """Return the text of the underlying error, such as ``connection refused``."""
     error = innermost(error)
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.errno is not None:

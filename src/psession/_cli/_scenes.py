@@ -1,4 +1,4 @@
-"""The scenes of the demo: what each shows is checked as it happens."""
+"""The scenes of the demo. Each checks what it shows as it happens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ QUESTIONS = 40
 
 
 async def dialogue(centre: Centre) -> None:
-    """A dialogue: two turns in one session."""
+    """Show a dialogue: two turns in one session."""
     port, show = centre.port("lamp"), centre.transcript
     async with port.session() as session:
         answer = await session.send({"command": "turnOnLight"})
@@ -30,7 +30,7 @@ async def dialogue(centre: Centre) -> None:
 
 
 async def retry(centre: Centre) -> None:
-    """A retry: the device sleeps through the first attempt."""
+    """Show a retry: the device sleeps through the first attempt."""
     port, show = centre.port("sensor"), centre.transcript
     sent = port.statistics().sent
     answer = await port.request({"command": "humidity"}, timeout=0.3, retry_count=2, retry_interval=0.1)
@@ -39,7 +39,7 @@ async def retry(centre: Centre) -> None:
 
 
 async def timeout(centre: Centre) -> None:
-    """A timeout: the first answer comes too late, and is not taken for the second."""
+    """Show a timeout: the first answer comes too late, and is not mistaken for the second."""
     port, show = centre.port("oven"), centre.transcript
     async with port.session(timeout=0.4) as session:
         try:
@@ -54,7 +54,7 @@ async def timeout(centre: Centre) -> None:
 
 
 async def vanishing(centre: Centre) -> None:
-    """A device that vanishes in the middle of a turn."""
+    """Show a device that vanishes in the middle of a turn."""
     show = centre.transcript
     try:
         await centre.port("drone").request({"command": "land"}, timeout=30)
@@ -67,13 +67,13 @@ async def vanishing(centre: Centre) -> None:
 
 
 async def concurrency(centre: Centre) -> None:
-    """Forty questions at once over one socket, answered in no order."""
+    """Show forty questions at once over one socket, answered in any order."""
     port, show = centre.port("meter"), centre.transcript
     right = 0
 
     async def ask(register: int) -> None:
         nonlocal right
-        with suppress(SessionError):  # then it is missing among the right ones
+        with suppress(SessionError):  # then it is not counted as right
             answer = await port.request({"command": "read", "register": register})
             right += answer["register"] == register
 
@@ -87,12 +87,12 @@ async def concurrency(centre: Centre) -> None:
 
 
 async def ringing(centre: Centre, doorbell: Doorbell) -> None:
-    """The other way round: a device opens a session, and the centre asks back in it."""
+    """Show the other direction: a device opens a session, and the centre asks back in it."""
     answer = await doorbell.press()
     centre.transcript.check(answer.get("door") == "open", f"the door is {answer.get('door')}")
 
 
 def failure(error: SessionError) -> str:
-    """What an error says of itself, in short."""
+    """Return an error in short: its type, its seconds and its attempts."""
     attempts = "1 attempt" if error.attempts == 1 else f"{error.attempts} attempts"
     return f"{type(error).__name__} after {error.waited:.2f} s and {attempts}"

@@ -1,4 +1,4 @@
-"""Listening and connecting, whatever is then spoken: each connection on its own, each failure in a line."""
+"""Listening and connecting, below any protocol. A failure ends one connection, and is told in one line."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ StreamHandler: TypeAlias = Callable[[trio.SocketStream], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """What a server reports when it listens.
+    """The report of a server that listens.
 
     Attributes:
-        port: Where.
-        stop: Listen no more; who is connected stays.
+        port: The TCP port.
+        stop: Stops listening; connections stay.
     """
 
     port: int
@@ -32,15 +32,15 @@ class Listening:
 
 
 async def connect(host: str, port: int, *, within: float) -> trio.SocketStream:
-    """A TCP connection.
+    """Open a TCP connection.
 
     Args:
         host: A name or an address.
         port: The TCP port.
-        within: Seconds that it may take, finding the address included.
+        within: Seconds that it may take, the look-up of the address included.
 
     Raises:
-        Problem: There is none; it says why.
+        Problem: No connection; the text says why.
     """
     with trio.move_on_after(within):
         try:
@@ -56,7 +56,7 @@ async def serve_streams(
     """Call `handler` with each connection, as a task of its own, until cancelled.
 
     Raises:
-        Problem: It cannot listen there; it says why.
+        Problem: It cannot listen there; the text says why.
     """
     try:
         listeners = await open_listeners(host, port)
@@ -67,15 +67,15 @@ async def serve_streams(
             task_status.started(Listening(listeners[0].socket.getsockname()[1], listening.cancel))
             await trio.serve_listeners(partial(_alone, handler), listeners, handler_nursery=nursery)
         await trio.sleep_forever()
-    raise AssertionError("nobody cancelled it")
+    raise AssertionError("sleep_forever never returns")
 
 
 async def _alone(handler: StreamHandler, stream: trio.SocketStream) -> None:
-    """Whatever goes wrong in one connection ends that connection and no other."""
+    """Serve one connection. An error in it ends that connection and no other."""
     try:
         host, port = stream.socket.getpeername()[:2]
     except OSError:
-        await trio.aclose_forcefully(stream)  # gone before it was looked at
+        await trio.aclose_forcefully(stream)  # the peer left before this task started
         return
     try:
         async with stream:

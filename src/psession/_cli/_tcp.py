@@ -1,4 +1,4 @@
-"""A line of JSON for each message, over TCP."""
+"""The commands' TCP: a line of JSON for each message."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def open_tcp(host: str, port: int, *, within: float) -> AsyncIterator[Channel]:
-    """A channel to who listens there.
+    """Open a channel to a TCP server.
 
     Args:
         host: A name or an address.

@@ -1,4 +1,4 @@
-"""What the demo shows: each message as it passes, on a line of its own."""
+"""The transcript of the demo: each message as it passes, on a line of its own."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 WIDTH = 96
-"""The longest line: fits half of a wide screen."""
+"""The longest line. It fits half of a wide screen."""
 
 CENTRE, NAMES, SIDS = "centre", 8, 6
 
 SHOWN = 9
-"""How many session numbers fit a line."""
+"""The number of session numbers that fit a line."""
 
 Part: TypeAlias = "tuple[str, str] | str"
 """A piece of a line: a text, or a text and its style."""
@@ -31,10 +31,10 @@ _PLAIN = str.maketrans({"→": ">", "←": "<", "─": "-", "✓": "+", "✗": "
 
 @dataclass
 class Bundle:
-    """So many messages at once that they share a line each way.
+    """Messages that are too many at once, and share a line in each direction.
 
     Attributes:
-        expected: How many go out, and come back.
+        expected: The number of messages that go out, and that come back.
         sent: The session numbers of those that went out.
         came: The session numbers of those that came back, in that order.
     """
@@ -45,12 +45,12 @@ class Bundle:
 
 
 class Transcript:
-    """Writes to standard output. When that is lost it cancels `scope`, for it is called where raising would mislead.
+    """A writer to standard output. If that is lost it cancels `scope`; an error from here would be taken for a port's.
 
     Attributes:
-        lost: Why nothing can be written any more.
-        failed: How many checks did not hold.
-        messages: How many messages came, and how many went out.
+        lost: The error since which nothing can be written.
+        failed: The number of checks that did not hold.
+        messages: The number of messages that came in, and that went out.
     """
 
     def __init__(self, scope: trio.CancelScope) -> None:
@@ -65,11 +65,11 @@ class Transcript:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the start."""
+        """The seconds since the start."""
         return trio.current_time() - self._started
 
     def line(self, *parts: Part) -> None:
-        """One line of parts, each a text or a text and its style; cut where it would be too long."""
+        """Write one line of parts, each a text or a text and its style. It is cut where it would be too long."""
         room, painted = WIDTH, []
         for part in parts:
             text, style = (part, "") if isinstance(part, str) else part
@@ -84,20 +84,20 @@ class Transcript:
             self._scope.cancel()
 
     def title(self, text: str) -> None:
-        """The first line of something new."""
+        """Write the title of a new part."""
         self.line((text, "bold"))
 
     def note(self, text: str, style: str = "dim") -> None:
-        """Something that happened now and is no message."""
+        """Write down an event that is no message, with its time."""
         self.line((self._now(), "dim"), (text, style))
 
     def check(self, holds: bool, text: str) -> None:
-        """What a scene shows: whether it `holds` was found out, not written down beforehand."""
+        """Write down the result of a check, which was made just now."""
         self.failed += not holds
         self.line("           ", ("✓ " if holds else "✗ ", "green" if holds else "red"), text)
 
     def message(self, device: str, message: Any, *, out: bool, remark: str = "") -> None:
-        """A message that just went out to `device`, or came from it."""
+        """Write down a message that just went out to `device`, or came from it."""
         self.messages[out] += 1
         sid = message.get("sid")
         if device in self._bundles:
@@ -108,7 +108,7 @@ class Transcript:
 
     @contextmanager
     def together(self, device: str, expected: int) -> Iterator[None]:
-        """Meanwhile show the messages of `device` in two lines: `expected` that go out, and as many that come back."""
+        """Show the messages of `device` in two lines: `expected` that go out, and as many that come back."""
         self._bundles[device] = Bundle(expected)
         try:
             yield
@@ -142,11 +142,11 @@ class Transcript:
 
 
 class Tap(trio.abc.Channel[Any]):
-    """A channel that reports each message as it passes: what the transcript shows did travel.
+    """A channel that reports each message as it passes, so that the transcript shows messages that did travel.
 
     Args:
         channel: The real one.
-        report: Called with a message and whether it went out, after it was sent or before it is given to its receiver.
+        report: Called with a message and True after it was sent, or with False before it is given to its receiver.
     """
 
     def __init__(self, channel: trio.abc.Channel[Any], report: Callable[[Any, bool], None]) -> None:
@@ -154,16 +154,16 @@ class Tap(trio.abc.Channel[Any]):
         self._report = report
 
     async def send(self, value: Any) -> None:
-        """Send it, then report it."""
+        """Send a message, then report it."""
         await self._channel.send(value)
         self._report(value, True)
 
     async def receive(self) -> Any:
-        """Receive the next one, and report it."""
+        """Receive the next message, and report it."""
         message = await self._channel.receive()
         self._report(message, False)
         return message
 
     async def aclose(self) -> None:
-        """Close the real one."""
+        """Close the real channel."""
         await self._channel.aclose()

@@ -1,4 +1,4 @@
-"""Opens and serves either kind of address."""
+"""Channels by URL, of either kind."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def open_url(address: Address, *, within: float) -> AbstractAsyncContextManager[Channel]:
-    """``async with open_url(address, within=5) as channel``: a channel to who listens there.
+    """Open a channel to a server: ``async with open_url(address, within=5) as channel``.
 
     Raises:
-        Problem: (on entering) No connection in `within` seconds, or none at all.
+        Problem: No connection in `within` seconds, or none at all; raised on entering.
     """
     if address.scheme == "tcp":
         return open_tcp(address.host, address.port, within=within)

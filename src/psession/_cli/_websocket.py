@@ -1,4 +1,4 @@
-"""The commands' WebSocket. All they know of it is `open_ws` and `serve_ws`."""
+"""The commands' WebSocket: `open_ws` and `serve_ws` are all that they use."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def check_library() -> None:
-    """Make sure that the library is there.
+    """Check that the WebSocket library is installed.
 
     Raises:
-        Problem: It is not; it says how to get it.
+        Problem: It is not; the text says how to install it.
     """
     try:
         find_websockets()
@@ -33,7 +33,7 @@ def check_library() -> None:
 
 @asynccontextmanager
 async def open_ws(url: str, *, within: float) -> AsyncIterator[Channel]:
-    """A channel to the WebSocket server at `url`.
+    """Open a channel to the WebSocket server at `url`.
 
     Args:
         url: ``ws://HOST:PORT/PATH``.
@@ -44,7 +44,7 @@ async def open_ws(url: str, *, within: float) -> AsyncIterator[Channel]:
     """
     check_library()
     async with AsyncExitStack() as stack:
-        # Only what entering raises is translated: the body's own errors are not about the handshake.
+        # Only errors on entering are translated: the body's own errors are not about the handshake.
         try:
             channel = await stack.enter_async_context(open_websocket(url, connect_timeout=within))
         except HandshakeError as error:
@@ -66,18 +66,31 @@ async def serve_ws(
         Problem: It cannot listen there.
     """
     check_library()
+    leaving = False
+
+    async def notice_leaving() -> None:
+        nonlocal leaving
+        try:
+            await trio.sleep_forever()
+        finally:
+            leaving = True
 
     async def handle(channel: WebSocketChannel) -> None:
         try:
             await handler(channel)
         except Exception as error:
+            if leaving:  # handlers are cancelled a few steps later, and clients in the same process are gone by then
+                return
             host, port = (channel.remote or ("?", "?"))[:2]
             complain(f"{host} port {port}: connection closed: {reason(error)}")
 
     async with trio.open_nursery() as nursery:
-        try:
-            server: WebSocketServer = await nursery.start(serve_websocket, handle, host, port)
-        except (OSError, UnicodeError) as error:
-            raise Problem(f"cannot listen on {host} port {port}: {reason(error)}", Exit.CONNECTION) from error
-        task_status.started(Listening(server.port, server.stop_listening))
+        # Shielded: cancelled in the middle of its start, serve_websocket waits for ever in its shielded nursery.
+        with trio.CancelScope(shield=True):
+            try:
+                server: WebSocketServer = await nursery.start(serve_websocket, handle, host, port)
+            except (OSError, UnicodeError) as error:
+                raise Problem(f"cannot listen on {host} port {port}: {reason(error)}", Exit.CONNECTION) from error
+            nursery.start_soon(notice_leaving)
+            task_status.started(Listening(server.port, server.stop_listening))
     raise AssertionError("serve_websocket never returns")

@@ -6,7 +6,14 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from psession import MessageError, PortClosedError, SessionError, SessionManager, SessionTimeoutError
+from psession import (
+    MessageError,
+    MessageTooLargeError,
+    PortClosedError,
+    SessionError,
+    SessionManager,
+    SessionTimeoutError,
+)
 from psession._cli._console import can_say, say
 from psession._cli._problem import Exit, Problem
 from psession._cli._url import open_url
@@ -19,19 +26,27 @@ if TYPE_CHECKING:
 CODES: list[tuple[type[SessionError], Exit]] = [
     (SessionTimeoutError, Exit.TIMEOUT),
     (PortClosedError, Exit.CONNECTION),
+    (MessageTooLargeError, Exit.USAGE),
     (MessageError, Exit.MESSAGE),
     (SessionError, Exit.FAILED),
 ]
 
 
+TOO_LARGE = "MESSAGE is too large"
+
+
 def read_message(text: str) -> Any:
-    """The message that the argument MESSAGE gives: JSON, or ``-`` for what standard input has.
+    """Return the message that the argument MESSAGE gives: JSON, or ``-`` for the text on standard input.
 
     Raises:
-        Problem: It is no JSON object.
+        Problem: The text is no JSON object, or is too large.
     """
+    given = _standard_input() if text == "-" else text
+    if len(given) > DEFAULT_MAX_MESSAGE_BYTES:  # a text has at least as many bytes as characters
+        limit = f"more than {DEFAULT_MAX_MESSAGE_BYTES} bytes, which is the most it may have"
+        raise Problem(f"{TOO_LARGE}: {limit}", Exit.USAGE)
     try:
-        return JsonCodec().decode(_standard_input() if text == "-" else text)
+        return JsonCodec().decode(given)
     except MessageError as error:
         why = error.why.partition(";")[0]
         raise Problem(f'MESSAGE must be a JSON object, such as {{"command": "status"}}: {why}', Exit.MESSAGE) from error
@@ -47,16 +62,16 @@ def _standard_input() -> bytes:
 
 
 async def run(address: Address, message: Any, *, within: float, options: PortOptions) -> Exit:
-    """Send `message` to the peer at `address` and say its reply.
+    """Send `message` to the peer at `address`, and write its reply to standard output.
 
     Args:
-        address: Who is asked.
-        message: What is asked.
+        address: The peer's address.
+        message: The request.
         within: Seconds for the connection.
-        options: How the port asks.
+        options: The options of the port.
 
     Raises:
-        Problem: There is no reply; it says why.
+        Problem: There is no reply; the text says why.
     """
     manager = SessionManager(**options)
     async with open_url(address, within=within) as channel, manager.port(str(address), channel) as port:
@@ -69,13 +84,13 @@ async def _ask(port: Port, message: Any) -> Any:
     try:
         return await port.request(message)
     except SessionError as error:
-        text = str(error)
+        text = f"{TOO_LARGE}: {error}" if isinstance(error, MessageTooLargeError) else str(error)
         if bad := port.statistics().malformed:
             text += f"; {bad} came that {'is' if bad == 1 else 'are'} no message"
         raise Problem(text, next(code for kind, code in CODES if isinstance(error, kind))) from error
 
 
 def _as_json(reply: Any) -> str:
-    """One line, in characters that standard output has."""
+    """Return the reply as one line, in characters that standard output has."""
     text = JsonCodec().encode(reply).decode()
     return text if can_say(text) else json.dumps(reply)

@@ -27,14 +27,14 @@ PAUSE = 0.2
 """Seconds between two scenes."""
 
 LONGEST = 9.0
-"""Seconds after which the demo is given up; it takes four."""
+"""The demo is given up after this many seconds; it takes four."""
 
 
 async def run() -> Exit:
-    """Play the scenes and show what passes. Status 1 when one does not come out as it should.
+    """Play the scenes and show each message. The status is 1 if a scene does not come out as it should.
 
     Raises:
-        OutputLost: Nobody reads it.
+        OutputLost: Standard output has no reader.
         Problem: It cannot listen on the loopback interface, or nothing happens any more.
     """
     tasks = trio.lowlevel.current_statistics().tasks_living
@@ -51,7 +51,7 @@ async def run() -> Exit:
 
 
 async def _play(show: Transcript) -> Statistics:
-    """All of it; returns what the centre counted when everybody has gone."""
+    """Play all scenes, and return the centre's counters after the last device has left."""
     doorbell = _devices.Doorbell()
     devices = [_devices.Lamp(), _devices.Sensor(), _devices.Oven(), _devices.Drone(), _devices.Meter(), doorbell]
     centre = Centre(show, len(devices))
@@ -63,7 +63,7 @@ async def _play(show: Transcript) -> Statistics:
         await centre.complete.wait()
         show.note(f"connected: {', '.join(sorted(centre.manager.ports))}")
         await _scenes_in_turn(centre, doorbell)
-        # All say goodbye before the nursery is cancelled, for that takes away who would read the answer.
+        # All say goodbye before the nursery is cancelled: that would end the tasks which read the answers.
         for device in devices:
             device.port.close()
         await centre.deserted.wait()

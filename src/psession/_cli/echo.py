@@ -8,30 +8,30 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from psession import SessionManager
 from psession._cli._console import complain, say
-from psession._cli._echoing import EchoingChannel, answer_to
+from psession._cli._echoing import EchoingChannel
 from psession._cli._problem import Exit
 from psession._cli._url import serve_url
-from psession._manager import SessionManager
-from psession.envelope import LARGEST
+from psession.checks import LARGEST
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from psession import Session
     from psession._cli._address import Address
     from psession._cli._sockets import Channel, Listening
-    from psession._session import Session
 
 
 OWN_IDS: Final = range(LARGEST, LARGEST + 1)
-"""Numbers of sessions that echo opens, which is none: every number that a peer may use is the peer's."""
+"""The numbers of sessions that echo opens. It opens none, so that a peer may use any other number."""
 
 
 async def run(address: Address, *, drain: float) -> Exit:
-    """Listen on `address`, say on which URL, and answer until SIGINT or SIGTERM.
+    """Listen on `address`, print the URL, and answer until SIGINT or SIGTERM.
 
     Args:
-        address: Where to listen.
+        address: The address to listen on.
         drain: Seconds that sessions have to come to their end after SIGTERM.
 
     Raises:
@@ -42,11 +42,12 @@ async def run(address: Address, *, drain: float) -> Exit:
         async with trio.open_nursery() as nursery:
             listening: Listening = await nursery.start(serve_url, echo.serve, address)
             say(str(dataclasses.replace(address, port=listening.port)))
-            if await anext(signals) == signal.SIGTERM:
+            last: int | None = await anext(signals)
+            if last == signal.SIGTERM:
                 listening.stop()
-                await echo.leave(drain, signals)
+                last = await echo.leave(drain, signals)
             nursery.cancel_scope.cancel()
-    return Exit.OK
+    return Exit.INTERRUPTED if last == signal.SIGINT else Exit.OK
 
 
 class Echo:
@@ -55,29 +56,29 @@ class Echo:
     def __init__(self) -> None:
         self._manager = SessionManager(on_session=echo_session, session_ids=OWN_IDS)
         self._leaving = False
-        self._served = 0
 
     async def serve(self, channel: Channel) -> None:
-        """Answer what comes on one connection until that is over.
+        """Answer the messages of one connection until it ends.
 
         Raises:
             trio.BrokenResourceError: It broke.
         """
         if self._leaving:
-            return  # it connected just before
-        self._served += 1
-        echoing = EchoingChannel(channel, lambda: any(not session._is_idle for session in port.sessions.values()))
-        async with self._manager.port(f"connection {self._served}", echoing) as port:
+            return  # the peer connected just before
+        echoing = EchoingChannel(channel)
+        async with self._manager.accept(echoing) as port:
             await port.wait_closed()
         if echoing.broken is not None:
             raise echoing.broken
 
-    async def leave(self, within: float, signals: AsyncIterator[int]) -> None:
-        """Take no new sessions, and return when those that there are have ended; another signal ends them at once."""
+    async def leave(self, within: float, signals: AsyncIterator[int]) -> int | None:
+        """Refuse new sessions, and return when the open ones have ended, or the next signal if it comes before that."""
         self._leaving = True
+        last = None
 
         async def hurry() -> None:
-            await anext(signals)
+            nonlocal last
+            last = await anext(signals)
             nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
@@ -85,10 +86,10 @@ class Echo:
             if not await self._manager.drain(within):
                 complain(f"sessions that had not ended in {within:g} s (--drain) were cut off")
             nursery.cancel_scope.cancel()
+        return last
 
 
 async def echo_session(session: Session) -> None:
-    """Answer each turn with itself."""
-    async for message in session:
-        if answer_to(message) is not None:
-            await session.post(message)
+    """Answer each payload with itself."""
+    async for payload in session:
+        await session.post(payload)

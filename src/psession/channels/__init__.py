@@ -20,7 +20,7 @@ from psession.channels._anyio import AnyioObjectChannel, anyio_stream
 from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES, Frame, FrameChannel, Message
 from psession.channels._framed import FramedChannel, length_prefixed, lines
 from psession.channels._memory import MemoryChannel, memory_pair
-from psession.channels._reconnect_options import LineState
+from psession.channels._reconnect_options import LinkState
 from psession.channels._reconnecting import ReconnectingChannel, reconnecting
 from psession.channels._trio_websocket import TrioWebSocketChannel, trio_websocket
 from psession.channels._websocket import WebSocketChannel
@@ -38,7 +38,7 @@ __all__ = [
     "FramedChannel",
     "HandshakeError",
     "JsonCodec",
-    "LineState",
+    "LinkState",
     "MemoryChannel",
     "Message",
     "MsgpackCodec",

@@ -69,7 +69,7 @@ class FrameChannel(trio.abc.Channel[Message]):
         return None
 
     def receive_batch_now(self) -> list[Message | MessageError]:
-        """What has arrived and nobody has received, without waiting; most often nothing.
+        """Receive what has arrived and nobody has received, without waiting; most often nothing.
 
         Another task may be waiting in ``receive_batch`` meanwhile: it goes on waiting. An end or a failure of the
         transport is left to it.
@@ -79,6 +79,9 @@ class FrameChannel(trio.abc.Channel[Message]):
     @abstractmethod
     async def receive_batch(self) -> list[Message | MessageError]:
         """The next messages, at least one. A bad message whose edges are known stands in its place as its error.
+
+        A port reads by this: of a codec with a type of the user's the messages come as
+        `psession.channels.codecs.Undecoded`, while ``receive`` decodes them to that type.
 
         Cancelling loses nothing: what had arrived comes with the next call.
 

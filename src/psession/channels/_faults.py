@@ -152,6 +152,6 @@ def not_an_object(message: Any) -> MalformedMessageError:
 
 
 def reason(error: Exception) -> str:
-    """What an error says, in at most 200 characters."""
+    """The text of an error, in at most 200 characters."""
     text = str(error) or type(error).__name__
     return text if len(text) <= _REASON_CHARS else text[:_REASON_CHARS] + "..."

@@ -90,7 +90,7 @@ class FramedChannel(WireChannel):
                 return messages
 
     def receive_batch_now(self) -> list[Message | MessageError]:
-        """What one read of the socket gives without waiting; nothing on any other stream.
+        """Receive what one read of the socket gives without waiting; nothing on any other stream.
 
         Nothing as well while `receive` has messages in hand, which come before what the socket holds.
         """

@@ -32,7 +32,7 @@ class Framing(Protocol):
         ...
 
     def end(self) -> MessageError | None:
-        """What is wrong with the stream's ending here: ``None`` between two messages."""
+        """The error that the stream's ending here is: ``None`` between two messages."""
         ...
 
 

@@ -85,7 +85,7 @@ class MemoryChannel(FrameChannel):
     # No receive_batch_now: it would overtake a message that Trio has handed to a task that waits but has not run yet.
 
     def _rest(self) -> list[Message | MessageError]:
-        """What has arrived besides: up to ``max_buffer`` messages, and those of tasks that wait for room."""
+        """Take what has arrived besides: up to ``max_buffer`` messages, and those of tasks that wait for room."""
         batch: list[Message | MessageError] = []
         with suppress(trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
             while True:

@@ -13,9 +13,10 @@ from typing import Any, Final, Literal, TypeAlias
 
 import trio
 
-from psession._backoff import Backoff, check_number
-from psession._options import count, exceptions, seconds
 from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT
+from psession.checks import count, exceptions, seconds
+from psession.checks import number as check_number
+from psession.protocol.backoff import Backoff
 
 log = logging.getLogger("psession")
 
@@ -36,11 +37,11 @@ Connect: TypeAlias = Callable[[], AbstractAsyncContextManager[trio.abc.Channel[A
 
 
 @dataclass(frozen=True, slots=True)
-class LineState:
-    """What has just become of a line.
+class LinkState:
+    """A step in the life of a link.
 
     Attributes:
-        state: ``"connecting"``: a try begins; ``"open"``: it gave a line; ``"broken"``: the line is of no further use;
+        state: ``"connecting"``: a try begins; ``"open"``: it gave a link; ``"broken"``: the link is of no further use;
             ``"waiting"``: nothing happens for ``delay`` seconds; ``"closed"``: this channel opens no more lines.
         attempt: Which try of this opening it is, from 1; the one to come for ``"waiting"``, 0 where there is none.
         error: What went wrong last, if anything has and it is known.
@@ -55,7 +56,7 @@ class LineState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconnectOptions:
-    """What a channel that reopens may be told, checked; `reconnecting` says what each means."""
+    """The options of a channel that reopens, checked; `reconnecting` says what each means."""
 
     first_delay: float = DEFAULT_FIRST_DELAY
     max_delay: float = DEFAULT_MAX_DELAY
@@ -66,14 +67,14 @@ class ReconnectOptions:
     close_timeout: float = DEFAULT_CLOSE_TIMEOUT
     give_up_on: tuple[type[Exception], ...] = ()
     reopen_after_end: bool = True
-    on_state: Callable[[LineState], object] | None = None
+    on_state: Callable[[LinkState], object] | None = None
     rng: Callable[[], float] = random.random
 
     def __post_init__(self) -> None:
         for name in ("first_delay", "max_delay", "connect_timeout", "close_timeout"):
             seconds(name, getattr(self, name))
         if self.max_delay == math.inf:
-            raise ValueError("max_delay must be finite: a line that stood for so long starts at first_delay again")
+            raise ValueError("max_delay must be finite: a link that stood for so long starts at first_delay again")
         if self.first_delay > self.max_delay:
             raise ValueError(f"first_delay must not exceed max_delay, as {self.first_delay} does {self.max_delay}")
         if not self.connect_timeout:
@@ -95,12 +96,12 @@ class ReconnectOptions:
         return Backoff(self.first_delay, self.backoff, self.max_delay, self.jitter)
 
     def is_worth_another_try(self, error: Exception) -> bool:
-        """Whether it was the world, which changes, rather than a mistake in the program; of a group, all of it."""
+        """Return True if it was the world, which changes, not a mistake in the program; of a group, all of it."""
         if isinstance(error, ExceptionGroup):
             return all(self.is_worth_another_try(one) for one in error.exceptions)
         return isinstance(error, WORLD) and not isinstance(error, self.give_up_on)
 
-    def tell(self, state: LineState) -> None:
+    def tell(self, state: LinkState) -> None:
         """Call ``on_state``; what it raises is logged, since who is told must not break what it is told of."""
         if self.on_state is None:
             return
@@ -111,7 +112,7 @@ class ReconnectOptions:
 
 
 class Pace:
-    """When the next try is due. Failures in a row make it later; only a line that stood for long starts anew."""
+    """When the next try is due. Failures in a row make it later; only a link that stood for long starts anew."""
 
     def __init__(self, options: ReconnectOptions) -> None:
         self._waits = options.waits
@@ -127,7 +128,7 @@ class Pace:
         self._failures += 1
 
     def broke(self, opened_at: float) -> None:
-        """A line has broken. A server that accepts and drops at once is no better than one that does not accept."""
+        """A link has broken. A server that accepts and drops at once is no better than one that does not accept."""
         if trio.current_time() - opened_at >= self._long:
             self._failures = 0
         self.failed()

@@ -1,7 +1,8 @@
-"""A channel that opens itself again when its line breaks."""
+"""A channel that opens itself again when its link breaks."""
 
 from __future__ import annotations
 
+import inspect
 import math
 import random
 from contextlib import asynccontextmanager
@@ -11,28 +12,28 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from psession._nursery import close_forcefully, open_quiet_nursery
-from psession.channels._line import Line
+from psession.channels._link import Link
 from psession.channels._reconnect_options import (
     DEFAULT_CONNECT_TIMEOUT,
     DEFAULT_FIRST_DELAY,
     DEFAULT_MAX_DELAY,
     Connect,
-    LineState,
+    LinkState,
     Pace,
     ReconnectOptions,
 )
 from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT
+from psession.nursery import close_forcefully, open_quiet_nursery
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-LINE_ENDS = (trio.BrokenResourceError, trio.ClosedResourceError, trio.EndOfChannel)
-"""How a line says that it is over. Closed: by who found it broken first, or by its own context."""
+LINK_ENDS = (trio.BrokenResourceError, trio.ClosedResourceError, trio.EndOfChannel)
+"""How a link says that it is over. Closed: by who found it broken first, or by its own context."""
 
 
 class _Opening:
-    """Tries under way. Cancelling ``scope`` gives them up; ``done`` is set when there is a line, or will be none."""
+    """Tries under way. Cancelling ``scope`` gives them up; ``done`` is set when there is a link, or will be none."""
 
     def __init__(self, *, shield: bool) -> None:
         self.scope = trio.CancelScope(shield=shield)
@@ -40,11 +41,13 @@ class _Opening:
 
 
 class ReconnectingChannel(trio.abc.Channel[Any]):
-    """A channel that opens itself again when its line breaks; `reconnecting` makes one. It has two faces.
+    """A channel that opens itself again when its link breaks; `reconnecting` makes one. It has two faces.
 
     As a plain channel, `send` and `receive` go on across breaks, and tries go on behind them. Whoever would rather talk
-    to each line directly asks `open` for one after the other. Nothing is opened before one of the three is called.
+    to each link directly asks `open` for one after the other. Nothing is opened before one of the three is called.
     """
+
+    comes_back = True
 
     def __init__(self, connect: Connect, options: ReconnectOptions, nursery: trio.Nursery) -> None:
         self._connect = connect
@@ -52,13 +55,13 @@ class ReconnectingChannel(trio.abc.Channel[Any]):
         self._nursery = nursery
         self._context = copy_context()
         self._pace = Pace(options)
-        self._line: Line | None = None
+        self._link: Link | None = None
         self._opening: _Opening | None = None
         self._went_wrong: Exception | None = None
         """What did so last: told with the next try."""
         self._closed = False
         self._failure: Exception | None = None
-        """What there will be no more lines for, although this side has not closed; ``_why`` in words."""
+        """What there will be no more links for, although this side has not closed; ``_why`` in words."""
         self._why = ""
         self._unheard: Exception | None = None
         """The same, as long as nobody has been given it as it is."""
@@ -67,22 +70,22 @@ class ReconnectingChannel(trio.abc.Channel[Any]):
 
     def __repr__(self) -> str:
         over = self._closed or self._failure is not None
-        state = "closed" if over else "open" if self._standing_line() else "opening" if self._opening else "no line"
+        state = "closed" if over else "open" if self._standing_link() else "opening" if self._opening else "no link"
         return f"<psession.channels.ReconnectingChannel, {state}>"
 
-    # -- one line after the other ------------------------------------------------------------------------------------
+    # -- one link after the other ------------------------------------------------------------------------------------
 
     async def open(self, broken_by: Exception | None = None) -> trio.abc.Channel[Any]:
-        """Close the line before, if any, without a goodbye, and try until the next is open. One task at a time.
+        """Close the link before, if any, without a goodbye, and try until the next is open. One task at a time.
 
         The channel that is returned belongs to this one, which closes it with the next `open` or `aclose`. Cancelled,
-        no half-open line is left behind, and a later call waits for what is left of the time until the next try.
+        no half-open link is left behind, and a later call waits for what is left of the time until the next try.
 
         Args:
-            broken_by: What the line before failed with, for ``on_state`` and for ``reopen_after_end``.
+            broken_by: What the link before failed with, for ``on_state`` and for ``reopen_after_end``.
 
         Raises:
-            trio.BrokenResourceError: No line came in ``max_attempts`` tries; ``__cause__`` is the last one's error.
+            trio.BrokenResourceError: No link came in ``max_attempts`` tries; ``__cause__`` is the last one's error.
                 There are no more tries after that: each later call raises it too.
             trio.ClosedResourceError: This side closed the channel.
             trio.EndOfChannel: `broken_by` is one, and ``reopen_after_end`` is false.
@@ -92,95 +95,95 @@ class ReconnectingChannel(trio.abc.Channel[Any]):
         self._check_open()
         if self._opening is not None:
             raise trio.BusyResourceError("another task is opening this channel")
-        if self._line is not None:
-            self._lose(self._line, broken_by or self._line.error)
+        if self._link is not None:
+            self._lose(self._link, broken_by or self._link.error)
             self._check_open()
         await self._try_until_open(self._begin(shield=False))
         self._check_open()
-        assert self._line is not None
-        assert self._line.channel is not None
-        return self._line.channel
+        assert self._link is not None
+        assert self._link.channel is not None
+        return self._link.channel
 
     # -- a plain channel ---------------------------------------------------------------------------------------------
 
     async def send(self, value: Any) -> None:
-        """Send one message on the line there is, or on the next where there is none.
+        """Send one message on the link there is, or on the next where there is none.
 
-        A message is given to one line, once. Cancelled before there was a line: not sent; after that as the channel of
-        the line has it. The tries for a line go on, whoever is cancelled. As many tasks as that channel allows: those
+        A message is given to one link, once. Cancelled before there was a link: not sent; after that as the channel of
+        the link has it. The tries for a link go on, whoever is cancelled. As many tasks as that channel allows: those
         of this package any number.
 
         Raises:
-            MessageError: The channel of the line refused it; nothing was sent.
-            trio.BrokenResourceError: The line broke at this message, and nobody knows whether it arrived: the caller
-                may send it again, and that waits for the next line. Or there will be none, as in `open`.
+            MessageError: The channel of the link refused it; nothing was sent.
+            trio.BrokenResourceError: The link broke at this message, and nobody knows whether it arrived: the caller
+                may send it again, and that waits for the next link. Or there will be none, as in `open`.
             trio.ClosedResourceError: This side closed the channel.
             Exception: As in `open`, to the first caller alone; later ones get a `trio.BrokenResourceError`.
         """
         try:
-            line, channel = await self._standing()
+            link, channel = await self._standing()
         except trio.EndOfChannel as end:
             raise trio.BrokenResourceError(self._why) from end
         try:
             await channel.send(value)
-        except LINE_ENDS as error:
-            self._reopen(line, error)
+        except LINK_ENDS as error:
+            self._reopen(link, error)
             if self._closed:
                 raise trio.ClosedResourceError("this side closed the channel") from None
             raise trio.BrokenResourceError(
-                f"the line broke, and whether this message has arrived is not known: {error!r}"
+                f"the link broke, and whether this message has arrived is not known: {error!r}"
             ) from error
 
     async def receive(self) -> Any:
-        """The next message, from whatever line brings it. Cancelling loses nothing; the tries for a line go on.
+        """The next message, from whatever link brings it. Cancelling loses nothing; the tries for a link go on.
 
-        What a line had brought and nobody had received when a `send` found it broken is lost with it. As many tasks as
-        the channel of the line allows.
+        What a link had brought and nobody had received when a `send` found it broken is lost with it. As many tasks as
+        the channel of the link allows.
 
         Raises:
             MessageError: What came in its place is no message; the next call goes on after it.
             trio.EndOfChannel: The peer closed, and ``reopen_after_end`` is false.
-            trio.BrokenResourceError: There will be no more lines, as in `open`.
+            trio.BrokenResourceError: There will be no more links, as in `open`.
             trio.ClosedResourceError: This side closed the channel.
             Exception: As in `open`, to the first caller alone; later ones get a `trio.BrokenResourceError`.
         """
         while True:
-            line, channel = await self._standing()
+            link, channel = await self._standing()
             try:
                 return await channel.receive()
-            except LINE_ENDS as error:
-                self._reopen(line, error)
+            except LINK_ENDS as error:
+                self._reopen(link, error)
 
     @trio.lowlevel.enable_ki_protection
     async def aclose(self) -> None:
-        """Close the line and open no more; who waits gets `trio.ClosedResourceError`. Idempotent.
+        """Close the link and open no more; who waits gets `trio.ClosedResourceError`. Idempotent.
 
-        Takes ``close_timeout`` seconds at most, and what the line's context takes to be left although cancelled.
-        Cancelled, the line is closed at once.
+        Takes ``close_timeout`` seconds at most, and what the link's context takes to be left although cancelled.
+        Cancelled, the link is closed at once.
         """
         if not self._closed:
             self._closed = True
             if self._failure is None:
-                self._options.tell(LineState("closed"))
+                self._options.tell(LinkState("closed"))
         if self._opening is not None:
             self._opening.scope.cancel()
-            with trio.CancelScope(shield=True):  # what is left of it is the dropping of a line
+            with trio.CancelScope(shield=True):  # what is left of it is the dropping of a link
                 await self._opening.done.wait()
-        line = self._line
-        if line is None:
+        link = self._link
+        if link is None:
             await trio.lowlevel.checkpoint()
             return
         try:
-            line.leave()
+            link.leave()
             with trio.move_on_after(self._options.close_timeout):
-                await line.gone.wait()
+                await link.gone.wait()
         finally:
-            await line.drop()
+            await link.drop()
 
     # -- how it goes on ----------------------------------------------------------------------------------------------
 
     def _check_open(self) -> None:
-        """Raise if there will be no more lines."""
+        """Raise if there will be no more links."""
         if self._closed:
             raise trio.ClosedResourceError("this side closed the channel")
         if self._failure is None:
@@ -194,52 +197,52 @@ class ReconnectingChannel(trio.abc.Channel[Any]):
             raise trio.EndOfChannel(self._why) from self._failure
         raise trio.BrokenResourceError(self._why) from self._failure
 
-    def _standing_line(self) -> tuple[Line, trio.abc.Channel[Any]] | None:
-        line = self._line
-        if line is None or line.channel is None or line.lost or line.gone.is_set():
+    def _standing_link(self) -> tuple[Link, trio.abc.Channel[Any]] | None:
+        link = self._link
+        if link is None or link.channel is None or link.lost or link.gone.is_set():
             return None
-        return line, line.channel
+        return link, link.channel
 
-    async def _standing(self) -> tuple[Line, trio.abc.Channel[Any]]:
-        """The line there is, or the next; no checkpoint where there is one."""
+    async def _standing(self) -> tuple[Link, trio.abc.Channel[Any]]:
+        """The link there is, or the next; no checkpoint where there is one."""
         while True:
             self._check_open()
-            if (standing := self._standing_line()) is not None:
+            if (standing := self._standing_link()) is not None:
                 return standing
-            if self._line is not None:
-                self._lose(self._line, self._line.error)  # if its context ended by itself, and nobody has found out yet
+            if self._link is not None:
+                self._lose(self._link, self._link.error)  # if its context ended by itself, and nobody has found out yet
             self._ensure_opening()
             if self._opening is not None:
                 await self._opening.done.wait()
 
-    def _reopen(self, line: Line, error: Exception) -> None:
-        self._lose(line, line.error or error)
+    def _reopen(self, link: Link, error: Exception) -> None:
+        self._lose(link, link.error or error)
         self._ensure_opening()
 
     def _ensure_opening(self) -> None:
         """Have a task of this channel's own try, rather than one that waits: a wait is cancelled all the time."""
         over = self._closed or self._failure is not None
-        if not over and self._opening is None and self._standing_line() is None:
+        if not over and self._opening is None and self._standing_link() is None:
             self._spawn(self._try_until_open, self._begin(shield=True), name="psession reopening of a channel")
 
-    def _lose(self, line: Line, error: Exception | None) -> None:
-        """The line is of no further use. Whoever says so first is heard."""
-        if line.lost or self._closed:
+    def _lose(self, link: Link, error: Exception | None) -> None:
+        """The link is of no further use. Whoever says so first is heard."""
+        if link.lost or self._closed:
             return
-        line.lost = True
+        link.lost = True
         if isinstance(error, trio.EndOfChannel) and not self._options.reopen_after_end:
             self._ended = True
             self._end(error, "the peer closed the channel")
             return
         self._went_wrong = error
-        self._pace.broke(line.opened_at)
-        self._options.tell(LineState("broken", error=error))
+        self._pace.broke(link.opened_at)
+        self._options.tell(LinkState("broken", error=error))
 
     def _end(self, failure: Exception, why: str) -> None:
-        """There will be no more lines."""
+        """There will be no more links."""
         self._failure = failure
         self._why = why
-        self._options.tell(LineState("closed", error=failure))
+        self._options.tell(LinkState("closed", error=failure))
 
     def _begin(self, *, shield: bool) -> _Opening:
         self._opening = _Opening(shield=shield)
@@ -247,16 +250,16 @@ class ReconnectingChannel(trio.abc.Channel[Any]):
 
     @trio.lowlevel.enable_ki_protection
     async def _try_until_open(self, opening: _Opening) -> None:
-        """Returns when there is a line, or ``_failure`` says why there will be none, or ``aclose`` was called."""
+        """Returns when there is a link, or ``_failure`` says why there will be none, or ``aclose`` was called."""
         try:
             with opening.scope:
-                if self._line is not None:
-                    await self._line.drop()
-                    self._line = None
+                if self._link is not None:
+                    await self._link.drop()
+                    self._link = None
                 attempt = 1
-                while not (self._line or self._failure):
+                while not (self._link or self._failure):
                     await self._wait_until_due(attempt)
-                    self._options.tell(LineState("connecting", attempt, self._went_wrong))
+                    self._options.tell(LinkState("connecting", attempt, self._went_wrong))
                     self._judge(attempt, await self._try())
                     attempt += 1
         finally:
@@ -266,37 +269,37 @@ class ReconnectingChannel(trio.abc.Channel[Any]):
     async def _wait_until_due(self, attempt: int) -> None:
         delay = self._pace.due - trio.current_time()
         if delay > 0:
-            self._options.tell(LineState("waiting", attempt, self._went_wrong, delay))
+            self._options.tell(LinkState("waiting", attempt, self._went_wrong, delay))
             await trio.sleep_until(self._pace.due)
         else:
             await trio.lowlevel.checkpoint_if_cancelled()
 
-    async def _try(self) -> Line:
+    async def _try(self) -> Link:
         """One try, which takes ``connect_timeout`` seconds at most. Cancelled, nothing of it is left."""
-        line = Line(self._connect, self._options.connect_timeout)
-        self._spawn(line.run, name="psession line of a channel")
+        link = Link(self._connect, self._options.connect_timeout)
+        self._spawn(link.run, name="psession link of a channel")
         try:
-            await line.settled.wait()
+            await link.settled.wait()
             await trio.lowlevel.checkpoint_if_cancelled()  # it may have opened in the very pass that cancels
         except BaseException:
-            await line.drop()
+            await link.drop()
             raise
-        return line
+        return link
 
-    def _judge(self, attempt: int, line: Line) -> None:
-        """What comes of a try: a line, the next try, or the end."""
-        if line.channel is not None:
-            self._line, self._went_wrong = line, None
-            self._options.tell(LineState("open", attempt))
+    def _judge(self, attempt: int, link: Link) -> None:
+        """Decide what comes of a try: a link, the next try, or the end."""
+        if link.channel is not None:
+            self._link, self._went_wrong = link, None
+            self._options.tell(LinkState("open", attempt))
             return
-        error, line.error = line.error, None  # whose traceback leads to the line: without this each failure is a cycle
+        error, link.error = link.error, None  # whose traceback leads to the link: without this each failure is a cycle
         assert error is not None
         self._went_wrong = error
         if not self._options.is_worth_another_try(error):
             self._unheard = error
-            self._end(error, f"opening a line failed, and is not tried again: {error!r}")
+            self._end(error, f"opening a link failed, and is not tried again: {error!r}")
         elif attempt >= self._options.max_attempts:
-            self._end(error, f"no line in {attempt} {'try' if attempt == 1 else 'tries'}, the last one: {error!r}")
+            self._end(error, f"no link in {attempt} {'try' if attempt == 1 else 'tries'}, the last one: {error!r}")
         else:
             self._pace.failed()
 
@@ -318,38 +321,38 @@ async def reconnecting(
     close_timeout: float = DEFAULT_CLOSE_TIMEOUT,
     give_up_on: tuple[type[Exception], ...] = (),
     reopen_after_end: bool = True,
-    on_state: Callable[[LineState], object] | None = None,
+    on_state: Callable[[LinkState], object] | None = None,
     rng: Callable[[], float] = random.random,
 ) -> AsyncIterator[ReconnectingChannel]:
-    """``async with reconnecting(lambda: open_websocket(url)) as channel``: a channel that outlives its lines.
+    """``async with reconnecting(lambda: open_websocket(url)) as channel``: a channel that outlives its links.
 
-    A *line* is what one call of `connect` opens. When it breaks, or ends, the next one is opened, after a wait that
+    A *link* is what one call of `connect` opens. When it breaks, or ends, the next one is opened, after a wait that
     grows with each failure in a row. The first is opened by the first `send` or `receive`, not by entering the block.
-    Leaving the block closes the line, in ``close_timeout`` seconds at most; by an error or cancelled, at once. What the
+    Leaving the block closes the link, in ``close_timeout`` seconds at most; by an error or cancelled, at once. What the
     body raises comes out as it is.
 
-    What is on its way when a line breaks may or may not have arrived: the `send` that meets the break raises
+    What is on its way when a link breaks may or may not have arrived: the `send` that meets the break raises
     `trio.BrokenResourceError`, and no message is sent twice behind the caller's back. What was sent before it may be
-    lost without an error, as on any line that breaks.
+    lost without an error, as on any link that breaks.
 
     Args:
-        connect: Called for each line; gives an async context manager of an open channel, which is left when that line
+        connect: Called for each link; gives an async context manager of an open channel, which is left when that link
             is done with, or an awaitable that returns one. Entered and left in one task.
-        first_delay: Seconds before the first try after a line broke. ``wait = min(max_delay, first_delay * backoff **
-            failures) * (1 + jitter * rng())``, where a line that broke less than `max_delay` seconds after it opened is
+        first_delay: Seconds before the first try after a link broke. ``wait = min(max_delay, first_delay * backoff **
+            failures) * (1 + jitter * rng())``, where a link that broke less than `max_delay` seconds after it opened is
             one more failure in the row: a server that accepts and drops at once is not hammered.
         max_delay: Seconds; see `first_delay`.
         backoff: What each further failure multiplies the wait by, from 1.
         jitter: The largest random share that is added to a wait, so that not all clients of a server come back at once.
-        max_attempts: Tries in a row for one line before it gives up; ``math.inf`` for no limit.
+        max_attempts: Tries in a row for one link before it gives up; ``math.inf`` for no limit.
         connect_timeout: Seconds for one try, all that `connect` does included.
-        close_timeout: Seconds that closing gives the line for its goodbye.
+        close_timeout: Seconds that closing gives the link for its goodbye.
         give_up_on: Exceptions of `connect` that are not tried again. Others are if they are of the world: `OSError`
             (`TimeoutError` and `HandshakeError` are), `trio.BrokenResourceError`, `trio.EndOfChannel` and
             `trio.TooSlowError`. Any other is raised at once, since no patience mends a `TypeError`.
-        reopen_after_end: Whether a line that its peer closed cleanly is opened again too, as a server that restarts
-            would want it. A `send` that finds it closed first cannot tell: to it the line is broken.
-        on_state: Called with a `LineState` at each step, by whichever task makes it; must not wait. What it raises is
+        reopen_after_end: Whether a link that its peer closed cleanly is opened again too, as a server that restarts
+            would want it. A `send` that finds it closed first cannot tell: to it the link is broken.
+        on_state: Called with a `LinkState` at each step, by whichever task makes it; must not wait. What it raises is
             logged.
         rng: Gives random numbers from 0 to 1; for tests.
 
@@ -357,8 +360,12 @@ async def reconnecting(
         TypeError: An argument is of the wrong type.
         ValueError: An argument is out of its range.
     """
-    if not callable(connect):
-        raise TypeError(f"connect must be callable, such as `lambda: open_websocket(url)`, not {connect!r}")
+    if not callable(connect) or hasattr(type(connect), "__aenter__"):
+        if inspect.iscoroutine(connect):
+            connect.close()  # it would warn that nobody awaited it
+        raise TypeError(
+            f"connect is called for each link: give `lambda: open_websocket(url)`, not what it returns ({connect!r})"
+        )
     options = ReconnectOptions(
         first_delay=first_delay,
         max_delay=max_delay,

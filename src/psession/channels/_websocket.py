@@ -82,7 +82,7 @@ class WebSocketChannel(FramedChannel):
 
     @property
     def close_reason(self) -> str:
-        """What the peer's close frame says."""
+        """The text of the peer's close frame."""
         return self._frames.close_reason
 
     # -- writing -----------------------------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ class WebSocketChannel(FramedChannel):
             trio.lowlevel.notify_closing(self._socket)
 
     def _ending(self) -> str | None:
-        """What is wrong with how the WebSocket ended: ``None`` if nothing is."""
+        """The error that the end of the WebSocket is: ``None`` if it is none."""
         framing = self._frames
         if self._fault is not None:
             return self._fault

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import trio
 
-from psession._nursery import open_quiet_nursery
 from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES
 from psession.channels._framed import RECEIVE_BYTES
 from psession.channels._websocket import WebSocketChannel
@@ -21,6 +20,7 @@ from psession.channels._websocket_options import (
     check_library,
 )
 from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT
+from psession.nursery import open_quiet_nursery
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence

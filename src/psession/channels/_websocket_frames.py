@@ -105,7 +105,7 @@ class WebSocketFraming:
 
     @property
     def awaits_peer(self) -> bool:
-        """Whether the connection is the peer's to end: a server's is its own once both have said goodbye."""
+        """Return True if the connection is the peer's to end: a server's is its own once both have said goodbye."""
         return self._masks_out or self.close_code is None
 
     # -- what goes ---------------------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ class WebSocketFraming:
         return found
 
     def end(self) -> MessageError | None:
-        """What broke the protocol."""
+        """The error that broke the protocol."""
         return self.lost
 
     def _take_text(self, payload: bytes, found: list[Any]) -> None:
@@ -325,7 +325,7 @@ def _heads(first: int, mask_bit: int) -> tuple[bytes, ...]:
 
 
 def _fits(length: int, field: struct.Struct) -> bool:
-    """Whether the length had to be written in that many bytes, and may be.
+    """Return True if the length had to be written in that many bytes, and may be.
 
     The library takes it in any. RFC 6455, 5.2: the most significant bit MUST be 0, and the minimal number of bytes MUST
     be used; what can be written in two ways is read in two ways.

@@ -112,7 +112,7 @@ def feed(protocol: ServerProtocol, data: bytes) -> tuple[Request | None, bytes]:
 
 
 def feed(protocol: ClientProtocol | ServerProtocol, data: bytes) -> tuple[Request | Response | None, bytes]:
-    """What the peer said, once it is complete, and the bytes behind it.
+    """Take the peer's bytes; return what it said, once that is complete, and the bytes behind it.
 
     Line by line, since the library would take what stands behind for frames at once, and the channel does that itself.
     """

@@ -53,7 +53,7 @@ def check_library() -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebSocketOptions:
-    """What both sides of a WebSocket may be told, checked; `open_websocket` says what each means."""
+    """The options of both sides of a WebSocket, checked; `open_websocket` says what each means."""
 
     codec: Codec | CodecName = "json"
     max_message_bytes: float = DEFAULT_MAX_MESSAGE_BYTES

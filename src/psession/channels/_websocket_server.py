@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias
 import trio
 
 from psession._listeners import open_listeners
-from psession._nursery import open_quiet_nursery
 from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES
 from psession.channels._websocket import GOING_AWAY, INTERNAL_ERROR, WebSocketChannel
-from psession.channels._websocket_door import Door
+from psession.channels._websocket_accept import Door
 from psession.channels._websocket_options import (
     DEFAULT_PING_INTERVAL,
     DEFAULT_PING_TIMEOUT,
@@ -20,13 +19,14 @@ from psession.channels._websocket_options import (
     check_library,
 )
 from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT
+from psession.nursery import open_quiet_nursery
 
 if TYPE_CHECKING:
     import re
     import ssl
     from collections.abc import Awaitable, Callable, Sequence
 
-    from psession.channels._websocket_door import RequestHook
+    from psession.channels._websocket_accept import RequestHook
     from psession.channels.codecs import Codec, CodecName
 
 WebSocketHandler: TypeAlias = "Callable[[WebSocketChannel], Awaitable[object]]"
@@ -63,12 +63,12 @@ class WebSocketServer:
 
     @property
     def connections(self) -> int:
-        """How many clients there are now, those in their handshake and those being refused included."""
+        """The number of clients now, those in their handshake and those being refused included."""
         return self._door.inside
 
     @property
     def refused(self) -> int:
-        """How many clients there was no room for."""
+        """The number of clients that there was no room for."""
         return self._door.refused
 
     def stop_listening(self) -> None:
@@ -196,7 +196,8 @@ async def serve_websocket(
     server = WebSocketServer([listener.socket.getsockname() for listener in listeners], door, handler)
     async with open_quiet_nursery() as nursery:
         # The handlers stand behind a shield, so that being cancelled is a step of ours, and each says why it goes.
-        handlers: trio.Nursery = await nursery.start(_shielded_nursery)
+        handlers: trio.Nursery = await nursery.start(_handlers_nursery)
+        handlers.cancel_scope.shield = True  # only now: cancelled while it starts, it must be left
         try:
             task_status.started(server)
             with server._listening:
@@ -208,8 +209,7 @@ async def serve_websocket(
     raise AssertionError("nobody cancelled it")
 
 
-async def _shielded_nursery(task_status: trio.TaskStatus[trio.Nursery]) -> None:
+async def _handlers_nursery(task_status: trio.TaskStatus[trio.Nursery]) -> None:
     async with open_quiet_nursery() as nursery:
-        nursery.cancel_scope.shield = True
         task_status.started(nursery)
         await trio.sleep_forever()

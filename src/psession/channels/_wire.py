@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from psession.channels._base import Frame, FrameChannel, Message
-from psession.channels.codecs import Codec, CodecName, find_codec
+from psession.channels.codecs import Codec, CodecName, Undecoded, find_codec
 from psession.errors import MessageError, MessageTooLargeError
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class WireChannel(FrameChannel):
         message = self._pending.popleft()
         if isinstance(message, MessageError):
             raise message
-        return message
+        return message.decode() if type(message) is Undecoded else message
 
     async def receive_batch(self) -> list[Message | MessageError]:
         """The next messages, at least one, as many as one read gave. One task at a time.
@@ -185,14 +185,14 @@ class WireChannel(FrameChannel):
 
     def _decode(self, data: Any) -> Message | MessageError:
         try:
-            return self._codec.decode(data)
+            return self._codec.open(data)
         except MessageError as error:
             return error
 
     def _decoded(self, payloads: list[Any]) -> list[Message | MessageError]:
         """The messages of one read, each in its place; what is no payload but an error already stays as it is."""
         messages: list[Message | MessageError] = []
-        decode = self._codec.decode
+        decode = self._codec.open
         for payload in payloads:
             try:
                 messages.append(payload if isinstance(payload, MessageError) else decode(payload))

@@ -8,15 +8,18 @@ serve many channels.
 
 from __future__ import annotations
 
+import datetime
 from typing import Any, Final, Literal, Protocol
 
 import msgspec
+import msgspec.inspect
 
 from psession.channels import _faults
 from psession.channels._faults import FLOAT32, FLOAT64, odd_float32, odd_float64
 from psession.errors import MalformedMessageError, MessageError
+from psession.message import Joined, flat
 
-__all__ = ["Codec", "CodecName", "JsonCodec", "MsgpackCodec"]
+__all__ = ["Codec", "CodecName", "JsonCodec", "MsgpackCodec", "Undecoded"]
 
 CodecName = Literal["json", "msgpack"]
 
@@ -25,8 +28,48 @@ _JSON_OBJECT: Final = ord("{")
 _MSGPACK_OBJECTS: Final = frozenset([*range(0x80, 0x90), 0xDE, 0xDF])  # fixmap, map 16, map 32
 
 
+class Undecoded:
+    """A message that came through a codec with a type of the user's, not decoded to that type yet.
+
+    A port reads the fields of the protocol first, and the payload without them: 0.5 us for both, of a message of 100
+    bytes, against 0.3 us for a dict with its fields taken out.
+
+    Attributes:
+        fields: Everything in the message, by name; empty where it is no object.
+    """
+
+    __slots__ = ("_codec", "_data", "fields")
+
+    def __init__(self, fields: dict[str, Any], data: bytes | str, codec: JsonCodec | MsgpackCodec) -> None:
+        self.fields = fields
+        self._data = data
+        self._codec = codec
+
+    def __repr__(self) -> str:
+        return f"<psession.channels.codecs.Undecoded {self.fields!r:.100}>"
+
+    def payload(self, without: frozenset[str]) -> Any:
+        """Decode the payload to the codec's type, without the named fields.
+
+        Raises:
+            MalformedMessageError: It is not of that type.
+        """
+        return self._codec.payload(self.fields, self._data, without)
+
+    def decode(self) -> Any:
+        """Decode all of the message to the codec's type.
+
+        Raises:
+            MalformedMessageError: It is not of that type.
+        """
+        return self._codec.decode(self._data)
+
+
 class Codec(Protocol):
-    """What a channel wants of a codec. ``text = True`` on it says that its bytes are UTF-8 text without line breaks."""
+    """An object that makes bytes of messages and messages of bytes.
+
+    ``text = True`` on it says that its bytes are UTF-8 text without line breaks.
+    """
 
     def encode(self, message: Any) -> bytes:
         """The message as bytes; whatever it raises makes the message malformed."""
@@ -37,7 +80,65 @@ class Codec(Protocol):
         ...
 
 
-class JsonCodec:
+class _TypedCodec:
+    """The common part of the two codecs: it tells a payload with a type of the user's from the fields beside it."""
+
+    _form: str
+
+    def __init__(self, type: Any) -> None:
+        self._type = type
+        self._only_objects = type is _MAPPING
+        self._names = None if self._only_objects else _ignoring_names(type)
+
+    def _decode_any(self, data: bytes | str) -> Any:
+        raise NotImplementedError
+
+    def decode(self, data: Any) -> Any:
+        """Decode a whole message."""
+        raise NotImplementedError
+
+    def open(self, data: Any) -> Any:
+        """Decode as much of a message as a port needs to read its header.
+
+        Returns:
+            The message itself, where it is a ``dict`` anyway, else an `Undecoded`.
+
+        Raises:
+            MalformedMessageError: It is not well-formed.
+        """
+        if self._only_objects:
+            return self.decode(data)
+        try:
+            value = self._decode_any(data)
+        except Exception as error:
+            raise _faults.not_decoded(self._form, data, error) from error
+        fields: dict[str, Any] = value if type(value) is dict else {}
+        return Undecoded(fields, data, self)  # type: ignore[arg-type]
+
+    def payload(self, fields: dict[str, Any], data: bytes | str, without: frozenset[str]) -> Any:
+        """Decode a payload to the codec's type, without the named fields beside it.
+
+        A type that ignores fields which it does not have reads the bytes as they are. Any other (a mapping, a Struct
+        with ``forbid_unknown_fields``, one that has a field of such a name) is made of what is left of the fields.
+
+        Raises:
+            MalformedMessageError: It is not of that type.
+        """
+        if self._names is not None and without.isdisjoint(self._names):
+            return self.decode(data)
+        if without.isdisjoint(fields):
+            return self.decode(data)
+        rest = {name: value for name, value in fields.items() if name not in without}
+        try:
+            return self._convert(rest)
+        except Exception as error:
+            raise _faults.not_decoded(self._form, data, error) from error
+
+    def _convert(self, rest: dict[str, Any]) -> Any:
+        raise NotImplementedError
+
+
+class JsonCodec(_TypedCodec):
     """Messages as JSON (RFC 8259), one line of UTF-8 each.
 
     A number that no float holds (``1e400``), invalid UTF-8, nesting deeper than Python's recursion limit and anything
@@ -49,11 +150,18 @@ class JsonCodec:
     """
 
     text = True
+    _form = "JSON"
 
     def __init__(self, type: Any = _MAPPING) -> None:
-        self._only_objects = type is _MAPPING
+        super().__init__(type)
         self._encode = msgspec.json.Encoder().encode
         self._decode = msgspec.json.Decoder[Any](type).decode
+
+    def _decode_any(self, data: bytes | str) -> Any:
+        return msgspec.json.decode(data)
+
+    def _convert(self, rest: dict[str, Any]) -> Any:
+        return msgspec.convert(rest, self._type, str_keys=True)
 
     def encode(self, message: Any) -> bytes:
         """The message as one line of JSON.
@@ -61,6 +169,8 @@ class JsonCodec:
         Raises:
             MalformedMessageError: It holds NaN, an infinity or something else that JSON has no form for.
         """
+        if type(message) is Joined:
+            return self._encode_joined(message)
         try:
             data = self._encode(message)
         except Exception as error:
@@ -71,6 +181,19 @@ class JsonCodec:
         if self._only_objects and data[0] != _JSON_OBJECT:
             raise _faults.not_an_object(message)
         return data
+
+    def _encode_joined(self, message: Joined) -> bytes:
+        """One object of a payload and its fields, which stand behind the payload's own members."""
+        try:
+            data = self._encode(message.content)
+        except Exception as error:
+            raise _faults.not_encoded("JSON", message.content, self._encode, error) from error
+        if data.find(b"null") >= 0:
+            _faults.refuse_null_from_float(message.content)
+        if data[0] != _JSON_OBJECT:
+            raise _faults.not_an_object(message.content)
+        fields = self._encode(message.fields)
+        return fields if len(data) == 2 else data[:-1] + b"," + fields[1:]
 
     def decode(self, data: bytes | str) -> Any:
         """The message in ``data``.
@@ -84,7 +207,7 @@ class JsonCodec:
             raise _faults.not_decoded("JSON", data, error) from error
 
 
-class MsgpackCodec:
+class MsgpackCodec(_TypedCodec):
     """Messages as MessagePack: smaller than JSON and faster, with ``bytes`` values, binary on the wire.
 
     NaN and infinities have a form here and are refused all the same, both ways: what one codec carries the other one
@@ -95,11 +218,38 @@ class MsgpackCodec:
     """
 
     text = False
+    _form = "MessagePack"
 
     def __init__(self, type: Any = _MAPPING) -> None:
-        self._only_objects = type is _MAPPING
+        super().__init__(type)
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder[Any](type).decode
+        self._decode_generic = msgspec.msgpack.Decoder[Any](Any).decode
+
+    def _decode_any(self, data: bytes | str) -> Any:
+        if isinstance(data, str):
+            raise MalformedMessageError("text came where MessagePack belongs, which is bytes")
+        value = self._decode_generic(data)
+        if (FLOAT64 in data and odd_float64(data)) or (FLOAT32 in data and odd_float32(data)):
+            _faults.refuse_odd_members(value)
+        return value
+
+    def _convert(self, rest: dict[str, Any]) -> Any:
+        return msgspec.convert(rest, self._type, builtin_types=(bytes, datetime.datetime))
+
+    def _encode_joined(self, message: Joined) -> bytes:
+        """One map of a payload and its fields, which stand behind the payload's own members."""
+        content = self.encode(message.content)
+        if content[0] not in _MSGPACK_OBJECTS:
+            raise _faults.not_an_object(message.content)
+        own, start = _map_size(content)
+        size = own + len(message.fields)
+        if size < 16:
+            head = bytes([0x80 | size])
+        else:
+            head = b"\xde" + size.to_bytes(2, "big") if size < 2**16 else b"\xdf" + size.to_bytes(4, "big")
+        fields = self._encode(message.fields)
+        return head + content[start:] + fields[_map_size(fields)[1] :]
 
     def encode(self, message: Any) -> bytes:
         """The message as MessagePack.
@@ -108,6 +258,8 @@ class MsgpackCodec:
             MalformedMessageError: It holds NaN, an infinity, an integer beyond 64 bits or something else that
                 MessagePack has no form for.
         """
+        if type(message) is Joined:
+            return self._encode_joined(message)
         try:
             data = self._encode(message)
         except Exception as error:
@@ -143,7 +295,8 @@ class GuardedCodec:
         self.text = bool(getattr(codec, "text", False))
 
     def encode(self, message: Any) -> bytes:
-        """What the codec makes of the message."""
+        """Encode with the user's codec, which gets one mapping of a payload and its fields."""
+        message = flat(message)
         try:
             return self._codec.encode(message)
         except MessageError:
@@ -152,13 +305,17 @@ class GuardedCodec:
             raise MalformedMessageError(f"{self._codec!r} cannot encode it: {_faults.reason(error)}") from error
 
     def decode(self, data: bytes | str) -> Any:
-        """What the codec makes of the data."""
+        """Decode with the user's codec."""
         try:
             return self._codec.decode(data)
         except MessageError:
             raise
         except Exception as error:
             raise MalformedMessageError(f"{self._codec!r} cannot decode it: {_faults.reason(error)}") from error
+
+    def open(self, data: bytes | str) -> Any:
+        """Decode with the user's codec, as a port reads it."""
+        return self.decode(data)
 
 
 SafeCodec = JsonCodec | MsgpackCodec | GuardedCodec
@@ -185,3 +342,31 @@ def find_codec(codec: Codec | CodecName) -> SafeCodec:
     if isinstance(codec, type) or not all(callable(method) for method in methods):
         raise TypeError(f"not a codec: {codec!r}; {choices}")
     return GuardedCodec(codec)
+
+
+def _map_size(data: bytes) -> tuple[int, int]:
+    """The number of members of a MessagePack map, and the place of the first."""
+    if data[0] < 0x90:
+        return data[0] & 0x0F, 1
+    length = 2 if data[0] == 0xDE else 4
+    return int.from_bytes(data[1 : 1 + length], "big"), 1 + length
+
+
+def _ignoring_names(kind: Any) -> frozenset[str] | None:
+    """The names on the wire of a type that ignores fields which it does not have; ``None`` where it is no such type."""
+    try:
+        info = msgspec.inspect.type_info(kind)
+    except Exception:  # a type that msgspec cannot look into: it is asked with the fields taken out
+        return None
+    kinds = info.types if isinstance(info, msgspec.inspect.UnionType) else (info,)
+    names: set[str] = set()
+    for one in kinds:
+        if isinstance(one, msgspec.inspect.StructType) and not one.forbid_unknown_fields and not one.array_like:
+            names.update(field.encode_name for field in one.fields)
+            if one.tag_field is not None:
+                names.add(one.tag_field)
+        elif isinstance(one, msgspec.inspect.DataclassType | msgspec.inspect.TypedDictType):
+            names.update(field.encode_name for field in one.fields)
+        else:
+            return None
+    return frozenset(names)

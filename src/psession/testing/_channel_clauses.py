@@ -32,7 +32,7 @@ _LARGE: Final = 70_000
 
 
 def mixed_messages(make: MessageMaker, count: int) -> list[Any]:
-    """Messages from empty to large, in a fixed mixture."""
+    """Return messages from empty to large, in a fixed mixture."""
     sizes = [_LARGE if number % 100 == 50 else number * 37 % 300 for number in range(count)]
     return [make(number, "x" * size) for number, size in enumerate(sizes)]
 

@@ -1,4 +1,4 @@
-"""What the clauses of the contract are made of: their register, and the few steps that most of them take."""
+"""The parts of the contract's clauses: a register, and the few steps that most clauses share."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ class MessageMaker(Protocol):
     """Makes a message that holds a number and a text; equal arguments make equal messages."""
 
     def __call__(self, number: int, text: str, /) -> Any:
-        """The message."""
+        """Return the message."""
         ...
 
 
 def plain_message(number: int, text: str) -> dict[str, Any]:
-    """The message of a channel that carries mappings."""
+    """Return the message of a channel that carries mappings."""
     return {"number": number, "text": text}
 
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """One promise of the contract, in a sentence, and the function that raises where it is not kept."""
+    """One promise of the contract: a sentence, and the function that raises where the promise is not kept."""
 
     sentence: str
     check: Callable[[Any, Any, MessageMaker], Awaitable[None]]
     symmetric: bool
-    """Whether it looks at both ends alike, so that once is enough."""
+    """True where it treats both ends alike, so that one run is enough."""
 
 
 def clause(
     register: list[Clause], sentence: str, *, symmetric: bool = False
 ) -> Callable[[Callable[[ChannelT, ChannelT, MessageMaker], Awaitable[None]]], None]:
-    """Enter the function below into the register under its sentence."""
+    """Enter the decorated function into the register under its sentence."""
 
     def enter(check: Callable[[ChannelT, ChannelT, MessageMaker], Awaitable[None]]) -> None:
         register.append(Clause(sentence, check, symmetric))
@@ -52,13 +52,13 @@ def clause(
 
 
 def require(kept: bool, otherwise: str) -> None:
-    """Not `assert`: that vanishes under ``python -O``."""
+    """Raise AssertionError unless `kept`. An `assert` would vanish under ``python -O``."""
     if not kept:
         raise AssertionError(otherwise)
 
 
 async def require_error(expected: type[Exception], call: Callable[[], Awaitable[object]], what: str) -> None:
-    """The call raises the error that belongs there, and no other."""
+    """Raise AssertionError unless the call raises the expected error."""
     try:
         given = await call()
     except expected:
@@ -69,9 +69,9 @@ async def require_error(expected: type[Exception], call: Callable[[], Awaitable[
 
 
 def require_same(got: list[Any], sent: list[Any]) -> None:
-    """All that was sent came, once, in order; the difference is told without the messages' full length."""
+    """Raise AssertionError unless all that was sent has come, once and in order. The text shortens long messages."""
     for number, (one, other) in enumerate(zip(got, sent, strict=False)):
-        if one != other:  # not `require`: the words for a large message take longer to write than the message to carry
+        if one != other:  # not `require`: to write a large message down takes longer than to carry it
             raise AssertionError(f"message {number} came as {one!r:.80}, and was {other!r:.80}")
     require(len(got) == len(sent), f"{len(got)} messages came of {len(sent)}")
 
@@ -83,21 +83,21 @@ async def send_each(channel: Channel, messages: list[Any]) -> None:
 
 
 async def receive_each(channel: Channel, count: int) -> list[Any]:
-    """The next messages, one after the other."""
+    """Receive the next messages, one after the other."""
     return [await channel.receive() for _ in range(count)]
 
 
 async def carry(sender: Channel, receiver: Channel, messages: list[Any]) -> None:
-    """Send the messages from one side to the other, which gets the same."""
+    """Send the messages from one side to the other, and check that it receives the same."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(send_each, sender, messages)
         require_same(await receive_each(receiver, len(messages)), messages)
 
 
 async def collect_with_cancelling(receive: Callable[[], Awaitable[list[Any]]], last: Any) -> list[Any]:
-    """Receive up to the last message, cancelling again and again: at its start, in its first passes, while it waits.
+    """Receive up to the last message, and cancel `receive` again and again: at its start, and in its first passes.
 
-    Each eighth time it may wait: where the last message gets lost, this hangs rather than spins.
+    Each eighth call is not cancelled: where the last message gets lost, this hangs rather than spins.
     """
     got: list[Any] = []
     tries = 0
@@ -118,12 +118,12 @@ async def _cancel_after(scope: trio.CancelScope, passes: int) -> None:
 
 
 def cancelled() -> trio.CancelScope:
-    """A scope in which every checkpoint is cancelled."""
+    """Return a scope in which every checkpoint is cancelled."""
     scope = trio.move_on_after(math.inf)
     scope.cancel()
     return scope
 
 
 async def settle() -> None:
-    """Wait until every task waits: what was sent has arrived, as far as anybody can tell."""
+    """Wait until every task waits; all that can arrive without a further step has then arrived."""
     await trio.testing.wait_all_tasks_blocked()

@@ -1,4 +1,4 @@
-"""The further clauses of a `FrameChannel`: its four methods agree with ``send`` and ``receive``."""
+"""The further clauses of a `FrameChannel`: its methods agree with ``send`` and ``receive``."""
 
 from __future__ import annotations
 

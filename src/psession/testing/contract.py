@@ -1,4 +1,4 @@
-"""The contract that every channel keeps, checked clause by clause: against channels of psession, and yours."""
+"""The contract that every channel keeps, checked clause by clause."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ async def check_channel(
     make_message: MessageMaker = plain_message,
     patience: float = 10.0,
 ) -> None:
-    """Put a kind of channel through the contract that a port relies on; returns when it keeps all of it.
+    """Check that a kind of channel keeps the contract that a port relies on.
 
-    Messages keep their edges and order, whoever sends at the same time; a cancelled receive loses nothing; closing
-    wakes both sides, each with its own error; ``aclose`` is idempotent and bounded, cancelled or not; every call is a
-    checkpoint. Where both ends are a `FrameChannel`, its further methods agree with ``send`` and ``receive``. Each
-    clause gets a fresh pair and is tried from both ends.
+    Messages keep their edges and order, even when several tasks send at once; a cancelled receive loses nothing;
+    closing wakes both sides, each with its own error; ``aclose`` is idempotent and bounded, cancelled or not; every
+    call is a checkpoint. Where both ends are a `FrameChannel`, its further methods agree with ``send`` and ``receive``.
+    Each clause gets a fresh pair and is tried from both ends.
 
     ::
 
@@ -45,7 +45,7 @@ async def check_channel(
             await check_channel(pair)
 
     Args:
-        pair_maker: Gives two connected, open channels for as long as its context lasts, and cleans up after them. A
+        pair_maker: Returns a context manager of two connected, open channels, which cleans up after them. A
             channel that is slow to say goodbye to a silent peer should be made with a short close timeout: some clauses
             leave the peer silent.
         make_message: Makes a message of a number and a text, for channels that carry no ``dict``; equal arguments make
@@ -53,7 +53,7 @@ async def check_channel(
         patience: Seconds on Trio's clock that one clause may take before it counts as hanging.
 
     Raises:
-        AssertionError: A clause is not kept; the text names it. ``__cause__`` is what went wrong.
+        AssertionError: A clause is not kept; the text names it, and ``__cause__`` is the underlying error.
     """
     async with pair_maker() as pair:
         framed = all(isinstance(end, FrameChannel) for end in pair)

@@ -1,0 +1,100 @@
+"""The commands ``demo``, ``echo`` and ``call``: from the arguments to the exit status."""
+
+from __future__ import annotations
+
+import signal
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from psession import _interrupt
+from psession._cli import call, demo, echo
+from psession._cli._arguments import parse
+from psession._cli._console import OutputLost, abandon_output, complain, quiet_logs
+from psession._cli._problem import Exit, Problem
+from psession._cli._websocket import check_library
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Awaitable, Callable, Sequence
+
+
+def run(argv: Sequence[str] | None) -> int:
+    """Run the command that `argv` asks for, and return its exit status. A failure is told in one line."""
+    try:
+        with quiet_logs():
+            return _run(_command(parse(argv)))
+    except SystemExit as leaving:  # argparse, after help or a complaint
+        return leaving.code if isinstance(leaving.code, int) else Exit.OK
+    except Problem as problem:
+        complain(str(problem))
+        return problem.code
+    except OutputLost as error:
+        abandon_output()
+        if not isinstance(error.__cause__, BrokenPipeError):  # "| head" is no mistake
+            complain(str(error))
+        return Exit.FAILED
+
+
+def _command(arguments: argparse.Namespace) -> Callable[[], Awaitable[Exit]]:
+    """Return the command that the arguments ask for, after the checks that need no connection."""
+    if arguments.command == "demo":
+        check_library()
+        return demo.run
+    if arguments.url.scheme == "ws":
+        check_library()
+    if arguments.command == "echo":
+        return partial(echo.run, arguments.url, drain=arguments.drain)
+    return partial(
+        call.run,
+        arguments.url,
+        call.read_message(arguments.message),
+        within=arguments.timeout,
+        options={
+            "session_timeout": arguments.timeout,
+            "retry_count": arguments.retry_count,
+            "retry_interval": arguments.retry_interval,
+            "session_id_name": arguments.sid_name,
+        },
+    )
+
+
+def _run(command: Callable[[], Awaitable[Exit]]) -> int:
+    """Run a command under Trio. Of several errors at once, the one to tell comes out."""
+    try:
+        return trio.run(_until_interrupted, command)
+    except BaseExceptionGroup as group:
+        for kind in (KeyboardInterrupt, OutputLost, Problem):
+            if (found := _first(group, kind)) is not None:
+                raise found from found.__cause__
+        raise
+
+
+async def _until_interrupted(command: Callable[[], Awaitable[Exit]]) -> Exit:
+    """Run a command, and cancel it as a whole at a Ctrl-C.
+
+    Trio alone would raise `KeyboardInterrupt` in whatever task runs at that moment: in one of the demo's devices, whose
+    end the other tasks would take for a broken connection, and complain about. A second Ctrl-C ends the process.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        return await command()
+    status = Exit.INTERRUPTED
+    with trio.open_signal_receiver(signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def cancel_when_interrupted() -> None:
+                await anext(signals)
+                _interrupt.exit_from_now_on()
+                nursery.cancel_scope.cancel()
+
+            status = await command()
+            nursery.cancel_scope.cancel()
+    return status
+
+
+def _first(error: BaseException, kind: type[BaseException]) -> BaseException | None:
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for part in error.exceptions if (found := _first(part, kind)) is not None), None)
+    return error if isinstance(error, kind) else None

@@ -1,0 +1,55 @@
+"""The header of the exact wire: everything that travels beside a payload but the session's number. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+from psession.checks import LARGEST
+
+_INFINITY: Final = float("inf")
+
+
+class Header(NamedTuple):
+    """The exact fields of one message, checked; ``None`` (or ``False``) where a field is not there.
+
+    Attributes:
+        turn: The number of the turn that the message asks.
+        re: The number of the turn that it answers.
+        new: True on what opens a session.
+        end: True where its sender has nothing more to say.
+        error: A code, or a code, a colon, a space and a text.
+        wait: Seconds that the sender still waits; in an answer, seconds to wait before asking again.
+        life: The epoch of the port that opened the session.
+        part: The place among the answers to one turn, or among the posts of one side.
+        credit: How many answers to this turn there is room for, counted from the first.
+    """
+
+    turn: int | None
+    re: int | None
+    new: bool
+    end: bool
+    error: str | None
+    wait: float | None
+    life: int | None
+    part: int | None
+    credit: int | None
+
+
+def checked(values: tuple[Any, ...]) -> Header | None:
+    """The nine fields as a `Header`; ``None`` where one of them is not what it must be (docs/protocol.md, "Fields")."""
+    turn, re, new, end, error, wait, life, part, credit = values
+    for number in (turn, re, life, part, credit):
+        if number is not None and not (type(number) is int and 0 <= number <= LARGEST):
+            return None
+    if turn == 0 or re == 0 or credit == 0 or not (error is None or type(error) is str):
+        return None
+    if not is_wait(wait):
+        return None
+    if not (new is None or new is True or new is False) or not (end is None or end is True or end is False):
+        return None
+    return Header(turn, re, new is True, end is True, error, wait, life, part, credit)
+
+
+def is_wait(value: object) -> bool:
+    """Return True if this is a number of seconds to wait, or none."""
+    return value is None or ((type(value) is float or type(value) is int) and 0 <= value < _INFINITY)

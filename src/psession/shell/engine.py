@@ -1,0 +1,345 @@
+"""What the sessions and the tasks of one port share; it carries out what the protocol's events say."""
+
+from __future__ import annotations
+
+import logging
+import random
+from typing import TYPE_CHECKING, Any, Protocol
+
+import trio
+
+from psession.protocol import events
+from psession.protocol.bucket import RetryBucket
+from psession.protocol.counters import ADVICE, EXPECTED
+from psession.protocol.endings import expired
+from psession.protocol.states import Peer
+from psession.shell.timekeeper import Timekeeper
+from psession.shell.waiting import Handed, WaitingLine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from psession import errors
+    from psession.options import Options
+    from psession.protocol.connection import Connection
+    from psession.protocol.counters import Statistics
+    from psession.protocol.dialogue import AskedTurn, Dialogue
+    from psession.protocol.endings import Ending
+    from psession.shell.busy_wait import BusyWait
+    from psession.shell.outbox import Outbox, Ticket
+
+log = logging.getLogger("psession")
+
+_NEVER = float("inf")
+
+
+class Tasks(Protocol):
+    """The tasks of a port, as its engine needs them."""
+
+    def start_timekeeper(self) -> None:
+        """Start the task that sleeps for the deadlines."""
+        ...
+
+    def opened(self, dialogue: Dialogue) -> None:
+        """Start the handler of a session that the peer opened."""
+        ...
+
+    def plain(self, payload: Any) -> None:
+        """Give a message that is no session's to the application."""
+        ...
+
+    def stop(self) -> None:
+        """Stop reading and close the channel: the port is closed, its block not left yet."""
+        ...
+
+
+class Engine:
+    """The middle of a port.
+
+    Args:
+        name: The port's name.
+        options: The options in force.
+        connection: The protocol.
+        outbox: The queue of frames, and their writer.
+        tasks: The port's tasks.
+        hops: Scheduler passes from the socket to the port.
+        busy: The place where a turn that is alone waits awake; ``None``: it does not.
+        look: Takes what has come already, without waiting. Returns True if there was anything.
+
+    Attributes:
+        ending: Why the port is over; ``None`` while it is open.
+        closed: Set when it is.
+        drained: Set when it is being drained and nothing is left; ``None`` while it is not being drained.
+        needy: The turns that wait for a session number that no late reply can reach.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        options: Options,
+        connection: Connection,
+        outbox: Outbox,
+        tasks: Tasks,
+        *,
+        hops: int,
+        busy: BusyWait | None,
+        look: Callable[[], bool],
+    ) -> None:
+        self.name = name
+        self.options = options
+        self.patience = options.patience
+        self.connection = connection
+        self.outbox = outbox
+        self.hops = hops
+        self.busy = busy
+        self.look = look
+        self.now = trio.lowlevel.current_clock().current_time
+        self.luck = random.random
+        self.bucket = RetryBucket()
+        self.ending: Ending | None = None
+        self.closed = trio.Event()
+        self.drained: trio.Event | None = None
+        self.needy: dict[AskedTurn, Callable[[], None]] = {}
+        self.timekeeper = Timekeeper(
+            connection.deadlines,
+            start=tasks.start_timekeeper,
+            hops=hops,
+            received_bytes=lambda: outbox.wire_bytes()[1],
+            silence=self._silence,
+            expire=self._expire,
+        )
+        self._tasks = tasks
+        self._sessions = connection.sessions
+        self._for_number: WaitingLine[object] = WaitingLine()
+        self._said: set[str] = set()
+        self._deeds: dict[type, Callable[[Any], None]] = {
+            events.Answered: lambda event: event.turn.wake(Handed(event.payload)),
+            events.Received: lambda event: event.dialogue.owner.received(event),
+            events.Refused: lambda event: event.turn.refused(event.code, event.text),
+            events.Postponed: lambda event: event.turn.postponed(event.until),
+            events.Heard: lambda event: event.turn.heard(),
+            events.Overrun: lambda event: event.turn.overrun(),
+            events.GivenUp: lambda event: event.turn.given_up(event.ending),
+            events.AskAgain: lambda event: event.turn.ask_again(),
+            events.Opened: lambda event: tasks.opened(event.dialogue),
+            events.Ended: self._ended,
+            events.Say: self._say,
+            events.Repeat: self._repeat,
+            events.NumberFree: lambda event: self._number_free(),
+            events.PeerClosing: lambda event: self._wake_all_for_numbers(),
+            events.Plain: lambda event: tasks.plain(event.payload),
+            events.Dropped: self._dropped,
+        }
+
+    # -- events ------------------------------------------------------------------------------------------------------
+
+    def perform(self, happened: list[events.Event]) -> None:
+        """Carry events out, in order."""
+        for event in happened:
+            self._deeds[type(event)](event)
+
+    def carry_out(self, event: events.Event) -> None:
+        """Carry one event out."""
+        self._deeds[type(event)](event)
+
+    def receive(self, message: Any) -> None:
+        """Take a message of the peer's."""
+        self.perform(self.connection.receive(message, self.now()))
+
+    def dispatch(self, message: Any) -> bool:
+        """Take a message of the peer's, unless it is no session's. Return False then: it is the caller's."""
+        happened = self.connection.receive(message, self.now())
+        if happened and type(happened[-1]) is events.Plain:
+            return False
+        self.perform(happened)
+        return True
+
+    def drain(self) -> trio.Event:
+        """Take no new sessions. Return what is set when nothing is left."""
+        if self.drained is None:
+            self.drained = trio.Event()
+        self.perform(self.connection.drain())
+        self._wake_all_for_numbers()
+        self.note_drained()
+        return self.drained
+
+    def _ended(self, event: events.Ended) -> None:
+        if event.dialogue.owner is not None:
+            event.dialogue.owner.ended(event)
+        self.note_drained()
+
+    def _dropped(self, event: events.Dropped) -> None:
+        """Log the first message that was dropped for a reason; the counters go on."""
+        level = logging.INFO if event.reason in EXPECTED else logging.WARNING
+        place = "" if event.sid is None else f" of session {event.sid}"
+        detail = f" ({event.detail})" if event.detail else ""
+        text = "message%s dropped (%s): %s%s"
+        self.say_once(event.reason.value, text, place, event.reason.value, ADVICE[event.reason], detail, level=level)
+
+    def say_once(self, about: str, text: str, *values: object, level: int = logging.WARNING) -> None:
+        """Log a line the first time, then quietly: a hostile peer must not fill the log."""
+        if about in self._said:
+            level = logging.DEBUG
+        self._said.add(about)
+        log.log(level, f"port %r: {text} (said once; see statistics())", self.name, *values)
+
+    # -- frames of the protocol's own --------------------------------------------------------------------------------
+
+    def say(self, frame: Any, *, must: bool = False) -> Ticket | None:
+        """Send a frame that nobody waits on, unless the channel is gone or has too much to write already.
+
+        Dropped frames are recovered by the peer's next retry. With `must` there is more room, for those that the peer
+        cannot recover.
+        """
+        beyond = self.options.max_answer_bytes if must else 0
+        return self._put(frame, self.options.max_queued_bytes + beyond)
+
+    def say_always(self, frame: Any) -> Ticket | None:
+        """Send a frame that nobody waits on, however much is queued."""
+        return self._put(frame, float("inf"))
+
+    def _put(self, frame: Any, limit: float) -> Ticket | None:
+        outbox = self.outbox
+        if frame is None or outbox.closed or outbox.queued_bytes >= limit:
+            return None
+        try:
+            return outbox.put(frame, None)
+        except Exception as error:  # what a sender of the user's raises has nobody to go to
+            log.debug("port %r: a message of the protocol's own was not sent: %r", self.name, error)
+            return None
+
+    def _say(self, event: events.Say) -> None:
+        self.say(event.frame, must=event.must)
+
+    def _repeat(self, event: events.Repeat) -> None:
+        """Send stored frames again. A link that is back may ask for many at once; one stream is queued once."""
+        stream = event.stream
+        if stream is not None and stream.again is not None and not stream.again.written:
+            return
+        for frame in event.frames:
+            ticket = self.say(frame, must=True)
+            if stream is not None:
+                stream.again = ticket
+
+    # -- session numbers ---------------------------------------------------------------------------------------------
+
+    async def wait_for_number(self) -> None:
+        """Return when a session number may be free, or the one that has rested longest is safe."""
+        next_safe = self.connection.sessions.pool.next_safe()
+        with trio.move_on_at(float("inf") if next_safe is None else next_safe):
+            # The next one takes over where this is cancelled: this one alone may have known when to look.
+            await self._for_number.park(object(), self._number_free)
+
+    def _number_free(self) -> None:
+        if self._for_number:
+            self._for_number.wake_first(Handed(None))
+        elif self.needy:
+            next(iter(self.needy.values()))()
+
+    def _wake_all_for_numbers(self) -> None:
+        while self._for_number:
+            self._for_number.wake_first(Handed(None))
+
+    # -- time --------------------------------------------------------------------------------------------------------
+
+    def watch(self, turn: AskedTurn, due: float) -> None:
+        """Tell a turn of silence at `due`, unless it has an outcome before."""
+        turn.due = due
+        dialogue = turn.dialogue
+        if due < dialogue.entry and self.connection.deadlines.watch(dialogue, due):
+            self.timekeeper.look_by(due)
+
+    def rests(self, dialogue: Dialogue, now: float | None = None) -> None:
+        """A session is idle from now on: it ends after its life, unless something happens in it."""
+        now = self.now() if now is None else now
+        if dialogue.entry != _NEVER and not (dialogue.incoming and self._sessions.is_ranking):
+            dialogue.idle_since = now  # its entry is put right when it comes to the front
+        elif self.connection.rests(dialogue, now):
+            self.timekeeper.look_by(now + dialogue.max_life)
+
+    def _silence(self, turn: Any) -> None:
+        turn.nudge()
+
+    def _expire(self, dialogue: Dialogue) -> None:
+        if dialogue.ending is None:
+            self.connection.counters.expired += 1
+            self.end(dialogue, expired(dialogue.max_life))
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    @trio.lowlevel.enable_ki_protection
+    def end(self, dialogue: Dialogue, ending: Ending) -> None:
+        """End a session; the first ending counts."""
+        if dialogue.ending is None:
+            self.perform(self.connection.end(dialogue, ending, self.now()))
+
+    @trio.lowlevel.enable_ki_protection
+    def close(self, ending: Ending) -> None:
+        """The port is over: every waiter gets its error now; the first ending counts."""
+        if self.ending is not None:
+            return
+        self.ending = ending
+        self.perform(self.connection.close(ending, self.now()))
+        self.outbox.close()
+        self._wake_all_for_numbers()
+        self.closed.set()
+
+    def stop(self) -> None:
+        """Stop reading and close the channel."""
+        self._tasks.stop()
+
+    def check_open(self) -> None:
+        """Refuse what needs an open port.
+
+        Raises:
+            SessionError: As the port's ending says.
+        """
+        if self.ending is not None:
+            why = f"the port is closed: {self.ending.why}"
+            raise self.ending.after(why, port=self.name, outcome="not_sent") from self.ending.cause
+
+    def note_drained(self) -> None:
+        """Set `drained` if that is so."""
+        if self.drained is not None and not self.connection.sessions and not self.connection.handlers:
+            self.drained.set()
+
+    def crashed(self, sid: int | None, error: Exception) -> None:
+        """Count and log what user code raised: its session ends alone, unless ``strict``."""
+        self.connection.counters.crashed += 1
+        if self.options.strict:
+            raise error
+        what = "on_message" if sid is None else f"the handler of session {sid}"
+        log.error("port %r: %s raised", self.name, what, exc_info=error)
+
+    # -- what is told ------------------------------------------------------------------------------------------------
+
+    def statistics(self) -> Statistics:
+        """A snapshot of the counters."""
+        sessions = self.connection.sessions
+        sent, received = self.outbox.wire_bytes()
+        return self.connection.counters.snapshot(
+            open=len(sessions),
+            incoming=len(sessions.peers),
+            resting=sessions.pool.resting,
+            queued_bytes=self.outbox.queued_bytes,
+            bytes_sent=sent,
+            bytes_received=received,
+        )
+
+    def hints(self) -> str:
+        """Everything known that may explain why an answer does not come; empty where nothing is."""
+        dropped = self.connection.counters.dropped()
+        hints = ""
+        if dropped:
+            reasons = ", ".join(f"{number} {reason.value}" for reason, number in dropped.items())
+            hints = f"; dropped messages of this peer so far: {reasons} (see statistics())"
+        if self.connection.peer is Peer.UNKNOWN and not self.connection.asks_exactly and self.options.on_session:
+            hints += (
+                "; if the peer takes sessions as well, both may count from the same number: "
+                "give the two disjoint session_ids, or use the exact wire"
+            )
+        return hints
+
+    def error(self, kind: type[errors.SessionError], why: str, sid: int | None = None) -> errors.SessionError:
+        """A fresh error that says port and session."""
+        return kind(why, port=self.name, sid=sid)

@@ -1,0 +1,366 @@
+"""One channel over several links: what a port reads and writes that lives on when its link breaks.
+
+The side that connects opens the next link, says who it is with a secret that it was given, and hears whether its peer
+still knows it. The side that accepts is handed the next link by `SessionManager.accept`. To the port both are a channel
+that is silent for a while; messages that were on their way when the link broke may be lost, which the port mends.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import math
+import secrets
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+import trio
+
+from psession.channels._base import FrameChannel
+from psession.channels._plain import UNKNOWN_HOPS, receive_some
+from psession.errors import MessageError
+from psession.message import flat
+from psession.nursery import close_forcefully
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from psession.protocol.handshake import Handshake
+
+log = logging.getLogger("psession")
+
+LINK_ENDS: Final = (trio.EndOfChannel, trio.BrokenResourceError, trio.ClosedResourceError)
+
+HELLO_INTERVAL: Final = 0.5
+"""Seconds after which a hello is said again: on a link that loses one message of five, ten of them are lost once in ten
+million times, which is as long as `SessionManager.accept` waits."""
+
+WELCOME_PATIENCE: Final = 5.0
+"""Seconds for a welcome of a peer that has given none before, and may know of no such thing."""
+
+SECRET_BYTES: Final = 16
+"""128 bits, as many as a UUID has: not to be guessed."""
+
+
+class Opener(Protocol):
+    """An object that opens one link after the other, such as `psession.channels.ReconnectingChannel`."""
+
+    async def open(self, broken_by: Exception | None = None) -> trio.abc.Channel[Any]:
+        """Open the next link."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the link, and open no more."""
+        ...
+
+
+class Reopened(NamedTuple):
+    """The item that a channel gives in place of a message when the next link stands.
+
+    Attributes:
+        known: True where the peer still knows this side.
+    """
+
+    known: bool
+
+
+class LinkedChannel(FrameChannel):
+    """The links of one port, one after the other.
+
+    Args:
+        link: The first, open.
+        handshake: The two ports' words about themselves.
+        within: Seconds that a break may last; 0: there is one link alone.
+        opener: What opens the next link, on the side that connects; ``None``: it is handed over by `adopt`.
+        pending: What was read from the first link already.
+    """
+
+    def __init__(
+        self,
+        link: trio.abc.Channel[Any],
+        handshake: Handshake,
+        *,
+        within: float = 0.0,
+        opener: Opener | None = None,
+        pending: Sequence[Any] = (),
+    ) -> None:
+        self.joins = isinstance(link, FrameChannel) and link.joins
+        self.hops = link.hops if isinstance(link, FrameChannel) else UNKNOWN_HOPS
+        self._link: trio.abc.Channel[Any] | None = link
+        self._last = link
+        self._handshake = handshake
+        self._within = within
+        self._opener = opener
+        self._pending: list[Any] = list(pending)
+        self._half: tuple[trio.abc.Channel[Any], Any] | None = None
+        """The rest of a frame whose beginning is on a link, and that link."""
+        self._changed = trio.Event()
+        self._broken_by: Exception | None = None
+        self._broken_at = 0.0
+        self._past_bytes = (0, 0)
+        self._is_closed = False
+        self._over: Exception | None = None
+        self._peers = 0
+        """How often the peer that came back was another."""
+        if within and opener is None:
+            handshake.secret = secrets.token_urlsafe(SECRET_BYTES)
+
+    @property
+    def connects(self) -> bool:
+        """True on the side that opens the links."""
+        return self._opener is not None
+
+    @property
+    def stands(self) -> bool:
+        """True while there is a link."""
+        return self._link is not None
+
+    @property
+    def _comes_back(self) -> bool:
+        """True where there may be another link after this one: by what it could be known again, the peer has said."""
+        if self._is_closed or not self._within:
+            return False
+        return self._opener is not None or self._handshake.guest_life is not None
+
+    # -- the next link -----------------------------------------------------------------------------------------------
+
+    async def _next_link(self) -> None:
+        """Return when the next link stands, or the wait for it goes on. Cancelled when it is too late."""
+        if self._opener is None:
+            await self._changed.wait()
+            return
+        link = await self._opener.open(self._broken_by)
+        try:
+            known, batch = await self._greet(link)
+        except LINK_ENDS as error:
+            self._broken_by = error
+            return
+        self._stand(link, batch, known=known)
+
+    async def _greet(self, link: trio.abc.Channel[Any]) -> tuple[bool, list[Any]]:
+        """Say hello. Return True if the peer still knows this side, and what else it said."""
+        handshake, others = self._handshake, list[Any]()
+        until = math.inf if handshake.ticket else trio.current_time() + WELCOME_PATIENCE
+        while trio.current_time() < until:
+            await link.send(handshake.hello())
+            with trio.move_on_after(HELLO_INTERVAL):
+                while True:
+                    batch = await receive_some(link)
+                    for place, message in enumerate(batch):
+                        known = None if isinstance(message, MessageError) else handshake.welcomed(message)
+                        if known is not None:
+                            return known, others + batch[place + 1 :]
+                        others.append(message)
+        return False, others
+
+    def accepts(self, secret: str, life: int | None) -> bool:
+        """Return True if the bearer of this secret, in this life, is the peer. Takes as long for any secret."""
+        own = self._handshake.secret
+        if own is None:
+            return False
+        same = hmac.compare_digest(secret.encode(errors="surrogatepass"), own.encode())
+        known = life is not None and life == self._handshake.guest_life
+        return same and known and not self._is_closed and not self._over
+
+    async def adopt(self, link: trio.abc.Channel[Any], rest: list[Any]) -> None:
+        """Go on with a link that the peer has opened, and on which `rest` came already.
+
+        Raises:
+            trio.BrokenResourceError: It broke at once.
+        """
+        await self.drop(trio.BrokenResourceError("the peer came back on another link"))
+        await link.send(self._handshake.welcome())
+        self._stand(link, rest, known=True)
+
+    async def until_lost(self, link: trio.abc.Channel[Any]) -> None:
+        """Return when `link` is no longer the one that stands."""
+        while self._link is link:
+            await self._changed.wait()
+
+    def _stand(self, link: trio.abc.Channel[Any], batch: list[Any], *, known: bool) -> None:
+        """`link` is the next; `batch` came on it already."""
+        self._link = self._last = link
+        self._pending = [Reopened(known), *batch]
+        self._peers += not known
+        self._tell()
+
+    @trio.lowlevel.enable_ki_protection
+    def lose(self, error: Exception, link: trio.abc.Channel[Any] | None = None) -> trio.abc.Channel[Any] | None:
+        """The link, or `link` if it is that, is of no further use. Return it: it is the caller's to close."""
+        lost = self._link
+        if lost is None or (link is not None and lost is not link):
+            return None
+        log.debug("a link broke: %r", error)
+        self._link, self._broken_by, self._broken_at = None, error, trio.current_time()
+        if isinstance(lost, FrameChannel):
+            sent, received = self._past_bytes
+            self._past_bytes = sent + lost.bytes_sent, received + lost.bytes_received
+        self._tell()
+        return lost
+
+    async def drop(self, error: Exception) -> None:
+        """Lose the link and close it, so that its reader finds out."""
+        link = self.lose(error)
+        if link is not None:
+            await close_forcefully(link)
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def _reopen(self) -> None:
+        try:
+            with trio.move_on_at(self._broken_at + self._within):
+                while self._link is None and self._comes_back:
+                    await self._next_link()
+        except LINK_ENDS as error:
+            self._over = error
+        if self._is_closed:
+            raise trio.ClosedResourceError("this side closed the channel")
+        if self._link is None:
+            why = f"the link broke, and did not come back within {self._within:g} s (resume_within)"
+            if not self._comes_back:
+                why = "the link broke, and its peer had not said by what it could be known again"
+            self._over = trio.BrokenResourceError(why)
+            self._tell()
+            raise self._over from self._broken_by
+
+    # -- the channel -------------------------------------------------------------------------------------------------
+
+    @property
+    def bytes_sent(self) -> int:  # type: ignore[override]
+        """The bytes written over all links."""
+        return self._past_bytes[0] + (self._link.bytes_sent if isinstance(self._link, FrameChannel) else 0)
+
+    @property
+    def bytes_received(self) -> int:  # type: ignore[override]
+        """The bytes read over all links."""
+        return self._past_bytes[1] + (self._link.bytes_received if isinstance(self._link, FrameChannel) else 0)
+
+    def encode(self, message: Any) -> Any:
+        """Encode as the link does that stands, or the last one did: all are of one kind."""
+        return self._last.encode(message) if isinstance(self._last, FrameChannel) else flat(message)
+
+    async def until_writable(self) -> None:
+        """Return when there is a link, or there will be none any more."""
+        while self._link is None and not self._is_closed and self._over is None:
+            await self._changed.wait()
+
+    async def send(self, value: Any) -> None:
+        """Send one message. As `send_frames`."""
+        await self.send_frames([self.encode(value)])
+
+    async def send_frames(self, frames: Sequence[Any]) -> None:
+        """Write the frames on the link that stands, or the next. A link that breaks over them is no error here.
+
+        Frames that were meant for a peer that did not come back are for nobody else.
+        """
+        peers = self._peers
+        await self.until_writable()
+        link = self._link
+        if link is None:
+            raise trio.BrokenResourceError("there is no link any more") from self._over
+        half, self._half = self._half, None
+        if half is not None and half[0] is not link and frames[0] is half[1]:
+            frames = frames[1:]  # its beginning went with the link before
+        if peers != self._peers or not frames:
+            return
+        try:
+            if isinstance(link, FrameChannel):
+                await link.send_frames(frames)
+                return
+            for frame in frames:
+                await link.send(frame)
+        except LINK_ENDS as error:
+            if self._is_closed or (self._link is link and not self._comes_back):
+                raise
+            if self._link is link:
+                await self.drop(error)
+
+    def send_frame_now(self, frame: Any) -> Any:
+        """Write as the link does."""
+        link = self._link
+        left = link.send_frame_now(frame) if isinstance(link, FrameChannel) else None
+        if left and link is not None:
+            self._half = link, left
+        return left
+
+    def receive_batch_now(self) -> list[Any]:
+        """Read as the link does, but nothing overtakes what is pending."""
+        if self._pending or not isinstance(self._link, FrameChannel):
+            return []
+        return self._link.receive_batch_now()
+
+    async def receive(self) -> Any:
+        """The next message of whatever link brings it."""
+        while True:
+            batch = [item for item in await self.receive_batch() if not isinstance(item, Reopened)]
+            if batch:
+                break
+        self._pending = batch[1:] + self._pending
+        if isinstance(batch[0], MessageError):
+            raise batch[0]
+        return batch[0]
+
+    async def receive_batch(self) -> list[Any]:
+        """The next messages, of whatever link brings them; `Reopened` before those of a new one. Cancelling loses none.
+
+        Raises:
+            trio.EndOfChannel: The peer has left.
+            trio.BrokenResourceError: The link broke, and no other came in time.
+            trio.ClosedResourceError: This side closed the channel.
+        """
+        while True:
+            if self._pending:
+                # The port must hear of a new link before its writer has a turn: a queue for a peer that did not come
+                # back is for nobody else.
+                if not isinstance(self._pending[0], Reopened):
+                    await trio.lowlevel.checkpoint()
+                batch, self._pending = self._pending, []
+                if batch:
+                    return batch
+                continue
+            link = self._link
+            if link is None:
+                await self._reopen()
+                continue
+            try:
+                return await receive_some(link)
+            except LINK_ENDS as error:
+                if self._is_closed or (self._link is link and not self._comes_back):
+                    raise
+                if isinstance(error, trio.EndOfChannel) and self._handshake.peer_left:
+                    raise
+                if self._link is link:
+                    await self.drop(error)
+
+    async def aclose(self) -> None:
+        """Close the link, and wait for no other. Idempotent."""
+        self._is_closed = True
+        link, self._link = self._link, None
+        self._tell()
+        if self._opener is not None:
+            await self._opener.aclose()
+        elif link is not None:
+            await link.aclose()
+        else:
+            await trio.lowlevel.checkpoint()
+
+
+async def linked(
+    target: Any, handshake: Handshake, *, within: float, asks_exactly: bool, name: str, pending: Sequence[Any] = ()
+) -> Any:
+    """Open what a port reads and writes over `target`: that itself, or its links one after the other.
+
+    Raises:
+        ValueError: The port is to live on when its link breaks, and cannot.
+        Exception: As the opener.
+    """
+    if getattr(target, "comes_back", False):
+        if not within:
+            return await target.open()
+        if not asks_exactly:
+            raise ValueError(f"port {name!r}: resume_within needs dialect=Exact() on this side")
+        return LinkedChannel(await target.open(), handshake, within=within, opener=target)
+    if (within or pending) and isinstance(target, trio.abc.Channel):
+        return LinkedChannel(target, handshake, within=within, pending=pending)
+    return target

@@ -1,0 +1,588 @@
+"""A port and its sessions, as users see them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, final
+
+import trio
+
+from psession import checks, errors
+from psession.options import checked, checked_life
+from psession.protocol.endings import CANCELLED, CLEARED, TIMED_OUT, aborted, port_left
+from psession.protocol.states import Turn as State
+from psession.shell.live_session import LiveSession
+from psession.shell.replies import MADE_HERE, Replies
+from psession.shell.stream import NEEDS_EXACT, plan
+from psession.shell.turn import Turn
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator
+    from typing import Self, Unpack
+
+    from psession.protocol.counters import Statistics
+    from psession.protocol.dialogue import Dialogue
+    from psession.protocol.retry import Patience, Retry
+    from psession.shell.engine import Engine
+    from psession.shell.stream import StreamOptions
+
+_protected = trio.lowlevel.enable_ki_protection
+
+
+@final
+class Session:
+    """One dialogue with the peer of a port.
+
+    Made by `Port.session`, `Port.create` or, for what the peer opens, handed to ``on_session``. Leaving its ``with`` or
+    ``async with`` block ends it. Turns are one at a time: a second ``send`` waits for the first.
+
+    The application sends and receives payloads, with nothing of psession's in them.
+
+    Attributes:
+        port: The port it belongs to.
+    """
+
+    __slots__ = ("__weakref__", "_live", "port")
+
+    def __init__(self, made_here: object, port: Port, live: LiveSession) -> None:
+        if made_here is not MADE_HERE:
+            raise TypeError("a Session is made by `async with port.session()` or `port.create()`")
+        self.port = port
+        self._live = live
+
+    def __repr__(self) -> str:
+        dialogue = self._live.dialogue
+        turn = dialogue.turn
+        if dialogue.ending is not None:
+            state = f"ended: {dialogue.ending.why}"
+        elif turn is not None and turn.state is not State.IDLE:
+            age = self._live.engine.now() - turn.started
+            state = f"open, a turn waits for {age:.3g} s (attempt {turn.attempts})"
+            if self._live.waiting_turns:
+                state += f", {len(self._live.waiting_turns)} more behind it"
+        else:
+            state = "open"
+        return f"<psession.Session {self.sid} of port {self.port.name!r}, {state}>"
+
+    # -- what is known -----------------------------------------------------------------------------------------------
+
+    @property
+    def sid(self) -> int:
+        """Its number. After a turn whose reply may still come the next ``send`` takes a fresh one."""
+        return self._live.dialogue.sid
+
+    @property
+    def incoming(self) -> bool:
+        """True where the peer opened it."""
+        return self._live.dialogue.incoming
+
+    @property
+    def closed(self) -> bool:
+        """True once the session is over."""
+        return self._live.dialogue.ending is not None
+
+    # -- turns -------------------------------------------------------------------------------------------------------
+
+    @_protected
+    async def send(
+        self,
+        payload: Any,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - the guide's name; it counts each attempt, not the call
+        retry: Retry | None = None,
+        retry_count: float | None = None,
+        retry_interval: float | None = None,
+        retry_on: tuple[type[Exception], ...] | None = None,
+    ) -> Any:
+        """Send `payload` and return the peer's reply to it.
+
+        A second ``send`` in the same session waits until the first is over, and its own time starts then. The caller's
+        payload is not changed.
+
+        Args:
+            payload: A mapping, a `msgspec.Struct`, a dataclass, or whatever else the channel's codec makes an object
+                of; without a field of psession's own.
+            timeout: Seconds each attempt waits. Like the others: ``None`` takes the session's, the port's or the
+                manager's value, 0 means 0, ``math.inf`` no limit.
+            retry: How often it is tried again, and when; a reply that comes between two attempts is the reply. Only
+                silence is retried, and what `retry_on` names.
+            retry_count: Attempts after the first; the short form of `retry`'s ``count``, over which it wins.
+            retry_interval: Seconds between two attempts, likewise.
+            retry_on: Exceptions of the sender that are tried again.
+
+        Returns:
+            The payload of the reply.
+
+        Cancelled before the port's writer had the message, it is never sent; after that it is sent whole. The turn is
+        gone from every table either way.
+
+        Raises:
+            SessionTimeoutError: No reply in ``(retry_count + 1) * timeout + retry_count * retry_interval`` seconds;
+                `Retry` says how long it is with waits that grow.
+            SessionCancelError: ``cancel()`` or ``end()`` was called, or the session was recycled.
+            SessionAbortError: The port was left, or ``abort()`` or ``clear()`` called; `PortClosedError` when the
+                channel ended or broke.
+            SessionInvalidError: The session is over, or its peer's number may not be used again.
+            SessionRemoteError: The peer answered with an error (exact wire).
+            MessageError: The payload cannot be encoded, is too large, or has a field of psession's own.
+            Exception: What the sender raised. Whether the message left then is not known: it counts as not answered.
+        """
+        live = self._live
+        patience = checked(live.patience, timeout, retry, retry_count, retry_interval, retry_on)
+        turn = Turn(live)
+        if live.dialogue.turn is not None:
+            await live.line_up(turn)
+        with turn:
+            return await turn.run(payload, patience)
+
+    def stream(self, payload: Any, **options: Unpack[StreamOptions]) -> Replies:
+        """Send `payload` and receive many replies to it: ``async with session.stream(payload) as replies``.
+
+        A stream is a turn: a ``send`` of the same session waits. `psession.Replies` says how it ends and what it
+        raises, `psession.StreamOptions` what it may take. On the classic wire: SessionInvalidError.
+        """
+        live = self._live
+        if not live.engine.connection.is_exact(live.dialogue):
+            raise live.error(errors.SessionInvalidError, NEEDS_EXACT)
+        return Replies(MADE_HERE, payload, plan(live.patience, options), live, self._opened)
+
+    async def _opened(self) -> LiveSession:
+        return self._live
+
+    # -- messages that are no turns ----------------------------------------------------------------------------------
+
+    def post(self, payload: Any) -> Coroutine[Any, Any, None]:
+        """Send `payload` and want no reply; await it. It returns when the message is accepted for sending, in order.
+
+        Cancelled before it was accepted, it is never sent. Waits while ``max_queued_bytes`` are queued; with an async
+        sender, until that has returned. A cancellation point always; may return without yielding to other tasks, and
+        yields at least every 16th call.
+
+        Raises:
+            SessionInvalidError: The session is over.
+            PortClosedError: The channel ended or broke.
+            MessageError: The payload cannot be encoded, is too large, or has a field of psession's own.
+            Exception: What the sender raised.
+        """
+        return self._live.post(payload)
+
+    @_protected
+    async def finish(self, payload: Any = None) -> None:
+        """End the answer to the turn that was received, with `payload` if there is one. Waits and raises as `post`.
+
+        To a `stream` each ``post`` is one answer, and this, the next ``receive`` or the handler's return the end. To a
+        ``send`` it is `post`, or nothing. Cancelled before it was accepted, it has ended nothing.
+        """
+        await self._live.finish(payload)
+
+    @_protected
+    async def receive(self, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - as in send
+        """Receive the next message of the peer that is no reply to a ``send``: its payload.
+
+        Args:
+            timeout: Seconds to wait; ``None``: until the session is over, which ``session_max_life`` sees to.
+
+        Cancelling loses nothing. A checkpoint always.
+
+        Raises:
+            SessionTimeoutError: Nothing came in `timeout` seconds.
+            SessionInvalidError: The session is over, and all that had come was received.
+            SessionOverrunError: The peer sent more than the inbox holds.
+            SessionAbortError: The port was left, or its channel broke.
+        """
+        live = self._live
+        if timeout is None:
+            return await live.next_message()
+        checks.seconds("timeout", timeout)
+        with trio.move_on_after(timeout):
+            return await live.next_message()
+        for _ in range(live.engine.hops + 1):
+            if live.has_message:
+                break
+            await trio.lowlevel.checkpoint()
+        if live.has_message:
+            return live.take_message()
+        raise live.error(errors.SessionTimeoutError, f"no message came in {timeout:g} s")
+
+    def __aiter__(self) -> Self:
+        """Iterate over what the peer says; stops when the session or the channel ends cleanly."""
+        return self
+
+    def __anext__(self) -> Coroutine[Any, Any, Any]:
+        return self._live.next_message(stops=True)
+
+    @_protected
+    def next(self, message: Any) -> None:
+        """Hand in a message that came for this session, from a receive loop of one's own. Never waits, never raises.
+
+        A turn that waits gets it as its reply; otherwise ``receive`` does. After the session's end it is counted, no
+        more.
+        """
+        engine = self._live.engine
+        engine.perform(engine.connection.deliver(self._live.dialogue, message, engine.now()))
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    @_protected
+    def cancel(self) -> None:
+        """Give up the sends that wait: each gets `SessionCancelError`. The session lives on."""
+        self._live.settle(CANCELLED)
+
+    @_protected
+    def abort(self, error: BaseException | None = None) -> None:
+        """Cut off the sends that wait: each gets a `SessionAbortError` of its own, caused by `error`."""
+        self._live.settle(aborted(error))
+
+    @_protected
+    def timeout(self) -> None:
+        """Let the sends that wait time out now, their remaining attempts included."""
+        self._live.settle(TIMED_OUT)
+
+    @_protected
+    def end(self) -> None:
+        """End the session. Sends that wait get `SessionCancelError`; an exact peer is told. Idempotent."""
+        self._live.end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    @_protected
+    def __exit__(self, *_: object) -> None:
+        self._live.end()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    @_protected
+    async def __aexit__(self, *_: object) -> None:
+        self._live.end()
+
+
+def session_of(port: Port, live: LiveSession) -> Session:
+    """Return the `Session` by which users know a session, made when they first meet it."""
+    session: Session | None = live.face
+    if session is None:
+        session = Session(MADE_HERE, port, live)
+        if live.dialogue.ending is None:
+            live.face = session
+    return session
+
+
+class Opening:
+    """``async with port.session()``: a session, opened on entering and ended on leaving."""
+
+    __slots__ = ("_open", "_session")
+
+    def __init__(self, open_session: Callable[[], Awaitable[Session]]) -> None:
+        self._open = open_session
+
+    @_protected
+    async def __aenter__(self) -> Session:
+        self._session = await self._open()
+        return self._session
+
+    @_protected
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+        self._session.end()
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"port.session() is to be entered: `async with port.session() as session`, then session.{name}; "
+            "or port.create(), which makes a session at once"
+        )
+
+
+class SessionsView(Mapping[int, Session]):
+    """The open sessions of a port by number, as they are at any time. Where both sides use a number, this side's."""
+
+    def __init__(self, own: dict[int, Dialogue], peers: dict[int, Dialogue], port: Port) -> None:
+        self._own = own
+        self._peers = peers
+        self._port = port
+
+    def __getitem__(self, sid: int) -> Session:
+        dialogue = self._own.get(sid) or self._peers[sid]
+        return session_of(self._port, dialogue.owner)
+
+    def __iter__(self) -> Iterator[int]:
+        yield from list(self._own)
+        yield from [sid for sid in self._peers if sid not in self._own]
+
+    def __len__(self) -> int:
+        return len(self._own) + sum(sid not in self._own for sid in self._peers)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} open sessions of port {self._port.name!r}>"
+
+
+@final
+class Port:
+    """One peer, for as long as its ``async with manager.port(...)`` block lasts.
+
+    Attributes:
+        name: The name it has in the manager.
+        sessions: The open sessions by number, the peer's among them; live.
+    """
+
+    def __init__(self, made_here: object, engine: Engine) -> None:
+        if made_here is not MADE_HERE:
+            raise TypeError("a Port is made by `async with manager.port(name, channel)`")
+        self.name = engine.name
+        self._engine = engine
+        own, peers = engine.connection.sessions.own, engine.connection.sessions.peers
+        self.sessions: Mapping[int, Session] = SessionsView(own, peers, self)
+
+    def __repr__(self) -> str:
+        engine = self._engine
+        if engine.ending is not None:
+            return f"<psession.Port {self.name!r}, closed: {engine.ending.why}>"
+        now, turns = engine.now(), [dialogue.turn for dialogue in engine.connection.sessions.all()]
+        waiting = [turn for turn in turns if turn is not None and turn.state is not State.IDLE]
+        state = f"open, {len(engine.connection.sessions)} sessions"
+        if waiting:
+            oldest = max(now - turn.started for turn in waiting)
+            state += f", {len(waiting)} turns wait, the oldest for {oldest:.3g} s"
+        return f"<psession.Port {self.name!r}, {state}>"
+
+    # -- sessions ----------------------------------------------------------------------------------------------------
+
+    def session(
+        self,
+        *,
+        timeout: float | None = None,
+        retry: Retry | None = None,
+        retry_count: float | None = None,
+        retry_interval: float | None = None,
+        retry_on: tuple[type[Exception], ...] | None = None,
+        session_max_life: float | None = None,
+    ) -> Opening:
+        """An async context manager: a new session, ended on leaving.
+
+        Args:
+            timeout: Seconds for each attempt of its sends. Like the others, the port's value where it is ``None``.
+            retry: How often they are tried again, and when.
+            retry_count: Attempts after the first; the short form of `retry`'s ``count``, over which it wins.
+            retry_interval: Seconds between two attempts, likewise.
+            retry_on: Exceptions of the sender that are retried.
+            session_max_life: Seconds it may be idle.
+
+        Raises (on entering):
+            SessionOverflowError: No number is free, and ``on_session_overflow`` does not help. With ``"wait"`` entering
+                waits, for as long as the caller's own scopes allow.
+            PortClosedError: The port is closed.
+        """
+        patience = checked(self._engine.patience, timeout, retry, retry_count, retry_interval, retry_on)
+        max_life = checked_life(session_max_life)
+        return Opening(lambda: self._open(patience, max_life))
+
+    @_protected
+    def create(
+        self,
+        *,
+        timeout: float | None = None,
+        retry: Retry | None = None,
+        retry_count: float | None = None,
+        retry_interval: float | None = None,
+        retry_on: tuple[type[Exception], ...] | None = None,
+        session_max_life: float | None = None,
+    ) -> Session:
+        """Make a new session at once; ``end()`` it, or use it in a ``with``. Arguments and errors as in `session`.
+
+        Under ``on_session_overflow="wait"`` it cannot wait and raises `SessionOverflowError`.
+        """
+        patience = checked(self._engine.patience, timeout, retry, retry_count, retry_interval, retry_on)
+        self._engine.check_open()
+        live = self._open_now(patience, checked_life(session_max_life))
+        self._engine.rests(live.dialogue)
+        return session_of(self, live)
+
+    @_protected
+    async def request(
+        self,
+        payload: Any,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - as in Session.send
+        retry: Retry | None = None,
+        retry_count: float | None = None,
+        retry_interval: float | None = None,
+        retry_on: tuple[type[Exception], ...] | None = None,
+    ) -> Any:
+        """Send one message in a session of its own, and return its reply. Arguments and errors as in `Session.send`."""
+        patience = checked(self._engine.patience, timeout, retry, retry_count, retry_interval, retry_on)
+        live = await self._open_once(patience)
+        try:
+            with Turn(live) as turn:
+                return await turn.run(payload, patience)
+        finally:
+            live.end()
+
+    def stream(self, payload: Any, **options: Unpack[StreamOptions]) -> Replies:
+        """Send one message with many replies in a session of its own. Arguments and errors as in `Session.stream`."""
+        engine = self._engine
+        if not engine.connection.asks_exactly:
+            raise engine.error(errors.SessionInvalidError, NEEDS_EXACT)
+        stream = plan(engine.patience, options)
+        return Replies(MADE_HERE, payload, stream, None, lambda: self._open_once(stream.patience))
+
+    @_protected
+    async def post(self, payload: Any) -> None:
+        """Send a payload that is no session's, as it is. Waits and raises as `Session.post`."""
+        engine = self._engine
+        engine.check_open()
+        await engine.outbox.post(engine.connection.plain(payload), engine.check_open)
+
+    # -- how sessions are opened -------------------------------------------------------------------------------------
+
+    def _open_now(self, patience: Patience, max_life: float | None) -> LiveSession:
+        engine = self._engine
+        policy = engine.options.on_session_overflow
+        choose = partial(policy, self) if callable(policy) else None
+        recycles = choose is not None or policy == "recycle"
+        try:
+            dialogue = engine.connection.open(max_life, engine.now(), recycles=recycles, choose=choose)
+        except errors.SessionError as error:
+            error.port = self.name
+            raise
+        finally:
+            left = engine.connection.take()
+            if left:
+                engine.perform(left)
+        return LiveSession(engine, dialogue, patience)
+
+    async def _open_when_free(self, patience: Patience, max_life: float | None) -> LiveSession:
+        """A session; under ``on_session_overflow="wait"`` as soon as a number is free."""
+        engine = self._engine
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while True:
+            engine.check_open()
+            try:
+                return self._open_now(patience, max_life)
+            except errors.SessionOverflowError:
+                if engine.options.on_session_overflow != "wait":
+                    raise
+            await engine.wait_for_number()
+
+    async def _open(self, patience: Patience, max_life: float | None) -> Session:
+        live = await self._open_when_free(patience, max_life)
+        self._engine.rests(live.dialogue)
+        return session_of(self, live)
+
+    async def _open_once(self, patience: Patience) -> LiveSession:
+        """A session for one turn; under ``"wait"`` a timeout where no number came free within one attempt's time."""
+        engine = self._engine
+        engine.check_open()
+        live = None
+        try:
+            live = self._open_now(patience, None)
+        except errors.SessionOverflowError:
+            if engine.options.on_session_overflow != "wait":
+                raise
+            with trio.move_on_after(patience.timeout):
+                live = await self._open_when_free(patience, None)
+        if live is None:
+            engine.connection.counters.timed_out += 1
+            error = engine.error(errors.SessionTimeoutError, "not sent: no session number came free in time")
+            error.waited, error.outcome = patience.timeout, "not_sent"
+            raise error
+        live.dialogue.once = True
+        return live
+
+    # -- messages that came ------------------------------------------------------------------------------------------
+
+    def is_session(self, message: Any) -> bool:
+        """Return True if `message` has a session's number in it."""
+        return self._sid_of(message) is not None
+
+    def _sid_of(self, message: Any) -> int | None:
+        dialect = self._engine.options.wire
+        fields = dialect.fields_of(message)
+        return None if fields is None else dialect.sid_of(fields)
+
+    def get_session(self, message: Any) -> Session | None:
+        """The open session that `message` belongs to; ``None`` when there is none."""
+        sid = self._sid_of(message)
+        return None if sid is None else self.sessions.get(sid)
+
+    @_protected
+    def dispatch(self, message: Any) -> bool:
+        """Give a message that came to its session; one that the peer opens is started. Never waits, never raises.
+
+        Returns:
+            ``False`` when it is no session's: then it is the caller's. A late or stray reply is a session's: it is
+            counted, and goes nowhere.
+        """
+        return self._engine.dispatch(message)
+
+    # -- all sessions at once ----------------------------------------------------------------------------------------
+
+    @_protected
+    def cancel(self) -> None:
+        """Give up every send that waits: each gets its own `SessionCancelError`. The sessions live on."""
+        for dialogue in self._engine.connection.sessions.all():
+            dialogue.owner.settle(CANCELLED)
+
+    @_protected
+    def abort(self, error: BaseException | None = None) -> None:
+        """Cut off every send that waits: each gets its own `SessionAbortError`, caused by `error`."""
+        for dialogue in self._engine.connection.sessions.all():
+            dialogue.owner.settle(aborted(error))
+
+    @_protected
+    def timeout(self) -> None:
+        """Let every send that waits time out now."""
+        for dialogue in self._engine.connection.sessions.all():
+            dialogue.owner.settle(TIMED_OUT)
+
+    @_protected
+    def clear(self, behavior: Literal["abort", "cancel", "timeout"] = "abort") -> None:
+        """End every session; a send that waits gets the error that `behavior` names. Their numbers stay used."""
+        if behavior not in CLEARED:
+            raise ValueError(f"behavior must be one of {', '.join(map(repr, CLEARED))}, not {behavior!r}")
+        for dialogue in self._engine.connection.sessions.all():
+            self._engine.end(dialogue, CLEARED[behavior])
+
+    @_protected
+    def close(self) -> None:
+        """Close the port before its block is left: every send that waits gets `SessionAbortError`. Idempotent."""
+        self._engine.close(port_left("the port was closed by close()"))
+        self._engine.stop()
+
+    @_protected
+    async def drain(self, timeout: float = math.inf) -> bool:  # noqa: ASYNC109 - it closes the port in the end, always
+        """Leave gracefully: take no new sessions, wait for those there are, close the port.
+
+        An exact peer is told the last turn that was taken: what it asks above that to open a session is safe to ask
+        elsewhere, and fails there at once with the outcome ``"refused"``. What it opens on the classic wire is dropped.
+        New sessions of this side get a `PortClosedError`.
+
+        Args:
+            timeout: Seconds to wait; then what is left is cut off as by `close`. Cancelling is the same at once.
+
+        Returns:
+            True if every session and handler had come to its end.
+        """
+        checks.seconds("timeout", timeout)
+        engine = self._engine
+        engine.check_open()
+        drained = engine.drain()
+        try:
+            with trio.move_on_after(timeout):
+                await drained.wait()
+        finally:
+            self.close()
+        return drained.is_set()
+
+    async def wait_closed(self) -> None:
+        """Return when the peer has gone, the channel broke, or the port was closed."""
+        await self._engine.closed.wait()
+
+    @property
+    def closed(self) -> bool:
+        """True once the peer has gone, the channel broke, or the port was closed."""
+        return self._engine.ending is not None
+
+    def statistics(self) -> Statistics:
+        """A snapshot of the counters."""
+        return self._engine.statistics()

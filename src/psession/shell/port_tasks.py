@@ -1,0 +1,356 @@
+"""The nursery and the tasks of a port, from opening to the last byte flushed."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+import secrets
+from contextlib import asynccontextmanager
+from contextvars import copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from psession import errors
+from psession.channels._base import FrameChannel
+from psession.channels._plain import UNKNOWN_HOPS, receive_some
+from psession.nursery import close_forcefully, close_quietly, open_quiet_nursery
+from psession.protocol.connection import Connection
+from psession.protocol.counters import Counters, Drop
+from psession.protocol.endings import port_closed, port_left
+from psession.protocol.events import Answered, Dropped, Received
+from psession.protocol.states import FIRST_BACK, Peer
+from psession.shell.busy_wait import BusyWait
+from psession.shell.channel_outbox import ChannelOutbox
+from psession.shell.engine import Engine
+from psession.shell.handler_scope import HandlerScope
+from psession.shell.handlers import Handlers
+from psession.shell.links import HELLO_INTERVAL, WELCOME_PATIENCE, LinkedChannel, Reopened
+from psession.shell.live_session import LiveSession
+from psession.shell.outbox import Outbox, size_of
+from psession.shell.port import Port, session_of
+from psession.shell.replies import MADE_HERE
+from psession.shell.sender_outbox import SenderOutbox
+from psession.shell.user_code import await_, call
+from psession.shell.waiting import Handed
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from psession.options import Options
+    from psession.protocol.dialogue import Dialogue
+    from psession.protocol.handshake import Handshake
+    from psession.shell.sender_outbox import Sender
+
+log = logging.getLogger("psession")
+
+LIVES = 2**48
+"""A life is one of so many, by chance: that two are the same is less likely than a bit that flips unnoticed in TCP."""
+
+
+@asynccontextmanager
+@trio.lowlevel.enable_ki_protection
+async def live(
+    name: str, target: trio.abc.Channel[Any] | Sender, options: Options, handshake: Handshake, life: int
+) -> AsyncIterator[tuple[Port, Callable[[Any], None]]]:
+    """Run a port over a channel or a sender while the block lasts. Gives the port, and what takes its messages.
+
+    What the body raises comes out as the same object; only when a task of the port's failed as well (a handler under
+    ``strict``) is it an `ExceptionGroup`.
+    """
+    async with open_quiet_nursery() as nursery:
+        tasks = PortTasks(name, target, options, handshake, life, nursery)
+        try:
+            yield tasks.port, tasks.take
+        finally:
+            await tasks.leave()
+
+
+class PortTasks:
+    """The tasks of one port.
+
+    Reader, writer and timekeeper are shielded and end when the body has: what the body still says and hears in a
+    shielded ``finally`` of its own works while everything around it is being cancelled.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        target: trio.abc.Channel[Any] | Sender,
+        options: Options,
+        handshake: Handshake,
+        life: int,
+        nursery: trio.Nursery,
+    ) -> None:
+        self._name = name
+        self._options = options
+        self._nursery = nursery
+        self._context = copy_context()
+        self._channel = target if isinstance(target, trio.abc.Channel) else None
+        self._reading = trio.CancelScope(shield=True)
+        self._timing = trio.CancelScope(shield=True)
+        self._heard = 0
+        self._is_shut = False
+        self._plain: trio.MemorySendChannel[Any] | None = None
+        frames = target if isinstance(target, FrameChannel) else None
+        looks = frames is not None and frames.joins and options.busy_wait
+        self._busy = BusyWait() if looks else None
+        counters, limit, start = Counters(), options.max_queued_bytes, self._start_writer
+        outbox: Outbox
+        if isinstance(target, trio.abc.Channel):
+            outbox = ChannelOutbox(target, limit, counters, start)
+        else:
+            outbox = SenderOutbox(target, limit, counters, start)
+        self._outbox = outbox
+        connection = Connection(
+            options.wire,
+            options.settings,
+            handshake,
+            encode=frames.encode if frames is not None else outbox.encode,
+            size=size_of,
+            life=life,
+            first_back=FIRST_BACK + secrets.randbelow(FIRST_BACK),
+            counters=counters,
+        )
+        self._engine = Engine(
+            name,
+            options,
+            connection,
+            outbox,
+            self,
+            hops=frames.hops if frames is not None else UNKNOWN_HOPS,
+            busy=BusyWait() if looks else None,
+            look=self._look,
+        )
+        self._handlers = Handlers(self._engine)
+        self.port = Port(MADE_HERE, self._engine)
+        if self._channel is not None:
+            self._spawn(self._read, name=f"psession reader of {name!r}")
+            if options.keepalive_interval != math.inf:
+                self._spawn(self._keep_alive, name=f"psession keepalive of {name!r}")
+        if isinstance(target, LinkedChannel) and target.connects:
+            self._spawn(self._greet, name=f"psession hello of {name!r}")
+
+    def _spawn(self, function: Callable[..., Awaitable[None]], *arguments: Any, name: str | None = None) -> None:
+        """Start a task of the port's, in the context variables of who opened it, whoever's deed it follows from."""
+        self._context.run(partial(self._nursery.start_soon, function, *arguments, name=name))
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    @trio.lowlevel.enable_ki_protection
+    async def _read(self) -> None:
+        channel = self._channel
+        assert channel is not None
+        with self._reading:
+            try:
+                while True:
+                    self._route(await receive_some(channel))
+                    while self._more_is_near() and self._busy is not None and await self._busy.until(self._look):
+                        pass
+            except trio.EndOfChannel:
+                self._engine.close(port_closed("the peer closed the channel"))
+            except Exception as error:
+                self._lost(error)
+        self.stop()
+
+    def _more_is_near(self) -> bool:
+        """Return True if a local peer would say something soon: it has questions to answer, or is being answered.
+
+        A turn that is alone looks for its answer itself.
+        """
+        turns = self._outbox.turns
+        return turns > 1 or (not turns and self._engine.connection.handlers > 0)
+
+    def _look(self) -> bool:
+        """Take what has come already, without waiting. Return True if there was anything."""
+        assert isinstance(self._channel, FrameChannel)
+        batch = self._channel.receive_batch_now()
+        if batch:
+            self._route(batch)
+        return bool(batch)
+
+    def _route(self, batch: list[Any]) -> None:
+        self._outbox.burst = len(batch)
+        self._heard += 1
+        engine = self._engine
+        receive, now = engine.connection.receive, engine.now()
+        for message in batch:
+            if type(message) is not dict:
+                self.take(message)
+                continue
+            for event in receive(message, now):
+                kind = type(event)
+                if kind is Answered:
+                    event.turn.wake(Handed(event.payload))  # type: ignore[union-attr]
+                elif kind is Received:
+                    event.dialogue.owner.received(event)  # type: ignore[union-attr]
+                else:
+                    engine.carry_out(event)
+
+    @trio.lowlevel.enable_ki_protection
+    def take(self, message: Any) -> None:
+        """Take what came in place of a message, or a message that is no dict."""
+        engine = self._engine
+        if isinstance(message, errors.MessageError):
+            message.port = self._name
+            engine.connection.counters.drop(Drop.MALFORMED)
+            engine.perform([Dropped(Drop.MALFORMED, None, message.why)])
+        elif isinstance(message, Reopened):
+            engine.perform(engine.connection.reopened(known=message.known))
+        else:
+            engine.receive(message)
+
+    async def _greet(self) -> None:
+        """Say hello on the first link, until it is answered or has been said for long enough."""
+        engine, handshake = self._engine, self._engine.connection.handshake
+        until = trio.current_time() + WELCOME_PATIENCE
+        while handshake.host_life is None and trio.current_time() < until:
+            engine.say(self._outbox.encode(handshake.hello()))
+            await trio.sleep(HELLO_INTERVAL)
+
+    async def _keep_alive(self) -> None:
+        """Ask a silent peer for a sign of life; one that gives none is gone, whatever the socket says."""
+        engine, channel = self._engine, self._channel
+        interval, patience = self._options.keepalive_interval, self._options.keepalive_patience
+        links = channel if isinstance(channel, LinkedChannel) else None
+        while engine.ending is None:
+            heard = self._heard
+            await trio.sleep(interval)
+            if self._heard != heard or engine.connection.peer is not Peer.EXACT or (links and not links.stands):
+                continue
+            engine.perform(engine.connection.ask_for_life(patience))
+            await trio.sleep(patience)
+            if self._heard != heard:
+                continue
+            error = trio.BrokenResourceError(f"no sign of life for {interval + patience:g} s (keepalive)")
+            if links is not None:
+                await links.drop(error)
+            else:
+                self._lost(error)
+
+    # -- writing, time -----------------------------------------------------------------------------------------------
+
+    def _start_writer(self) -> None:
+        self._spawn(self._write, name=f"psession writer of {self._name!r}")
+
+    @trio.lowlevel.enable_ki_protection
+    async def _write(self) -> None:
+        try:
+            await self._outbox.run()
+        except Exception as error:
+            self._lost(error)
+
+    def start_timekeeper(self) -> None:
+        """Start the task that sleeps for the deadlines."""
+        self._spawn(self._keep_time, name=f"psession timekeeper of {self._name!r}")
+
+    @trio.lowlevel.enable_ki_protection
+    async def _keep_time(self) -> None:
+        with self._timing:
+            await self._engine.timekeeper.run()
+
+    # -- the user's code ---------------------------------------------------------------------------------------------
+
+    def opened(self, dialogue: Dialogue) -> None:
+        """Start the handler of a session that the peer opened."""
+        session = LiveSession(self._engine, dialogue, self._engine.patience)
+        if dialogue.exact is not None:
+            session.handler = HandlerScope(dialogue.exact)
+        face = session_of(self.port, session)
+        self._spawn(self._handlers.run, session, face, name=f"psession handler of {self._name!r}")
+
+    def plain(self, payload: Any) -> None:
+        """Give a message that is no session's to ``on_message``, in the port's context."""
+        engine, on_message = self._engine, self._options.on_message
+        engine.connection.counters.plain += 1
+        if on_message is None:
+            engine.connection.counters.drop(Drop.UNHEARD)
+            engine.perform([Dropped(Drop.UNHEARD)])
+            return
+        if self._plain is not None:
+            try:
+                self._plain.send_nowait(payload)
+            except trio.WouldBlock:
+                engine.connection.counters.drop(Drop.OVERRUN)
+                engine.perform([Dropped(Drop.OVERRUN)])
+            return
+        try:
+            result = self._context.copy().run(call, on_message, payload)
+        except Exception as error:
+            self._crashed(error)
+            return
+        if inspect.isawaitable(result):
+            self._plain, rest = trio.open_memory_channel[Any](self._options.inbox_limit)
+            self._spawn(self._serve_plain, result, rest, name=f"psession on_message of {self._name!r}")
+
+    def _crashed(self, error: Exception) -> None:
+        """Count it and log it; under ``strict`` it is the port that fails, not the task that brought the message."""
+        try:
+            self._engine.crashed(None, error)
+        except Exception:
+            self._spawn(_fail, error)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _serve_plain(self, result: object, rest: trio.MemoryReceiveChannel[Any]) -> None:
+        """Run an async ``on_message``, one message at a time, in order."""
+        on_message = self._options.on_message
+        assert on_message is not None
+        while True:
+            try:
+                if inspect.isawaitable(result):
+                    await await_(result)
+                result = call(on_message, await rest.receive())
+            except Exception as error:
+                result = None
+                self._engine.crashed(None, error)
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    @trio.lowlevel.enable_ki_protection
+    def _lost(self, error: Exception) -> None:
+        """The channel failed under the port."""
+        self._engine.close(port_closed(f"the channel broke: {error}", error))
+        self._outbox.discard()
+        self.stop()
+
+    @trio.lowlevel.enable_ki_protection
+    def stop(self) -> None:
+        """Stop reading and close the channel at once: the port is closed, its block not left yet."""
+        self._reading.cancel()
+        if not self._is_shut:
+            self._spawn(self._shut)
+
+    @trio.lowlevel.enable_ki_protection
+    async def leave(self) -> None:
+        """End everything, within ``grace`` seconds: the block is left."""
+        self._engine.close(port_left("the block of the port was left"))
+        self._nursery.cancel_scope.cancel()
+        self._reading.cancel()
+        self._timing.cancel()
+        await self._shut()
+
+    @trio.lowlevel.enable_ki_protection
+    async def _shut(self) -> None:
+        """Flush what was accepted, then close the channel. Shielded; ``grace`` seconds in all."""
+        if self._is_shut:
+            return
+        self._is_shut = True
+        outbox = self._outbox
+        try:
+            with trio.CancelScope(deadline=trio.current_time() + self._options.grace, shield=True):
+                await outbox.finished.wait()
+                if self._channel is not None:
+                    await close_quietly(self._channel)
+                return
+        finally:
+            # Whatever got in between (a second Ctrl-C, say): the writer is shielded, and nobody else would end it.
+            outbox.scope.cancel()
+            outbox.discard()
+        if self._channel is not None:
+            await close_forcefully(self._channel)
+
+
+async def _fail(error: Exception) -> None:
+    raise error

@@ -1,0 +1,317 @@
+"""One ``send`` and its reply: the attempts, the waits, and the end."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+import trio
+from outcome import Error
+
+from psession import errors
+from psession.protocol import states as codes
+from psession.protocol.dialogue import AskedTurn
+from psession.protocol.states import Turn as State
+from psession.protocol.states import TurnEvent
+from psession.shell.handler_scope import answering
+from psession.shell.waiting import SILENCE, Waiter
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+    from typing import Self
+
+    from outcome import Outcome
+
+    from psession.protocol.endings import Ending
+    from psession.protocol.retry import Patience, Retry
+    from psession.shell.live_session import LiveSession
+    from psession.shell.outbox import Ticket
+
+
+class Turn(Waiter, AskedTurn):
+    """A turn, and the task that waits for its answer. It stands in its session while its ``with`` lasts."""
+
+    __slots__ = ("live", "outcome", "payload", "task", "ticket")
+
+    keeps_deadline: ClassVar[bool] = True
+    """True where the caller's own cancel scopes bound the turn's time."""
+
+    def __init__(self, live: LiveSession) -> None:
+        super().__init__(live.dialogue)
+        self.live = live
+        self.task: trio.lowlevel.Task | None = None
+        self.outcome: Outcome[Any] | None = None
+        self.ticket: Ticket | None = None
+        self.payload: Any = None
+
+    # -- in and out through the same with ----------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        self.dialogue.turn = self
+        self.live.engine.outbox.turns += 1
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        live, dialogue = self.live, self.dialogue
+        engine = live.engine
+        if kind is trio.Cancelled:
+            engine.connection.counters.cancelled += 1
+        if self.ticket is not None:
+            if not self.ticket.written:
+                engine.outbox.withdraw(self.ticket)
+            self.ticket = None
+        self.outcome = None  # the replies to a stream know their turn for as long as they live
+        now = engine.now()
+        happened = engine.connection.turn_over(self, codes.ENDED if kind is None else _code_of(kind), now)
+        if happened:
+            engine.perform(happened)
+        engine.outbox.turns -= 1
+        if not dialogue.once and dialogue.ending is None and (not dialogue.incoming or live.is_waiting_for_peer):
+            engine.rests(dialogue, now)
+        if live.waiting_turns:
+            live.next_turn()
+
+    # -- the caller's side -------------------------------------------------------------------------------------------
+
+    async def run(self, payload: Any, patience: Patience) -> Any:
+        """Make one attempt after the other, until there is an outcome or no more patience."""
+        retry, engine = patience.retry, self.live.engine
+        is_safe = self.start()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if not is_safe:
+            await self.make_safe(patience.timeout)
+        self.begin(payload, patience.total, retry)
+        failure: Exception | None = None
+        now = self.started
+        for pause in patience.pauses(engine.luck):
+            is_paid = not self.attempts or self.is_paid(retry)
+            if self.attempts:
+                now = engine.now()
+            if failure is not None and not is_paid:
+                self._raise(failure)
+            failure = None
+            try:
+                if is_paid:
+                    self.transmit()
+                    if (self.outcome is not None or self._may_look()) and await self._look_at_once():
+                        return self.reply_in_hand()
+                reply = await self.reply_until(min(now + patience.timeout + (pause or 0.0), self.deadline))
+            except patience.retry_on as error:
+                failure = self._to_be_retried(error, pause)
+                reply = await self.reply_until(min(engine.now() + (pause or 0.0), self.deadline))
+            if reply is SILENCE and self.outcome is not None:
+                return self.reply_in_hand()  # it came between that word and this step
+            if reply is not SILENCE:
+                return reply
+            if self.deadline <= engine.now():
+                break
+        self.time_out(f"no reply: {self.advice()}")
+
+    def start(self) -> bool:
+        """Begin the turn's time. Return False if a reply of the past may be taken for its answer."""
+        dialogue, engine = self.dialogue, self.live.engine
+        if self.outcome is not None:
+            self.reply_in_hand()  # the end that came between its place in the line and its turn
+        if dialogue.ending is not None:
+            self.live.raise_ended()
+        self.started = engine.now()
+        return not (dialogue.owed or dialogue.unsafe_until) or not engine.connection.is_unsafe(dialogue)
+
+    def begin(self, payload: Any, total: float, retry: Retry) -> None:
+        """Give the turn its payload and, on the exact wire, its number and its whole time."""
+        engine = self.live.engine
+        self.payload = payload
+        if engine.connection.is_exact(self.dialogue):
+            engine.connection.begin(self, total, self.arriving)
+        if retry.budget != math.inf:
+            engine.bucket.put(retry.budget)
+
+    def transmit(self) -> None:
+        """Make one attempt, unless the last one's frame is still in the queue."""
+        if self.ticket is not None and not self.ticket.written:
+            self.attempts += 1
+            return
+        engine = self.live.engine
+        frame = self._frame() if self.number else engine.connection.ask(self, self.payload, math.inf)
+        self.attempts += 1
+        self.ticket = engine.outbox.put(frame, self)
+
+    def _frame(self) -> Any:
+        """The frame of an attempt on the exact wire: it says how long the turn still waits."""
+        engine = self.live.engine
+        if not engine.options.deadlines:
+            return engine.connection.ask(self, self.payload, math.inf)
+        due, within = math.inf, self.total
+        if self.keeps_deadline:
+            handler = answering.get()
+            if handler is not None:
+                handler.show_deadline()
+            due = trio.current_effective_deadline()
+        if due < self.deadline or self.attempts:
+            due = min(due, self.deadline)
+            within = round(due - (engine.now() if self.attempts else self.started), 3)
+        frame = engine.connection.ask(self, self.payload, within)
+        if self.answers and self.live.handler is not None:
+            self.live.handler.lift_deadline()
+        return frame
+
+    def _may_look(self) -> bool:
+        """Return True if the turn is alone, on a channel that can be looked into: its peer may be near."""
+        engine = self.live.engine
+        return engine.busy is not None and self.ticket is None and engine.outbox.turns == 1
+
+    async def _look_at_once(self) -> bool:
+        """Wait awake for a while. Return True if the answer is there; then this was a checkpoint."""
+        engine = self.live.engine
+        if self.outcome is not None:
+            await trio.lowlevel.cancel_shielded_checkpoint()  # a synchronous sender brought it
+        elif engine.busy is not None:
+            await engine.busy.until(self._look)
+        return self.outcome is not None
+
+    def _look(self) -> bool:
+        return self.outcome is not None or (self.live.engine.look() and self.outcome is not None)
+
+    def reply_until(self, due: float) -> Awaitable[Any]:
+        """Wait for the reply; `SILENCE` when there was none at `due`."""
+        if due != math.inf:
+            self.live.engine.watch(self, due)
+        else:
+            self.due = None
+        return self.park() if self.outcome is None else self._reply_at_once()
+
+    async def _reply_at_once(self) -> Any:
+        """The checkpoint of a wait that is over as it begins, and what it waited for."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return self.reply_in_hand()
+
+    def reply_in_hand(self) -> Any:
+        """The reply; raises what came in its place."""
+        outcome, self.outcome = self.outcome, None
+        assert outcome is not None
+        return outcome.unwrap()
+
+    def is_paid(self, retry: Retry) -> bool:
+        """Pay for a retry out of the port's bucket; one whose last frame still waits to be sent is free.
+
+        Return False if there is not enough: then the turn goes on waiting.
+        """
+        engine, ticket = self.live.engine, self.ticket
+        if retry.budget == math.inf or (ticket is not None and not ticket.written) or engine.bucket.take():
+            return True
+        engine.connection.counters.unpaid += 1
+        return False
+
+    def _raise(self, failure: Exception) -> NoReturn:
+        """Raise the sender's exception, for want of a retry."""
+        try:
+            raise failure
+        finally:
+            del failure  # it knows this frame: they would keep each other
+
+    def _to_be_retried(self, error: Exception, pause: float | None) -> Exception:
+        """Go on after an exception of the sender's; raises where that is none, or there is no more patience."""
+        if self.ending is not None:
+            raise self.live.ending_error(self.ending, self) from error
+        if pause is None or self.state is State.IDLE:
+            raise error
+        if self.state is State.FAILED:
+            self.advance(TurnEvent.TRY_AGAIN)
+        return error
+
+    async def make_safe(self, within: float) -> None:
+        """See to it that no reply of the past can answer this turn: a fresh number, or the old one when it is safe.
+
+        Raises:
+            SessionInvalidError: The number is the peer's, which this side cannot change.
+            SessionTimeoutError: No safe number came free `within` so many seconds.
+        """
+        live, dialogue = self.live, self.dialogue
+        engine = live.engine
+        if engine.options.on_unanswered == "keep" and not dialogue.unsafe_until:
+            return
+        if dialogue.incoming:
+            raise live.error(
+                errors.SessionInvalidError,
+                "a turn was not answered, and its late reply could answer this one; the number is the peer's: "
+                'let the peer open a new session, or choose on_unanswered="keep"',
+            )
+        deadline = self.started + within
+        while (safe := engine.connection.renew(dialogue, engine.now())) is not None:
+            if engine.now() >= deadline:
+                self.time_out(
+                    "not sent: all session numbers are in use or rest after unanswered turns; "
+                    "widen session_ids, or shorten session_id_rest"
+                )
+            engine.needy[self] = self.nudge
+            try:
+                await self.reply_until(min(safe, deadline))
+            finally:
+                del engine.needy[self]
+            if self.outcome is not None:
+                self.reply_in_hand()  # the end, which came between the word of a free number and this step
+        self.started = engine.now()
+
+    def time_out(self, why: str) -> NoReturn:
+        """Raise the error of a turn that had no answer in time."""
+        self.live.engine.connection.counters.timed_out += 1
+        raise self.live.error(errors.SessionTimeoutError, why, self)
+
+    def advice(self) -> str:
+        """The likely meaning of the silence."""
+        if not self.sent:
+            return "not sent, the channel took nothing in that time"
+        if self.sent < self.attempts:
+            return f"sent {self.sent} times, then the channel took nothing more"
+        hints = self.live.engine.hints()
+        return f"the peer is slow or gone; a longer timeout or more retries may help{hints}"
+
+    # -- the delivering side, synchronous ----------------------------------------------------------------------------
+
+    def refused(self, code: str, text: str) -> None:
+        """The peer's answer is an error."""
+        self.wake(Error(self.remote_error(code, text)))
+
+    def remote_error(self, code: str, text: str) -> errors.SessionRemoteError:
+        """The peer's error as one of ours."""
+        why = f"the peer answered with the error {code!r}" + (f": {text}" if text else "")
+        error = self.live.error(errors.SessionRemoteError, why, self)
+        assert isinstance(error, errors.SessionRemoteError)
+        error.code, error.text = code, text
+        error.outcome = "refused" if codes.is_refusal(code) else "sent"
+        return error
+
+    def postponed(self, until: float) -> None:
+        """The peer is at work on it: the next attempt need not come before that moment."""
+        if self.due is not None and until > self.due:
+            self.live.engine.watch(self, until)
+
+    def ask_again(self) -> None:
+        """Send the message again, which may have been lost: an attempt that no pause is due before."""
+        if self.ticket is None or self.ticket.written:
+            self.attempts += 1
+            self.ticket = self.live.engine.outbox.put(self._frame(), self)
+
+    def given_up(self, ending: Ending) -> None:
+        """The turn is over without a reply; a frame that the writer does not have yet is never sent."""
+        if self.ticket is not None:
+            self.live.engine.outbox.withdraw(self.ticket)
+        self.wake(Error(self.live.ending_error(ending, self)))
+
+    def sender_failed(self, error: BaseException) -> None:
+        """The sender raised on this turn's message; an outcome that is there already counts."""
+        if self.state is State.WAITING and self.dialogue.turn is self:
+            self.advance(TurnEvent.SENDER_FAILED)
+            self.wake(Error(error))
+
+
+def _code_of(kind: type[BaseException] | None) -> str:
+    """The word of the wire for a turn that ends by an exception of this kind."""
+    if kind is None:
+        return codes.ENDED
+    if issubclass(kind, errors.SessionTimeoutError):
+        return codes.TIMEOUT
+    if issubclass(kind, trio.Cancelled | errors.SessionCancelError):
+        return codes.CANCELLED
+    return codes.OVERRUN if issubclass(kind, errors.SessionOverrunError) else codes.ABORTED
