@@ -1,46 +1,54 @@
-"""Write the two transition tables of the exact wire into protocol.md: ``python docs/render_rules.py``."""
+"""Write the two transition tables of turns into protocol.md: ``python docs/render_rules.py``."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from psession import _rules as rules
+from psession.protocol import states
+from psession.protocol.states import PeerDo, PeerTurn, State, Step, Turn
 
 PAGE = Path(__file__).with_name("protocol.md")
 BETWEEN = re.compile(r"(<!-- rules: begin[^>]*-->\n).*?(<!-- rules: end -->)", re.DOTALL)
 
+Steps = Mapping[tuple[Any, Any], Step[Any, Any]]
 
-def table(steps: dict[tuple[str, str], rules.Step], state: str) -> list[str]:
-    """One table, in Markdown."""
-    rows = [f"| {at} | {event} | {step.do} | {step.to} | {step.why} |" for (at, event), step in steps.items()]
+
+def table(steps: Steps, state: str) -> list[str]:
+    """Render one table in Markdown."""
+    rows = [
+        f"| {at.value} | {event.value} | {step.do.value} | {step.to.value} | {step.why} |"
+        for (at, event), step in steps.items()
+    ]
     return [f"| {state} | what comes | what is done | then | because |", "|---|---|---|---|---|", *rows]
 
 
-def diagram(steps: dict[tuple[str, str], rules.Step], first: str) -> list[str]:
-    """The same as a state diagram, what changes nothing left out."""
+def diagram(steps: Steps, first: State) -> list[str]:
+    """Render the same as a state diagram, without what changes nothing."""
     changes = [
-        f"    {at} --> {step.to}: {event} / {step.do}"
+        f"    {at.value} --> {step.to.value}: {event.value} / {step.do.value}"
         for (at, event), step in steps.items()
-        if at != step.to or step.do == rules.RUN
+        if at is not step.to or step.do is PeerDo.RUN
     ]
-    return ["```mermaid", "stateDiagram-v2", f"    [*] --> {first}", *changes, "```"]
+    return ["```mermaid", "stateDiagram-v2", f"    [*] --> {first.value}", *changes, "```"]
 
 
 def render() -> str:
-    """What stands between the markers of protocol.md."""
+    """Render what stands between the markers of protocol.md."""
     lines = [
         "**Who answers**, for each number of a session:",
         "",
-        *table(rules.ANSWERER, "it remembers"),
+        *table(states.ANSWERER, "it remembers"),
         "",
-        *diagram(rules.ANSWERER, rules.NOTHING),
+        *diagram(states.ANSWERER, PeerTurn.NOTHING),
         "",
         "**Who asks**, for each session:",
         "",
-        *table(rules.ASKER, "its turn is"),
+        *table(states.ASKER, "its turn is"),
         "",
-        *diagram(rules.ASKER, rules.IDLE),
+        *diagram(states.ASKER, Turn.IDLE),
     ]
     return "\n".join(lines) + "\n"
 
