@@ -57,7 +57,6 @@ def options(exact: bool) -> dict[str, Any]:
     """What makes a port exact; our responder does as its peer does."""
     if not exact:
         return {}
-    envelope: Any = psession.Envelope
-    if not hasattr(envelope, "exact"):
+    if not hasattr(psession, "Exact"):
         raise Skipped("this psession has no Exact()")
-    return {"envelope": envelope.exact()}
+    return {"dialect": psession.Exact()}

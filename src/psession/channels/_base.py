@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from psession.errors import MessageError
 
 Message = Any
-"""What an application sends: a mapping, unless its envelope says otherwise."""
+"""What an application sends: a mapping, unless its dialect says otherwise."""
 
 Frame = Any
 """One message made ready to be sent. Only the channel that made it looks inside: ``bytes`` with their edges on a byte

@@ -225,11 +225,15 @@ class Answering:
         """The reason for which a session is not opened for a turn."""
         shared = self._shared
         if own or (self._marks_openings and not header.new):
+            shared.drop(Drop.NO_SESSION, sid)
             return codes.NO_SESSION
         if not shared.settings.takes_sessions:
             shared.drop(Drop.NO_HANDLER, sid)
             return codes.NO_HANDLER
-        return codes.CLOSING if shared.is_closing else None
+        if shared.is_closing:
+            shared.drop(Drop.CLOSING, sid)
+            return codes.CLOSING
+        return None
 
     def given_up(self, dialogue: Dialogue | None, sid: int, header: Header, now: float, *, own: bool) -> None:
         """Take a message by which the asker gives a turn up, and with it perhaps the session."""
@@ -279,11 +283,11 @@ class Answering:
         """`frame` answers `turn`, and is kept for as long as that may be asked again."""
         exact, turns = dialogue.exact, self._shared.turns
         assert exact is not None
-        if exact.holding == turn:
-            exact.holding = 0
         held = exact.memory or turns.held(dialogue.key)
         if held is not None and held.running == turn:
             turns.answer(held, frame, self._shared.size(frame))
+        if exact.holding == turn:
+            exact.holding = 0
         exact.due = math.inf
 
     def not_answered(self, dialogue: Dialogue, turn: int) -> None:

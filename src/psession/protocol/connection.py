@@ -175,7 +175,7 @@ class Connection:
             number, wait = pop(self._turn, None), pop(self._wait, None)
             if number is None:
                 re = pop(self._re, None)
-                if wait is not None or turn is None or turn.number != re or type(re) is not int:
+                if wait is not None or turn is None or turn.number != re or type(re) is not int or not re:
                     break
                 if turn.state is not _WAITING or not turn.sent or not self._exact_names.isdisjoint(payload):
                     break
@@ -234,6 +234,8 @@ class Connection:
         own = self._own.get(sid)
         if own is not None and own.exact is None and not self.is_exact(own):
             # An exact peer's own session may have the same number: its questions say who opened it.
+            if life is not None and life == self._shared.peer_life:
+                return True
             return turn is not None and life is not None and life != self._shared.life and self._opens(fields)
         if self._shared.peer is Peer.EXACT:
             return True
@@ -242,7 +244,7 @@ class Connection:
         if turn is not None or life is not None or fields.get(self._re) is not None:
             return True
         # A small device that numbers its posts, and says no more; the reply to a turn it would not number.
-        return fields.get(self._dialect.fields.part) is not None and own is not None and own.turn is None
+        return type(fields.get(self._dialect.fields.part)) is int and own is not None and own.turn is None
 
     def _opens(self, fields: dict[str, Any]) -> bool:
         """Return True if a message is an exact question by which a peer can be known as exact."""
@@ -287,7 +289,8 @@ class Connection:
         except MalformedMessageError as error:
             self._shared.drop(Drop.MALFORMED, dialogue.sid, error.why)
         else:
-            self._deliver(dialogue, payload, now, asks=False)
+            asks = fields is not None and self._dialect.tells_questions and self._dialect.is_question(fields)
+            self._deliver(dialogue, payload, now, asks=asks)
         return self.take()
 
     def _deliver(self, dialogue: Dialogue, payload: Any, now: float, *, asks: bool) -> None:

@@ -8,9 +8,10 @@ import trio
 from outcome import Error
 
 from psession import errors
+from psession.protocol.counters import Drop
 from psession.protocol.dialogue import BUSY
 from psession.protocol.endings import ENDED, overrun
-from psession.protocol.events import Received
+from psession.protocol.events import Dropped, Received
 from psession.shell.inbox import OVER, Inbox
 from psession.shell.timekeeper import SOON
 from psession.shell.waiting import Handed, WaitingLine
@@ -67,7 +68,8 @@ class LiveSession:
             self.engine.rests(dialogue)
         if not inbox.put(event if event.question else event.payload):
             engine = self.engine
-            engine.connection.counters.add("overrun")
+            engine.connection.counters.drop(Drop.OVERRUN)
+            engine.perform([Dropped(Drop.OVERRUN, dialogue.sid)])
             engine.end(dialogue, overrun(engine.options.inbox_limit))
 
     def _question_begun(self, handler: HandlerScope) -> None:
