@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from psession.protocol.peer_turns import FRAME_OVERHEAD_BYTES, MAX_PAGES, PAGE
 from psession.protocol.states import PeerDo, PeerTurn
 
+from .machines import PEER_LIFE, machine
 from .memories import Memory
 
 ROOM = 5 * (FRAME_OVERHEAD_BYTES + 10)
@@ -162,3 +164,18 @@ def test_what_fell_out_of_the_tables_is_refused_and_an_open_session_does_not_fal
     assert memory.asks(2, 2) is PeerDo.DENY
     assert memory.asks(1, 1) is PeerDo.PROGRESS
     assert memory.ask_next(held, MAX_PAGES + 10)
+
+
+@pytest.mark.parametrize("room", [1, ROOM])
+def test_an_answer_that_was_not_sent_after_all_leaves_the_turn_to_be_answered_whatever_there_was_room_for(
+    room: int,
+) -> None:
+    ports = machine(max_answer_bytes=room)
+    question = {"sid": 9, "_turn": 1, "_new": True, "_life": PEER_LIFE}
+    ports.receive(dict(question), 0.0)
+    session = ports.sessions.peers[9]
+    ports.hold(session, 1)
+    _, answers, opened = ports.post(session, {"answer": "cancelled as it waits to be sent"})
+    ports.not_posted(session, answers, opened=opened)
+    assert ports._shared.turns.running(9) == 1
+    assert ports.post(session, {"answer": 2})[:2] == ({"answer": 2, "sid": 9, "_re": 1, "_life": PEER_LIFE}, 1)

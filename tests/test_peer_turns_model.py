@@ -42,6 +42,7 @@ def check(memory: Memory, steps: list[tuple[str, int, int]], *, forgets: bool) -
     over: set[tuple[int, int]] = set()
     last: dict[int, int] = defaultdict(int)
     running: dict[int, int] = {}
+    answered: dict[int, int] = {}
     for deed, sid, turn in steps:
         if deed in ("ask", "post"):
             do = memory.asks(sid, turn)
@@ -51,6 +52,7 @@ def check(memory: Memory, steps: list[tuple[str, int, int]], *, forgets: bool) -
                 run.add((sid, turn))
                 last[sid] = turn
                 running.pop(sid, None)
+                answered.pop(sid, None)
                 if deed == "post":
                     memory.pass_by(sid, turn)
                 else:
@@ -64,15 +66,18 @@ def check(memory: Memory, steps: list[tuple[str, int, int]], *, forgets: bool) -
             elif not forgets:
                 assert turn <= last[sid]
         elif deed == "answer" and sid in running:
-            memory.reply(sid, (sid, running.pop(sid)), 0)
-        elif deed == "unanswer" and sid not in running and (sid, turn) in run and memory.last(sid) == turn:
-            if memory.unanswer(sid, turn):
-                running[sid] = turn
+            answered[sid] = running.pop(sid)
+            memory.reply(sid, (sid, answered[sid]), 0)
+        elif deed == "unanswer" and sid in answered and memory.last(sid) == answered[sid]:
+            running[sid] = answered.pop(sid)
+            assert memory.unanswer(sid, running[sid])  # whether there was room to keep the answer or not
         elif deed == "quit":
             do = memory.give_up(sid, turn)
             over.add((sid, turn))
             if do is PeerDo.CANCEL:
                 assert running.pop(sid) <= turn
+            if turn >= last[sid]:
+                answered.pop(sid, None)
             last[sid] = max(last[sid], turn)
         held = memory._held
         assert {key: one.running for key, one in held.items() if one.running} == running

@@ -252,10 +252,13 @@ class PeerTurns:
         self._let_go(held)
 
     def unanswer(self, key: int, turn: int) -> bool:
-        """Take the answer to `turn` back, which was not sent after all: it runs again. Return True if it was there."""
-        held = self._held.get(key)
-        if held is None or held.turn != turn or held.state is not PeerTurn.ANSWERED:
+        """Take the answer to `turn` back, which was not sent after all: it runs again. Return True if it does.
+
+        The answer may be gone already, where there was no room to keep it.
+        """
+        if self.last(key) != turn or self.state(key) in _AT_WORK:
             return False
+        held = self._held.get(key) or self._hold(key)
         held.state = _RUNNING
         self._drop(held)
         return True
