@@ -10,12 +10,11 @@ import trio.testing
 
 from psession import PortClosedError, SessionInvalidError, SessionManager, SessionTimeoutError
 from psession.shell.inbox import OVER, Inbox
-from psession.shell.waiting import Handed
 
 from .peers import Caught, Wire, settle
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator
+    from collections.abc import Callable
 
     from trio.testing import MockClock
 
@@ -119,25 +118,6 @@ async def test_who_is_cancelled_before_it_waits_takes_no_message_and_leaves_no_t
             assert (scope.cancelled_caught, session._live.is_waiting_for_peer) == (True, False)
             port.dispatch({"sid": session.sid, "n": 1})
         assert [(await session.receive())["n"] for _ in range(2)] == [1, 1]
-
-
-async def test_what_a_task_is_handed_goes_to_generators_as_well() -> None:
-    def listening() -> Generator[None, Any, None]:
-        heard.append((yield))
-        yield
-
-    async def waiting() -> AsyncGenerator[None, Any]:
-        heard.append((yield))
-        yield
-
-    heard: list[Any] = []
-    generator, later = listening(), waiting()
-    next(generator)
-    await anext(later)
-    Handed(1).send(generator)
-    await Handed(2).asend(later)
-    await later.aclose()
-    assert (heard, Handed(3).unwrap()) == ([1, 2], 3)
 
 
 @pytest.mark.parametrize("waits", [True, False])

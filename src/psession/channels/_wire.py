@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from psession.channels._base import Frame, FrameChannel, Message
-from psession.channels.codecs import Codec, CodecName, Undecoded, find_codec
+from psession.channels.codecs import Codec, CodecName, Undecoded, find_codec, opener
 from psession.errors import MessageError, MessageTooLargeError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class WireChannel(FrameChannel):
         if not close_timeout >= 0:
             raise ValueError(f"close_timeout must be 0 or more seconds, not {close_timeout!r}")
         self._codec = find_codec(codec)
+        self._open = opener(self._codec)
         self._max_message_bytes = max_message_bytes
         self._close_timeout = close_timeout
         self._send_lock = trio.Lock()
@@ -185,14 +186,14 @@ class WireChannel(FrameChannel):
 
     def _decode(self, data: Any) -> Message | MessageError:
         try:
-            return self._codec.open(data)
+            return self._open(data)
         except MessageError as error:
             return error
 
     def _decoded(self, payloads: list[Any]) -> list[Message | MessageError]:
         """The messages of one read, each in its place; what is no payload but an error already stays as it is."""
         messages: list[Message | MessageError] = []
-        decode = self._codec.open
+        decode = self._open
         for payload in payloads:
             try:
                 messages.append(payload if isinstance(payload, MessageError) else decode(payload))

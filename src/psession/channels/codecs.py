@@ -9,7 +9,7 @@ serve many channels.
 from __future__ import annotations
 
 import datetime
-from typing import Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import msgspec
 import msgspec.inspect
@@ -18,6 +18,9 @@ from psession.channels import _faults
 from psession.channels._faults import FLOAT32, FLOAT64, odd_float32, odd_float64
 from psession.errors import MalformedMessageError, MessageError
 from psession.message import Joined, flat
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["Codec", "CodecName", "JsonCodec", "MsgpackCodec", "Undecoded"]
 
@@ -98,16 +101,14 @@ class _TypedCodec:
         raise NotImplementedError
 
     def open(self, data: Any) -> Any:
-        """Decode as much of a message as a port needs to read its header.
+        """Decode as much of a message as a port needs to read its header; where that is a ``dict``, `decode` is that.
 
         Returns:
-            The message itself, where it is a ``dict`` anyway, else an `Undecoded`.
+            An `Undecoded`.
 
         Raises:
             MalformedMessageError: It is not well-formed.
         """
-        if self._only_objects:
-            return self.decode(data)
         try:
             value = self._decode_any(data)
         except Exception as error:
@@ -313,13 +314,14 @@ class GuardedCodec:
         except Exception as error:
             raise MalformedMessageError(f"{self._codec!r} cannot decode it: {_faults.reason(error)}") from error
 
-    def open(self, data: bytes | str) -> Any:
-        """Decode with the user's codec, as a port reads it."""
-        return self.decode(data)
-
 
 SafeCodec = JsonCodec | MsgpackCodec | GuardedCodec
 """A codec that raises nothing but `MessageError`."""
+
+
+def opener(codec: SafeCodec) -> Callable[[Any], Any]:
+    """The function that decodes as much of a message as a port needs to read its header."""
+    return codec.open if isinstance(codec, _TypedCodec) and not codec._only_objects else codec.decode
 
 
 def find_codec(codec: Codec | CodecName) -> SafeCodec:

@@ -72,16 +72,23 @@ class _Flat(Dialect):
 
     def join(self, payload: Any, sid: int, header: dict[str, Any]) -> Any:
         """Make a message: the payload's own fields first, then the number, then the header."""
-        if type(payload) is dict or isinstance(payload, Mapping):
-            if header:
-                if not self._reserved.isdisjoint(payload):
-                    raise self._reserved_name(next(name for name in payload if name in self._reserved))
-                return {**payload, self.session_id_name: sid, **header}
+        if type(payload) is dict:
+            message = payload.copy()  # half the price of `{**payload}`
+        elif isinstance(payload, Mapping):
+            message = dict(payload)
+        else:
+            self._check_type(payload, exact=bool(header))
+            return Joined(payload, {self.session_id_name: sid, **header})
+        if header:
+            if not self._reserved.isdisjoint(payload):
+                raise self._reserved_name(next(name for name in payload if name in self._reserved))
+            message[self.session_id_name] = sid
+            message.update(header)
+        else:
             if self.session_id_name in payload:
                 raise self._reserved_name(self.session_id_name)
-            return {**payload, self.session_id_name: sid}
-        self._check_type(payload, exact=bool(header))
-        return Joined(payload, {self.session_id_name: sid, **header})
+            message[self.session_id_name] = sid
+        return message
 
     def check_plain(self, payload: Any) -> None:
         """Refuse a payload that has a session's number in it."""

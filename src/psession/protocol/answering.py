@@ -10,6 +10,7 @@ from psession.protocol import states as codes
 from psession.protocol.counters import Drop
 from psession.protocol.dialogue import ExactState
 from psession.protocol.endings import GIVEN_UP, OUTGROWN, PEER_ENDED, REPLACED
+from psession.protocol.peer_turns import AT_WORK
 from psession.protocol.states import OpenedEvent, PeerDo, PeerEvent
 
 if TYPE_CHECKING:
@@ -270,24 +271,24 @@ class Answering:
 
     # -- what the application answers --------------------------------------------------------------------------------
 
-    def held_by(self, dialogue: Dialogue, question: int) -> None:
+    def hold(self, dialogue: Dialogue, question: int) -> None:
         """The application has the message that asks a turn: what it says next in the session answers that."""
         exact = dialogue.exact
         assert exact is not None
         held = exact.memory or self._shared.turns.held(dialogue.key)
-        if held is not None and held.running == question:
+        if held is not None and held.turn == question and held.state in AT_WORK:
             exact.holding = question
             exact.stream = held.stream
 
-    def answered(self, dialogue: Dialogue, turn: int, frame: Any) -> None:
-        """`frame` answers `turn`, and is kept for as long as that may be asked again."""
-        exact, turns = dialogue.exact, self._shared.turns
-        assert exact is not None
-        held = exact.memory or turns.held(dialogue.key)
-        if held is not None and held.running == turn:
-            turns.answer(held, frame, self._shared.size(frame))
-        if exact.holding == turn:
-            exact.holding = 0
+    def owed_to(self, dialogue: Dialogue, exact: ExactState, turn: int) -> LastTurn | None:
+        """The memory of `turn`, while it runs: then it can be answered."""
+        held = exact.memory or self._shared.turns.held(dialogue.key)
+        return held if held is not None and held.turn == turn and held.state in AT_WORK else None
+
+    def answered(self, exact: ExactState, held: LastTurn, frame: Any) -> None:
+        """`frame` answers the turn that runs, and is kept for as long as that may be asked again."""
+        self._shared.turns.answer(held, frame, self._shared.size(frame))
+        exact.holding = 0
         exact.due = math.inf
 
     def not_answered(self, dialogue: Dialogue, turn: int) -> None:

@@ -55,9 +55,8 @@ class Asking:
             exact = dialogue.exact = ExactState(self._shared.life)
         return exact
 
-    def number(self, dialogue: Dialogue) -> int:
+    def number(self, dialogue: Dialogue, exact: ExactState) -> int:
         """Give the next turn of a session its number."""
-        exact = self.exact(dialogue)
         if dialogue.incoming:
             exact.last_turn = self._next_back
             self._next_back += 1
@@ -67,10 +66,20 @@ class Asking:
         return exact.last_turn
 
     def begin(self, turn: AskedTurn, total: float, arriving: Arriving | None) -> None:
-        """Number a turn on the exact wire; it has `total` seconds from its start, and many answers with `arriving`."""
+        """Give a turn of the exact wire its number, and `total` seconds from its start.
+
+        Args:
+            turn: The turn. On the classic wire nothing happens.
+            total: Seconds that all its attempts may take.
+            arriving: Its many answers, where it may have many.
+        """
         dialogue = turn.dialogue
-        exact = dialogue.exact or self.exact(dialogue)
-        turn.number = self.number(dialogue)
+        exact = dialogue.exact
+        if exact is None:
+            if dialogue.incoming or not self._shared.dialect.asks_exactly:
+                return
+            exact = self.exact(dialogue)
+        turn.number = self.number(dialogue, exact)
         turn.total = total
         turn.deadline = turn.started + total
         if arriving is not None:
@@ -93,7 +102,7 @@ class Asking:
         header: dict[str, Any] = {names.turn: turn.number}
         if turn.answers:
             header[names.re] = turn.answers
-        elif exact.must_open and not dialogue.incoming:
+        elif exact.opened is not Opened.OPEN and exact.must_open and not dialogue.incoming:
             header[names.new] = True
         if dialogue.once:
             header[names.end] = True

@@ -19,7 +19,6 @@ from psession.protocol.asking import Asking
 from psession.protocol.counters import Counters, Drop
 from psession.protocol.deadlines import Deadlines
 from psession.protocol.endings import MADE_ROOM, PEER_ENDED, PEER_RESTARTED, RECYCLED, UNANSWERED
-from psession.protocol.header import is_wait
 from psession.protocol.peer_turns import PeerTurns
 from psession.protocol.shared import Shared
 from psession.protocol.states import ASKER, Opened, OpenedEvent, Peer, Turn, TurnEvent
@@ -27,7 +26,6 @@ from psession.protocol.states import ASKER, Opened, OpenedEvent, Peer, Turn, Tur
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from psession.protocol.credit import Arriving
     from psession.protocol.dialect import Dialect
     from psession.protocol.dialogue import AskedTurn, Dialogue, ExactState
     from psession.protocol.endings import Ending
@@ -67,6 +65,7 @@ class Connection:
         handshake: What the two ports have told each other about themselves.
         deadlines: When something is due.
         handlers: How many handlers of the peer's sessions are at work; some may outlive their session.
+        heard: The moment of the last message.
     """
 
     def __init__(
@@ -88,12 +87,16 @@ class Connection:
         self._encode = encode
         self._asking = Asking(shared, first_back)
         self._answering = Answering(shared, self._end, self._take_in)
+        # The commands that are theirs alone; all of them are on the path of a message:
+        self.begin, self.grant = self._asking.begin, self._asking.grant
+        self.hold, self.part = self._answering.hold, self._answering.part
         self._past_lives: deque[int] = deque(maxlen=PAST_LIVES)
         self.sessions = shared.sessions
         self.counters = shared.counters
         self.handshake = handshake
         self.deadlines = Deadlines()
         self.handlers = 0
+        self.heard = 0.0
         self.is_draining = False
         # For the fast way of `receive`:
         names = dialect.fields
@@ -144,6 +147,7 @@ class Connection:
         The fast way comes first: for the reply that a turn waits for, and for the next message of a session that is
         open. It changes nothing where it gives up and leaves a message to the long way, which would come to the same.
         """
+        self.heard = now
         while type(message) is dict:  # once: `break` leads to the long way
             sid = message.get(self._sid_name)
             if type(sid) is not int:
@@ -189,7 +193,9 @@ class Connection:
             memory = exact.memory
             if memory is None or type(number) is not int or number > LARGEST:
                 break
-            if not self._exact_names.isdisjoint(payload) or (wait is not None and (wait == 0 or not is_wait(wait))):
+            if not self._exact_names.isdisjoint(payload):
+                break
+            if wait is not None and ((type(wait) is not float and type(wait) is not int) or not 0 < wait < _NEVER):
                 break
             if not self._shared.turns.ask_next(memory, number):
                 break
@@ -277,6 +283,7 @@ class Connection:
 
     def deliver(self, dialogue: Dialogue, message: Any, now: float) -> list[events.Event]:
         """Take a message that the caller says is this session's."""
+        self.heard = now
         fields = self._dialect.fields_of(message)
         if (
             fields is not None
@@ -625,10 +632,6 @@ class Connection:
 
     # -- commands: this side's turns ---------------------------------------------------------------------------------
 
-    def begin(self, turn: AskedTurn, total: float, arriving: Arriving | None = None) -> None:
-        """A turn on the exact wire begins (see `Asking.begin`)."""
-        self._asking.begin(turn, total, arriving)
-
     def is_unsafe(self, dialogue: Dialogue) -> bool:
         """Return True if a reply of the past may be taken for the answer to the next turn under this number."""
         if not dialogue.owed and not dialogue.unsafe_until:
@@ -649,12 +652,12 @@ class Connection:
             return self._encode(self._dialect.join(payload, turn.dialogue.sid, {}))
         frame = self._asking.question(turn, payload, within)
         if turn.answers:
-            self._answering.answered(turn.dialogue, turn.answers, frame)
+            dialogue = turn.dialogue
+            exact = self._asking.exact(dialogue)
+            held = self._answering.owed_to(dialogue, exact, turn.answers)
+            if held is not None:
+                self._answering.answered(exact, held, frame)
         return frame
-
-    def grant(self, turn: AskedTurn, credit: int) -> Any:
-        """The frame that gives the peer more credit; ``None`` where nobody is to be told."""
-        return self._asking.grant(turn, credit)
 
     def give_up(self, turn: AskedTurn, ending: Ending) -> list[events.Event]:
         """A turn that waits is over without an answer."""
@@ -669,7 +672,7 @@ class Connection:
         """
         dialogue = turn.dialogue
         dialogue.turn = None
-        turn.due = None
+        turn.due = _NEVER
         exact = dialogue.exact
         if turn.answered and turn.sent == 1 and not dialogue.owed and (exact is None or exact.opened is _OPEN):
             return self.take() if self._shared.events else _NOTHING
@@ -702,21 +705,20 @@ class Connection:
         Raises:
             MessageError: It cannot travel.
         """
-        if not self.is_exact(dialogue):
-            return self._encode(self._dialect.join(payload, dialogue.sid, {})), 0, False
-        exact = dialogue.exact or self._asking.exact(dialogue)
+        exact = dialogue.exact
+        if exact is None:
+            if dialogue.incoming or not self._asks_exactly:
+                return self._encode(self._dialect.join(payload, dialogue.sid, {})), 0, False
+            exact = self._asking.exact(dialogue)
         names, asked = self._dialect.fields, exact.holding
-        if asked:
-            memory = exact.memory or self._shared.turns.held(dialogue.key)
-            if memory is None or memory.running != asked:
-                asked = 0
+        held = self._answering.owed_to(dialogue, exact, asked) if asked else None
         header: dict[str, Any]
         opens = False
-        if asked:
+        if held is not None:
             header = {self._re: asked}
         elif exact.must_open and not dialogue.incoming:
             # What opens a session is a turn, so that a copy of it cannot open it again, but one that waits 0 seconds.
-            header = {names.turn: self._asking.number(dialogue), names.new: True, names.wait: 0}
+            header = {names.turn: self._asking.number(dialogue, exact), names.new: True, names.wait: 0}
             opens = True
         else:
             exact.posted += 1
@@ -724,11 +726,11 @@ class Connection:
         if exact.life is not None:
             header[self._life] = exact.life
         frame = self._encode(self._dialect.join(payload, dialogue.sid, header))
-        if asked:
-            self._answering.answered(dialogue, asked, frame)
+        if held is not None:
+            self._answering.answered(exact, held, frame)
         elif opens:
             exact.advance(OpenedEvent.POSTED)
-        return frame, asked, opens
+        return frame, asked if held is not None else 0, opens
 
     def not_posted(self, dialogue: Dialogue, answers: int, *, opened: bool) -> None:
         """A post was not sent after all.
@@ -749,18 +751,6 @@ class Connection:
             exact.advance(OpenedEvent.PEER_DONE)
             self._end(dialogue, PEER_ENDED, now)
         return self.take()
-
-    def part(self, dialogue: Dialogue, payload: Any, now: float, *, is_last: bool) -> Any:
-        """The frame of the next of many answers (see `Answering.part`).
-
-        Raises:
-            MessageError: It cannot travel.
-        """
-        return self._answering.part(dialogue, payload, now, is_last=is_last)
-
-    def hold(self, dialogue: Dialogue, question: int) -> None:
-        """The application has the message that asks a turn: what it says next answers that."""
-        self._answering.held_by(dialogue, question)
 
     def leave(self, dialogue: Dialogue, code: str, text: str = "") -> list[events.Event]:
         """No answer will come to the turn that runs in a session: its asker is told."""

@@ -26,7 +26,7 @@ class AskedTurn:
         sent: How many of its messages left: each may be answered.
         answered: True where the peer's answer, an error included, is why it is over.
         started: The moment that its time is counted from.
-        due: The moment of the next silence, while somebody waits for its answer; ``None`` while nobody does.
+        due: The moment of the next silence; infinity while nobody waits for its answer, or waits for ever.
         deadline: The moment that all its attempts end. A peer at work may postpone an attempt, but not that.
         number: Its number on the exact wire, 0 on the classic one.
         answers: The peer's turn that its message answers, 0 where it answers none.
@@ -58,7 +58,7 @@ class AskedTurn:
         self.sent = 0
         self.answered = False
         self.started = 0.0
-        self.due: float | None = None
+        self.due = math.inf
         self.deadline = math.inf
         self.number = 0
         self.answers = 0
@@ -203,6 +203,4 @@ class Dialogue:
     def due(self) -> float:
         """The moment at which its turn falls silent, or its idle life is over; infinity where neither is watched."""
         turn = self.turn
-        if turn is not None:
-            return math.inf if turn.due is None else turn.due
-        return self.idle_since + self.max_life
+        return self.idle_since + self.max_life if turn is None else turn.due

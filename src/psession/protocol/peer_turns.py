@@ -19,7 +19,8 @@ FRAME_OVERHEAD_BYTES: Final = 200
 """What an answer costs beside its bytes: entries of two tables, a list, two objects."""
 
 _NOTHING, _RUNNING, _STREAMING, _OVER = PeerTurn.NOTHING, PeerTurn.RUNNING, PeerTurn.STREAMING, PeerTurn.OVER
-_AT_WORK = frozenset((PeerTurn.RUNNING, PeerTurn.STREAMING))
+AT_WORK: Final = frozenset((PeerTurn.RUNNING, PeerTurn.STREAMING))
+"""The states in which a handler owes an answer."""
 
 
 class LastTurn:
@@ -51,7 +52,7 @@ class LastTurn:
     @property
     def running(self) -> int:
         """The number of the turn while its handler owes an answer, else 0."""
-        return self.turn if self.state in _AT_WORK else 0
+        return self.turn if self.state in AT_WORK else 0
 
 
 class PeerTurns:
@@ -151,10 +152,10 @@ class PeerTurns:
         try:
             to, do, _ = ANSWERER[state, event]
         except KeyError:
-            raise IllegalStepError(f"session {key}: a turn that is {state.value} when {event.value!r}") from None
+            raise _illegal(key, state, event) from None
         if to is state and not turn:
             return do
-        if to in _AT_WORK and held is None:
+        if to in AT_WORK and held is None:
             held = self._hold(key)
         if held is None:
             if turn:
@@ -205,7 +206,10 @@ class PeerTurns:
 
     def answer(self, held: LastTurn, frame: Any, size: int) -> None:
         """The turn that runs is answered with `frame`, which is kept for as long as there is room."""
-        self.advance(held.key, PeerEvent.ANSWER)
+        try:
+            held.state = ANSWERER[held.state, PeerEvent.ANSWER].to  # all that `advance` would do
+        except KeyError:
+            raise _illegal(held.key, held.state, PeerEvent.ANSWER) from None
         self.store(held, frame, size)
 
     def store(self, held: LastTurn, frame: Any, size: int) -> None:
@@ -256,7 +260,7 @@ class PeerTurns:
 
         The answer may be gone already, where there was no room to keep it.
         """
-        if self.last(key) != turn or self.state(key) in _AT_WORK:
+        if self.last(key) != turn or self.state(key) in AT_WORK:
             return False
         held = self._held.get(key) or self._hold(key)
         held.state = _RUNNING
@@ -292,7 +296,7 @@ class PeerTurns:
 
     def _let_go(self, held: LastTurn) -> None:
         """Keep no more than the last turn of a number without a session, a turn that runs and an answer."""
-        if held.is_open or held.size or held.state in _AT_WORK:
+        if held.is_open or held.size or held.state in AT_WORK:
             return
         if self._held.pop(held.key, None) is None:
             return
@@ -342,3 +346,7 @@ class PeerTurns:
             if held.size:
                 self._drop(held)
                 self.advance(key, PeerEvent.OUTGROW)
+
+
+def _illegal(key: int, state: PeerTurn, event: PeerEvent) -> IllegalStepError:
+    return IllegalStepError(f"session {key}: a turn that is {state.value} when {event.value!r}")

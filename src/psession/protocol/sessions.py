@@ -23,6 +23,7 @@ class Sessions:
         own: This side's, by number.
         peers: The peer's, by number.
         pool: This side's numbers.
+        is_ranking: True once the peer has opened more sessions than there is room for.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -31,7 +32,8 @@ class Sessions:
         self.pool = SidPool(settings.own_ids)
         self._settings = settings
         self._by_age: deque[Dialogue] = deque()
-        self._ranks: list[tuple[float, int, Dialogue]] | None = None
+        self.is_ranking = False
+        self._ranks: list[tuple[float, int, Dialogue]] = []
         self._rank_numbers = count()
 
     def __len__(self) -> int:
@@ -96,14 +98,9 @@ class Sessions:
         dialogue = self.peers[sid] = Dialogue(sid, self._settings.session_max_life, incoming=True)
         return dialogue
 
-    @property
-    def is_ranking(self) -> bool:
-        """True once the peer has opened more sessions than there is room for."""
-        return self._ranks is not None
-
     def rests(self, dialogue: Dialogue) -> None:
         """Rank a session of the peer's that is idle, if anything is ranked at all."""
-        if self._ranks is not None and not dialogue.is_ranked:
+        if self.is_ranking and not dialogue.is_ranked:
             dialogue.is_ranked = True
             heappush(self._ranks, (dialogue.idle_since, next(self._rank_numbers), dialogue))
 
@@ -114,9 +111,10 @@ class Sessions:
         keeps its place until it comes to the front; one that is at work leaves, and comes back with `rests`.
         """
         ranks = self._ranks
-        if ranks is None:
+        if not self.is_ranking:
+            self.is_ranking = True
             idle = [dialogue for dialogue in self.peers.values() if dialogue.idle_since != BUSY]
-            ranks = self._ranks = [(dialogue.idle_since, next(self._rank_numbers), dialogue) for dialogue in idle]
+            ranks.extend((dialogue.idle_since, next(self._rank_numbers), dialogue) for dialogue in idle)
             heapify(ranks)
             for dialogue in idle:
                 dialogue.is_ranked = True

@@ -64,7 +64,7 @@ class ChannelOutbox(Outbox):
     def put(self, frame: Any, turn: Sending | None) -> Ticket | None:
         """Accept a frame, and write it at once where that is best."""
         if self._frames is None or self.writing:
-            return self._enqueue(Ticket(frame, turn))
+            return self._enqueue(frame, turn)
         # How many frames are worth a write: with fewer the peer would wait for its work, with more the kernel's part is
         # too small to matter. What waits for more goes out with the writer's next turn in any case.
         together, answers = self.turns // self._writes, self.burst // self._answers
@@ -79,7 +79,7 @@ class ChannelOutbox(Outbox):
                 if left:
                     self._finish_later(left)
                 return None
-        ticket = self._enqueue(Ticket(frame, turn))
+        ticket = self._enqueue(frame, turn)
         if self._can_flush:
             queued = len(self._queue)
             if queued >= together or queued >= FLUSHED_FRAMES:
@@ -122,9 +122,7 @@ class ChannelOutbox(Outbox):
         # The first part is on the wire: the rest must follow before anything else, and cannot be withdrawn. It goes by
         # `send_frames`, which knows where it belongs: joined to others it might begin the next line of a channel.
         self._can_flush = False
-        rest = Ticket(left, None)
-        rest.written = True
-        self._enqueue(rest)
+        self._enqueue(left, None, written=True)
 
     async def _write(self, batch: list[Ticket]) -> None:
         if self._frames is not None:

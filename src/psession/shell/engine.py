@@ -242,11 +242,9 @@ class Engine:
 
     # -- time --------------------------------------------------------------------------------------------------------
 
-    def watch(self, turn: AskedTurn, due: float) -> None:
-        """Tell a turn of silence at `due`, unless it has an outcome before."""
-        turn.due = due
-        dialogue = turn.dialogue
-        if due < dialogue.entry and self.connection.deadlines.watch(dialogue, due):
+    def watch(self, dialogue: Dialogue, due: float) -> None:
+        """Look at `due` whether the turn of a session has an outcome; there is no earlier look."""
+        if self.connection.deadlines.watch(dialogue, due):
             self.timekeeper.look_by(due)
 
     def rests(self, dialogue: Dialogue, now: float | None = None) -> None:

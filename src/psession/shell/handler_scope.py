@@ -17,26 +17,27 @@ class HandlerScope:
 
     Attributes:
         is_watched: True while the timekeeper will see to it that the scope has its deadline.
+        is_visible: True while the scope has its deadline.
     """
 
-    __slots__ = ("_exact", "_is_visible", "is_watched", "scope")
+    __slots__ = ("_exact", "is_visible", "is_watched", "scope")
 
     def __init__(self, exact: ExactState) -> None:
         self.scope = trio.CancelScope()
         self.is_watched = False
         self._exact = exact
-        self._is_visible = False
+        self.is_visible = False
 
     def show_deadline(self) -> None:
         """Let the scope have its deadline, for `trio.current_effective_deadline`."""
-        if not self._is_visible and self._exact.due != math.inf:
-            self._is_visible = True
+        if not self.is_visible and self._exact.due != math.inf:
+            self.is_visible = True
             self.scope.deadline = self._exact.due
 
     def lift_deadline(self) -> None:
         """Give the handler all the time it wants: its turn is answered."""
-        if self._is_visible:
-            self._is_visible = False
+        if self.is_visible:
+            self.is_visible = False
             self.scope.deadline = math.inf
 
 

@@ -11,7 +11,7 @@ from psession.shell.waiting import Handed, Waiter, WaitingLine
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from outcome import Outcome
+    from psession.shell.waiting import Delivery
 
 OVER: Final = object()
 """The item in place of a message when nothing more will come."""
@@ -39,7 +39,7 @@ class Inbox(Waiter):
         self._behind: WaitingLine[object] | None = None
         self.kept = 0
         self.task: trio.lowlevel.Task | None = None
-        self.outcome: Outcome[Any] | None = None
+        self.outcome: Delivery | None = None
 
     @property
     def is_awaited(self) -> bool:

@@ -75,14 +75,14 @@ class LiveSession:
     def _question_begun(self, handler: HandlerScope) -> None:
         """The time of a turn's asker begins for the handler."""
         exact = self.dialogue.exact
-        handler.lift_deadline()  # it is that of the turn before, which was not answered
+        if handler.is_visible:
+            handler.lift_deadline()  # it is that of the turn before, which was not answered
         if exact is None or exact.due == BUSY:
             return
-        now = self.engine.now()
-        if exact.due - now <= 2 * SOON:
+        if exact.due - exact.began <= 2 * SOON:
             handler.show_deadline()
         elif not handler.is_watched:
-            self.engine.timekeeper.watch_handler(handler, now)
+            self.engine.timekeeper.watch_handler(handler, exact.began)
 
     def ended(self, event: Ended) -> None:
         """The session is over: give every send that waits behind its turn its own error, and wake who receives."""
@@ -188,7 +188,7 @@ class LiveSession:
             await self._post_part(payload, exact.stream)
         else:
             frame, answers, opens = connection.post(dialogue, payload)
-            if answers and self.handler is not None:
+            if answers and self.handler is not None and self.handler.is_visible:
                 self.handler.lift_deadline()
             try:
                 await trio.lowlevel.checkpoint_if_cancelled()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
 import trio
 
 if TYPE_CHECKING:
@@ -39,18 +40,24 @@ def size_of(frame: Any) -> int:
     return len(frame) if type(frame) is bytes else UNSIZED_BYTES
 
 
-class Ticket:
-    """One frame in the queue. It can be withdrawn until the writer has it."""
+class Ticket(msgspec.Struct, eq=False):
+    """One frame in the queue. It can be withdrawn until the writer has it.
 
-    __slots__ = ("done", "error", "frame", "size", "turn", "written")
+    Attributes:
+        frame: The frame.
+        turn: The turn that it asks, where somebody waits for the answer.
+        size: The bytes that it counts.
+        written: True once the writer has it.
+        done: Set when the sender has returned, where somebody waits for that.
+        error: What the sender raised.
+    """
 
-    def __init__(self, frame: Any, turn: Sending | None) -> None:
-        self.frame = frame
-        self.turn = turn
-        self.size = len(frame) if type(frame) is bytes else UNSIZED_BYTES
-        self.written = False
-        self.done: trio.Event | None = None
-        self.error: BaseException | None = None
+    frame: Any
+    turn: Sending | None
+    size: int
+    written: bool = False
+    done: trio.Event | None = None
+    error: BaseException | None = None
 
 
 class Outbox:
@@ -230,9 +237,13 @@ class Outbox:
             self.writing = False
             self.finished.set()
 
-    def _enqueue(self, ticket: Ticket) -> Ticket:
+    def _enqueue(
+        self, frame: Any, turn: Sending | None, *, written: bool = False, done: trio.Event | None = None
+    ) -> Ticket:
+        size = len(frame) if type(frame) is bytes else UNSIZED_BYTES  # `size_of`, without the call
+        ticket = Ticket(frame, turn, size, written, done)
         self._queue[ticket] = None
-        self.queued_bytes += ticket.size
+        self.queued_bytes += size
         if self._rests:
             self._rouse()
         return ticket
@@ -263,13 +274,15 @@ class Outbox:
         return batch
 
     def _mark_taken(self, tickets: Iterable[Ticket]) -> None:
+        sent = 0
         for ticket in tickets:
             if not ticket.written:
                 ticket.written = True
-                self._counters.sent += 1
+                sent += 1
                 turn = ticket.turn
                 if turn is not None:
                     turn.sent += 1
+        self._counters.sent += sent
 
     def _unqueue_bytes(self, size: int) -> None:
         self.queued_bytes -= size

@@ -85,18 +85,17 @@ class Session:
 
     # -- turns -------------------------------------------------------------------------------------------------------
 
-    @_protected
-    async def send(
+    def send(
         self,
         payload: Any,
         *,
-        timeout: float | None = None,  # noqa: ASYNC109 - the guide's name; it counts each attempt, not the call
+        timeout: float | None = None,
         retry: Retry | None = None,
         retry_count: float | None = None,
         retry_interval: float | None = None,
         retry_on: tuple[type[Exception], ...] | None = None,
-    ) -> Any:
-        """Send `payload` and return the peer's reply to it.
+    ) -> Coroutine[Any, Any, Any]:
+        """Send `payload` and return the peer's reply to it; await it.
 
         A second ``send`` in the same session waits until the first is over, and its own time starts then. The caller's
         payload is not changed.
@@ -104,8 +103,8 @@ class Session:
         Args:
             payload: A mapping, a `msgspec.Struct`, a dataclass, or whatever else the channel's codec makes an object
                 of; without a field of psession's own.
-            timeout: Seconds each attempt waits. Like the others: ``None`` takes the session's, the port's or the
-                manager's value, 0 means 0, ``math.inf`` no limit.
+            timeout: Seconds each attempt waits, not the call. Like the others: ``None`` takes the session's, the port's
+                or the manager's value, 0 means 0, ``math.inf`` no limit.
             retry: How often it is tried again, and when; a reply that comes between two attempts is the reply. Only
                 silence is retried, and what `retry_on` names.
             retry_count: Attempts after the first; the short form of `retry`'s ``count``, over which it wins.
@@ -130,12 +129,7 @@ class Session:
             Exception: What the sender raised. Whether the message left then is not known: it counts as not answered.
         """
         live = self._live
-        patience = checked(live.patience, timeout, retry, retry_count, retry_interval, retry_on)
-        turn = Turn(live)
-        if live.dialogue.turn is not None:
-            await live.line_up(turn)
-        with turn:
-            return await turn.run(payload, patience)
+        return Turn(live).run(payload, checked(live.patience, timeout, retry, retry_count, retry_interval, retry_on))
 
     def stream(self, payload: Any, **options: Unpack[StreamOptions]) -> Replies:
         """Send `payload` and receive many replies to it: ``async with session.stream(payload) as replies``.
@@ -413,8 +407,7 @@ class Port:
         patience = checked(self._engine.patience, timeout, retry, retry_count, retry_interval, retry_on)
         live = await self._open_once(patience)
         try:
-            with Turn(live) as turn:
-                return await turn.run(payload, patience)
+            return await Turn(live).run(payload, patience)
         finally:
             live.end()
 

@@ -94,7 +94,7 @@ class PortTasks:
         self._heard = 0
         self._is_shut = False
         self._plain: trio.MemorySendChannel[Any] | None = None
-        frames = target if isinstance(target, FrameChannel) else None
+        frames = self._frames = target if isinstance(target, FrameChannel) else None
         looks = frames is not None and frames.joins and options.busy_wait
         self._busy = BusyWait() if looks else None
         counters, limit, start = Counters(), options.max_queued_bytes, self._start_writer
@@ -143,10 +143,11 @@ class PortTasks:
     async def _read(self) -> None:
         channel = self._channel
         assert channel is not None
+        receive = partial(receive_some, channel) if self._frames is None else self._frames.receive_batch
         with self._reading:
             try:
                 while True:
-                    self._route(await receive_some(channel))
+                    self._route(await receive())
                     while self._more_is_near() and self._busy is not None and await self._busy.until(self._look):
                         pass
             except trio.EndOfChannel:
@@ -165,8 +166,8 @@ class PortTasks:
 
     def _look(self) -> bool:
         """Take what has come already, without waiting. Return True if there was anything."""
-        assert isinstance(self._channel, FrameChannel)
-        batch = self._channel.receive_batch_now()
+        assert self._frames is not None
+        batch = self._frames.receive_batch_now()
         if batch:
             self._route(batch)
         return bool(batch)

@@ -39,7 +39,7 @@ class SenderOutbox(Outbox):
     def put(self, frame: Any, turn: Sending | None) -> Ticket | None:
         """Call the sender, or have the writer task do so."""
         if self._is_async:
-            return self._enqueue(self._ticket(frame, turn))
+            return self._put_down(frame, turn)
         self._counters.sent += 1
         if turn is not None:
             turn.sent += 1
@@ -47,15 +47,11 @@ class SenderOutbox(Outbox):
         if result is None or not inspect.isawaitable(result):
             return None
         self._is_async = True  # from now on it is called when the writer is there to await it, so that it can wait
-        ticket = self._ticket(result, turn)
-        ticket.written = True
-        return self._enqueue(ticket)
+        return self._put_down(result, turn, written=True)
 
-    def _ticket(self, frame: Any, turn: Sending | None) -> Ticket:
-        ticket = Ticket(frame, turn)
-        if turn is None:
-            ticket.done = trio.Event()  # a post waits for the sender, whose error is the poster's
-        return ticket
+    def _put_down(self, frame: Any, turn: Sending | None, *, written: bool = False) -> Ticket:
+        done = trio.Event() if turn is None else None  # a post waits for the sender, whose error is the poster's
+        return self._enqueue(frame, turn, written=written, done=done)
 
     async def _written(self, ticket: Ticket) -> None:
         assert ticket.done is not None

@@ -148,7 +148,7 @@ class StreamTurn(Turn):
         credit = None if self.state is State.IDLE else parts.grant()
         if credit is not None:
             self._grant(credit)
-        self.due = None
+        self.due = math.inf
         self._limit = None
         self.since_yield += 1
         if self.since_yield >= REPLIES_A_PASS:

@@ -112,7 +112,7 @@ class Timekeeper:
             turn = dialogue.turn
             if turn is None:
                 self._expire(dialogue)
-            elif turn.due is not None:
+            else:
                 turns.append((turn.due, turn))
         seen = None
         for _ in range(MOST_LOOKS):

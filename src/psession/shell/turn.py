@@ -20,12 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
     from typing import Self
 
-    from outcome import Outcome
-
     from psession.protocol.endings import Ending
     from psession.protocol.retry import Patience, Retry
     from psession.shell.live_session import LiveSession
     from psession.shell.outbox import Ticket
+    from psession.shell.waiting import Delivery
 
 
 class Turn(Waiter, AskedTurn):
@@ -40,7 +39,7 @@ class Turn(Waiter, AskedTurn):
         super().__init__(live.dialogue)
         self.live = live
         self.task: trio.lowlevel.Task | None = None
-        self.outcome: Outcome[Any] | None = None
+        self.outcome: Delivery | None = None
         self.ticket: Ticket | None = None
         self.payload: Any = None
 
@@ -61,7 +60,7 @@ class Turn(Waiter, AskedTurn):
                 engine.outbox.withdraw(self.ticket)
             self.ticket = None
         self.outcome = None  # the replies to a stream know their turn for as long as they live
-        now = engine.now()
+        now = engine.connection.heard if self.answered else engine.now()  # a clock costs as much as the tables do
         happened = engine.connection.turn_over(self, codes.ENDED if kind is None else _code_of(kind), now)
         if happened:
             engine.perform(happened)
@@ -73,39 +72,48 @@ class Turn(Waiter, AskedTurn):
 
     # -- the caller's side -------------------------------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self, payload: Any, patience: Patience) -> Any:
         """Make one attempt after the other, until there is an outcome or no more patience."""
-        retry, engine = patience.retry, self.live.engine
-        is_safe = self.start()
-        await trio.lowlevel.checkpoint_if_cancelled()
-        if not is_safe:
-            await self.make_safe(patience.timeout)
-        self.begin(payload, patience.total, retry)
-        failure: Exception | None = None
-        now = self.started
-        for pause in patience.pauses(engine.luck):
-            is_paid = not self.attempts or self.is_paid(retry)
-            if self.attempts:
-                now = engine.now()
-            if failure is not None and not is_paid:
-                self._raise(failure)
-            failure = None
-            try:
-                if is_paid:
-                    self.transmit()
-                    if (self.outcome is not None or self._may_look()) and await self._look_at_once():
-                        return self.reply_in_hand()
-                reply = await self.reply_until(min(now + patience.timeout + (pause or 0.0), self.deadline))
-            except patience.retry_on as error:
-                failure = self._to_be_retried(error, pause)
-                reply = await self.reply_until(min(engine.now() + (pause or 0.0), self.deadline))
-            if reply is SILENCE and self.outcome is not None:
-                return self.reply_in_hand()  # it came between that word and this step
-            if reply is not SILENCE:
-                return reply
-            if self.deadline <= engine.now():
-                break
-        self.time_out(f"no reply: {self.advice()}")
+        live, retry = self.live, patience.retry
+        engine = live.engine
+        busy = engine.busy
+        if live.dialogue.turn is not None:
+            await live.line_up(self)
+        with self:
+            is_safe = self.start()
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if not is_safe:
+                await self.make_safe(patience.timeout)
+            self.begin(payload, patience.total, retry)
+            failure: Exception | None = None
+            now = self.started
+            for pause in patience.pauses(engine.luck):
+                is_paid = not self.attempts or self.is_paid(retry)
+                if self.attempts:
+                    now = engine.now()
+                if failure is not None and not is_paid:
+                    self._raise(failure)
+                failure = None
+                try:
+                    if is_paid:
+                        self.transmit()
+                        if busy is not None and self.ticket is None and engine.outbox.turns == 1:
+                            await busy.until(self._look)  # it is alone: its peer may be near
+                            if self.outcome is not None:
+                                return self.reply_in_hand()
+                    due = now + patience.timeout + (pause or 0.0)
+                    reply = await self.reply_until(due if due < self.deadline else self.deadline)
+                except patience.retry_on as error:
+                    failure = self._to_be_retried(error, pause)
+                    reply = await self.reply_until(min(engine.now() + (pause or 0.0), self.deadline))
+                if reply is SILENCE and self.outcome is not None:
+                    return self.reply_in_hand()  # it came between that word and this step
+                if reply is not SILENCE:
+                    return reply
+                if self.deadline <= engine.now():
+                    break
+            self.time_out(f"no reply: {self.advice()}")
 
     def start(self) -> bool:
         """Begin the turn's time. Return False if a reply of the past may be taken for its answer."""
@@ -121,8 +129,7 @@ class Turn(Waiter, AskedTurn):
         """Give the turn its payload and, on the exact wire, its number and its whole time."""
         engine = self.live.engine
         self.payload = payload
-        if engine.connection.is_exact(self.dialogue):
-            engine.connection.begin(self, total, self.arriving)
+        engine.connection.begin(self, total, self.arriving)
         if retry.budget != math.inf:
             engine.bucket.put(retry.budget)
 
@@ -155,29 +162,14 @@ class Turn(Waiter, AskedTurn):
             self.live.handler.lift_deadline()
         return frame
 
-    def _may_look(self) -> bool:
-        """Return True if the turn is alone, on a channel that can be looked into: its peer may be near."""
-        engine = self.live.engine
-        return engine.busy is not None and self.ticket is None and engine.outbox.turns == 1
-
-    async def _look_at_once(self) -> bool:
-        """Wait awake for a while. Return True if the answer is there; then this was a checkpoint."""
-        engine = self.live.engine
-        if self.outcome is not None:
-            await trio.lowlevel.cancel_shielded_checkpoint()  # a synchronous sender brought it
-        elif engine.busy is not None:
-            await engine.busy.until(self._look)
-        return self.outcome is not None
-
     def _look(self) -> bool:
         return self.outcome is not None or (self.live.engine.look() and self.outcome is not None)
 
     def reply_until(self, due: float) -> Awaitable[Any]:
         """Wait for the reply; `SILENCE` when there was none at `due`."""
-        if due != math.inf:
-            self.live.engine.watch(self, due)
-        else:
-            self.due = None
+        self.due = due
+        if due < self.dialogue.entry:
+            self.live.engine.watch(self.dialogue, due)
         return self.park() if self.outcome is None else self._reply_at_once()
 
     async def _reply_at_once(self) -> Any:
@@ -284,8 +276,10 @@ class Turn(Waiter, AskedTurn):
 
     def postponed(self, until: float) -> None:
         """The peer is at work on it: the next attempt need not come before that moment."""
-        if self.due is not None and until > self.due:
-            self.live.engine.watch(self, until)
+        if self.due < until:
+            self.due = until
+            if until < self.dialogue.entry:
+                self.live.engine.watch(self.dialogue, until)
 
     def ask_again(self) -> None:
         """Send the message again, which may have been lost: an attempt that no pause is due before."""

@@ -7,13 +7,15 @@ would leave a task that nothing ever wakes. An abort function takes out what may
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
+import msgspec
 import trio
-from outcome import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable
+
+    from outcome import Outcome
 
 SILENCE: Final = object()
 """The value that a task is woken with to look again, where there is no outcome for it."""
@@ -21,30 +23,22 @@ SILENCE: Final = object()
 K = TypeVar("K")
 
 
-class Handed(Outcome[Any]):
-    """A value for a task that waits.
+class Handed(msgspec.Struct, eq=False):
+    """A value for a task that waits. Of an outcome it has all that Trio asks of one: `unwrap`.
 
     `outcome.Value` sees to it that it cannot be changed and is unwrapped once only, with two writes around its own
-    protection. One that goes from here straight to a task needs no such proof: 0.4 us less a message.
+    protection. One that goes from here straight to a task needs no such proof: 0.5 us less a message.
     """
 
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
+    value: Any
 
     def unwrap(self) -> Any:
         """Return the value."""
         return self.value
 
-    def send(self, gen: Generator[Any, Any, object]) -> Any:
-        """Send the value to a generator."""
-        return gen.send(self.value)
 
-    async def asend(self, agen: AsyncGenerator[Any, Any]) -> Any:
-        """Send the value to an async generator."""
-        return await agen.asend(self.value)
-
+Delivery: TypeAlias = "Outcome[Any] | Handed"
+"""What a task can be woken with."""
 
 _LOOK_AGAIN: Final = Handed(SILENCE)
 
@@ -63,7 +57,7 @@ class Waiter:
     __slots__ = _NONE
 
     task: trio.lowlevel.Task | None
-    outcome: Outcome[Any] | None
+    outcome: Delivery | None
 
     def park(self) -> Awaitable[Any]:
         """Wait for the outcome, or for `SILENCE`; only while there is no outcome. Cancelling leaves nothing behind."""
@@ -75,14 +69,14 @@ class Waiter:
         return trio.lowlevel.Abort.SUCCEEDED
 
     @trio.lowlevel.enable_ki_protection
-    def wake(self, outcome: Outcome[Any]) -> None:
+    def wake(self, outcome: Delivery) -> None:
         """Give the waiting task its outcome, or keep that until the task looks."""
         task = self.task
         if task is None:
             self.outcome = outcome
         else:
             self.task = None
-            trio.lowlevel.reschedule(task, outcome)
+            trio.lowlevel.reschedule(task, outcome)  # type: ignore[arg-type]
 
     @trio.lowlevel.enable_ki_protection
     def nudge(self) -> None:
@@ -90,7 +84,7 @@ class Waiter:
         task = self.task
         if task is not None:
             self.task = None
-            trio.lowlevel.reschedule(task, _LOOK_AGAIN)
+            trio.lowlevel.reschedule(task, _LOOK_AGAIN)  # type: ignore[arg-type]
 
 
 class WaitingLine(Generic[K]):
@@ -122,7 +116,7 @@ class WaitingLine(Generic[K]):
         return trio.lowlevel.wait_task_rescheduled(abort)  # noqa: ASYNC105 - likewise
 
     @trio.lowlevel.enable_ki_protection
-    def wake_first(self, outcome: Outcome[Any]) -> None:
+    def wake_first(self, outcome: Delivery) -> None:
         """Give the task that waits longest its outcome, out of the line."""
         _, task = self._tasks.popitem(last=False)
-        trio.lowlevel.reschedule(task, outcome)
+        trio.lowlevel.reschedule(task, outcome)  # type: ignore[arg-type]
