@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal, TypedDict
 
 from psession import checks
@@ -213,7 +214,7 @@ class Options:
     @property
     def wire(self) -> Dialect:
         """The dialect in force."""
-        return self.dialect or Classic(self.session_id_name)
+        return self.dialect or _classic(self.session_id_name)
 
     @property
     def settings(self) -> Settings:
@@ -229,6 +230,12 @@ class Options:
             max_answer_bytes=self.max_answer_bytes,
             deadlines=self.deadlines,
         )
+
+
+@lru_cache(maxsize=64)
+def _classic(session_id_name: str) -> Classic:
+    """The classic dialect with that name: one for all ports, since one each took 4 kB."""
+    return Classic(session_id_name)
 
 
 def checked(

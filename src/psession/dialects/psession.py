@@ -13,6 +13,7 @@ from psession.message import Joined
 from psession.protocol.dialect import Dialect, ExactFields
 from psession.protocol.header import Header, checked
 
+_FIELDS: Final = ExactFields()
 _MAX_TEXT_ID: Final = 16
 """Digits of 2**53, the largest integer that JavaScript keeps exactly (ECMA-262, Number.MAX_SAFE_INTEGER)."""
 
@@ -42,7 +43,7 @@ class _Flat(Dialect):
             raise TypeError(f"is_question must be callable, not {is_question!r}")
         self.session_id_name = session_id_name
         self.text_ids = text_ids
-        self.fields = fields or ExactFields()
+        self.fields = fields or _FIELDS
         names = dataclasses.astuple(self.fields)
         self.exact_names = frozenset(names)
         if session_id_name in self.exact_names:

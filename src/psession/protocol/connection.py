@@ -6,7 +6,6 @@ wakes, sends or logs: the shell carries the events out, and asks `take` for thos
 
 from __future__ import annotations
 
-from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -90,7 +89,7 @@ class Connection:
         # The commands that are theirs alone; all of them are on the path of a message:
         self.begin, self.grant = self._asking.begin, self._asking.grant
         self.hold, self.part = self._answering.hold, self._answering.part
-        self._past_lives: deque[int] = deque(maxlen=PAST_LIVES)
+        self._past_lives: tuple[int, ...] = ()
         self.sessions = shared.sessions
         self.counters = shared.counters
         self.handshake = handshake
@@ -349,7 +348,7 @@ class Connection:
             shared.drop(Drop.STALE_OWN, sid)
             return None
         if shared.peer_life is not None:
-            self._past_lives.append(shared.peer_life)
+            self._past_lives = (*self._past_lives, shared.peer_life)[-PAST_LIVES:]
             self._forget_peer()
         shared.peer_life = life
         return False

@@ -11,11 +11,11 @@ import trio
 from psession import errors
 from psession.protocol import states as codes
 from psession.shell.handler_scope import answering
-from psession.shell.user_code import await_, call
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
+    from psession.protocol.dialogue import Dialogue
     from psession.shell.engine import Engine
     from psession.shell.handler_scope import HandlerScope
     from psession.shell.live_session import LiveSession
@@ -29,36 +29,26 @@ class Handlers:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    @trio.lowlevel.enable_ki_protection
     async def run(self, live: LiveSession, session: object) -> None:
-        """The task of one session that the peer opened."""
-        engine, dialogue = self._engine, live.dialogue
+        """The task of one session that the peer opened. A Ctrl-C in it ends the port, as in any task of a nursery."""
         try:
-            on_session = engine.options.on_session
-            assert on_session is not None
-            result = call(on_session, session)
-            if not inspect.isawaitable(result):
-                hint = "write `async def`" if result is None else f"it returned {result!r}"
-                raise TypeError(f"on_session must be an async function, which {on_session!r} is not: {hint}")
-            if live.handler is None:
-                returned = await await_(result)
-            else:
-                returned = await self._answer(live, live.handler, result)
-            if returned is not None:
-                self._returned(dialogue.sid, returned)
-        except errors.SessionRefusedError as error:
-            log.debug("port %r: handler of session %d refused: %s", engine.name, dialogue.sid, error)
+            self._returned(live.dialogue.sid, await self._begun(live, session))
         except errors.SessionError as error:
-            if engine.ending is None and (dialogue.ending is None or error.sid != dialogue.sid):
-                engine.crashed(dialogue.sid, error)
-            else:
-                log.debug("port %r: handler of session %d: %s", engine.name, dialogue.sid, error)
+            self._failed(live.dialogue, error)
         except Exception as error:
-            engine.crashed(dialogue.sid, error)
+            self._engine.crashed(live.dialogue.sid, error)
         finally:
-            engine.connection.handler_done()
-            live.end()
-            engine.note_drained()
+            self._over(live)
+
+    def _begun(self, live: LiveSession, session: object) -> Awaitable[object]:
+        """Call ``on_session``. A frame of `run` is kept for each session, so what need not be in it is here."""
+        on_session, handler = self._engine.options.on_session, live.handler
+        assert on_session is not None
+        result = on_session(session)
+        if not inspect.isawaitable(result):
+            hint = "write `async def`" if result is None else f"it returned {result!r}"
+            raise TypeError(f"on_session must be an async function, which {on_session!r} is not: {hint}")
+        return result if handler is None else self._answer(live, handler, result)
 
     async def _answer(self, live: LiveSession, handler: HandlerScope, result: Awaitable[object]) -> object:
         """Await a handler within the time that its asker gives it; what it raises becomes the asker's error."""
@@ -67,28 +57,42 @@ class Handlers:
         answering.set(handler)
         with handler.scope:
             try:
-                returned = await await_(result)
+                returned = await result
                 await live.finish_stream()
                 return returned
             except errors.SessionRefusedError as error:
                 code = f"{codes.REFUSED}.{error.code}" if error.code else codes.REFUSED
-                engine.perform(connection.leave(dialogue, code, error.why))
+                engine.leave(dialogue, code, error.why)
             except Exception as error:
                 known = next((code for kind, code in options.error_codes.items() if isinstance(error, kind)), None)
                 if known is not None:
-                    engine.perform(connection.leave(dialogue, known, str(error)))
+                    engine.leave(dialogue, known, str(error))
                     return None
-                engine.perform(connection.leave(dialogue, codes.CRASHED, repr(error) if options.debug else ""))
+                engine.leave(dialogue, codes.CRASHED, repr(error) if options.debug else "")
                 raise
         if handler.scope.cancelled_caught and dialogue.ending is None:
             connection.stop(dialogue)
         return None
 
+    def _failed(self, dialogue: Dialogue, error: errors.SessionError) -> None:
+        """A handler ended by an error of a session: by its own most often, which is over then."""
+        engine = self._engine
+        if isinstance(error, errors.SessionRefusedError):
+            log.debug("port %r: handler of session %d refused: %s", engine.name, dialogue.sid, error)
+        elif engine.ending is None and (dialogue.ending is None or error.sid != dialogue.sid):
+            engine.crashed(dialogue.sid, error)
+        else:
+            log.debug("port %r: handler of session %d: %s", engine.name, dialogue.sid, error)
+
+    @trio.lowlevel.enable_ki_protection
+    def _over(self, live: LiveSession) -> None:
+        """A handler is at work no more."""
+        self._engine.connection.handler_done()
+        live.end()
+        self._engine.note_drained()
+
     def _returned(self, sid: int, value: object) -> None:
         """Say that what a handler returns goes nowhere."""
-        self._engine.say_once(
-            "returned",
-            "the handler of session %d returned %.100r, which nobody gets: answer with `await session.post(...)`",
-            sid,
-            value,
-        )
+        if value is not None:
+            text = "the handler of session %d returned %.100r, which nobody gets: answer with `await session.post(...)`"
+            self._engine.say_once("returned", text, sid, value)

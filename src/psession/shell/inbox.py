@@ -28,14 +28,12 @@ class Inbox(Waiter):
         kept: The number of messages that nobody has received.
     """
 
-    __slots__ = ("_behind", "_first", "_limit", "_receive", "_send", "kept", "outcome", "task")
-
-    _receive: trio.MemoryReceiveChannel[Any]
+    __slots__ = ("_behind", "_channel", "_first", "_limit", "kept", "outcome", "task")
 
     def __init__(self, limit: float) -> None:
         self._limit = limit
         self._first: Any = OVER
-        self._send: trio.MemorySendChannel[Any] | None = None
+        self._channel: tuple[trio.MemorySendChannel[Any], trio.MemoryReceiveChannel[Any]] | None = None
         self._behind: WaitingLine[object] | None = None
         self.kept = 0
         self.task: trio.lowlevel.Task | None = None
@@ -59,18 +57,19 @@ class Inbox(Waiter):
         if not self.kept:
             self._first = item
         else:
-            if self._send is None:
-                self._send, self._receive = trio.open_memory_channel[Any](self._limit)
-            self._send.send_nowait(item)
+            if self._channel is None:
+                self._channel = trio.open_memory_channel[Any](self._limit)
+            self._channel[0].send_nowait(item)
         self.kept += 1
         return True
 
     def take(self) -> Any:
         """Take the first message that is kept."""
         self.kept -= 1
-        if self._first is OVER:
-            return self._receive.receive_nowait()
         item, self._first = self._first, OVER
+        if item is OVER:
+            assert self._channel is not None
+            item = self._channel[1].receive_nowait()
         return item
 
     def next(self) -> Awaitable[Any]:

@@ -152,9 +152,7 @@ class LiveSession:
                 self.engine.rests(dialogue)
             item = await inbox.next()
         if item is OVER:
-            ending = dialogue.ending
-            assert ending is not None
-            if stops and ending.clean:
+            if stops and dialogue.ending is not None and dialogue.ending.clean:
                 raise StopAsyncIteration
             self.raise_ended()
         return self.consumed(item)

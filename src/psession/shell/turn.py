@@ -167,10 +167,12 @@ class Turn(Waiter, AskedTurn):
 
     def reply_until(self, due: float) -> Awaitable[Any]:
         """Wait for the reply; `SILENCE` when there was none at `due`."""
+        if self.outcome is not None:
+            return self._reply_at_once()
         self.due = due
         if due < self.dialogue.entry:
             self.live.engine.watch(self.dialogue, due)
-        return self.park() if self.outcome is None else self._reply_at_once()
+        return self.park()
 
     async def _reply_at_once(self) -> Any:
         """The checkpoint of a wait that is over as it begins, and what it waited for."""
