@@ -111,7 +111,6 @@ def test_every_state_and_event_has_a_step_or_is_absent_on_purpose() -> None:
         TurnEvent.BUSY,
         TurnEvent.STRAY,
         TurnEvent.UNMARKED,
-        TurnEvent.POST,
     }
     parts = {
         TurnEvent.PART_NEXT,
@@ -421,7 +420,6 @@ HEARD: dict[TurnEvent, dict[str, Any]] = {
     TurnEvent.BUSY: {"_re": 1, "_wait": 5},
     TurnEvent.STRAY: {"_re": 7},
     TurnEvent.UNMARKED: {},
-    TurnEvent.POST: {"_part": 1},
     TurnEvent.PART_NEXT: {"_re": 1, "_part": 1},
     TurnEvent.PART_AHEAD: {"_re": 1, "_part": 2},
     TurnEvent.PART_AGAIN: {"_re": 1, "_part": 0},
@@ -443,12 +441,6 @@ DONE = {
     TurnDo.KEEP: ["Received"],
     TurnDo.LEAVE: ["GivenUp"],
 }
-
-BESIDE_ITS_TURN = {
-    *((state, event) for state in (Turn.WAITING, Turn.LISTENING) for event in (TurnEvent.STRAY, TurnEvent.POST)),
-    *((state, event) for state, event in ASKER if state in (Turn.IDLE, Turn.FAILED) and event in HEARD),
-}
-"""What is not for the turn: the connection sees that before it asks the table. None of it changes the state."""
 
 
 def turn_in(ports: Connection, state: Turn) -> AskedTurn:
@@ -478,9 +470,7 @@ def test_a_message_does_to_this_sides_turn_what_the_table_says(
     table = Recorded(ASKER)
     monkeypatch.setattr(dialogue, "ASKER", table)
     happened = ports.receive({"sid": 1} if event is TurnEvent.UNMARKED else of_session(**HEARD[event]), 1.0)
-    is_beside = (state, event) in BESIDE_ITS_TURN
-    assert table.asked == ([] if is_beside else [(state, event)])
-    assert not is_beside or step.to is state
+    assert table.asked[-1] == (state, event)
     assert turn.state is step.to
     expected = DONE[step.do]
     if state is Turn.LISTENING and step.do in (TurnDo.TAKE, TurnDo.TAKE_CLASSIC):

@@ -196,16 +196,15 @@ class Asking:
 
     # -- what comes --------------------------------------------------------------------------------------------------
 
+    def takes(self, turn: AskedTurn, header: Header) -> bool:
+        """Return True if an answer is for a turn, and that still waits for one."""
+        is_its_own = turn.number == header.re and turn.sent > 0
+        return turn.would(_event_of(header) if is_its_own else TurnEvent.STRAY) is not TurnDo.COUNT
+
     def replied(self, dialogue: Dialogue, turn: AskedTurn, header: Header, payload: Any, now: float) -> None:
         """Take an exact message that answers the turn which waits in a session."""
         exact, counters = self.exact(dialogue), self._shared.counters
-        if header.error is not None:
-            event = TurnEvent.ERROR
-        elif header.wait is not None and header.turn is None:
-            event = TurnEvent.BUSY
-        else:
-            event = TurnEvent.REPLY
-        do = turn.advance(event)
+        do = turn.advance(_event_of(header))
         if do is TurnDo.POSTPONE:
             self._postpone(turn, header.wait or 0.0, now)
         elif do is TurnDo.RAISE:
@@ -265,7 +264,7 @@ class Asking:
     def unmarked(self, dialogue: Dialogue, payload: Any) -> bool:
         """Take a message without exact fields in an exact session of this side. Return False if it is for the inbox."""
         shared, turn = self._shared, dialogue.turn
-        if turn is None or not turn.sent or shared.peer is Peer.EXACT or turn.state in (Turn.IDLE, Turn.FAILED):
+        if turn is None or not turn.sent or shared.peer is Peer.EXACT or turn.would(TurnEvent.UNMARKED) is TurnDo.KEEP:
             return False
         shared.peer = Peer.CLASSIC
         if self.exact(dialogue).is_cautious:
@@ -306,3 +305,10 @@ class Asking:
             self._shared.drop(Drop.DUPLICATE, sid)
         else:
             self._shared.drop(Drop.UNKNOWN_SID, sid)
+
+
+def _event_of(header: Header) -> TurnEvent:
+    """The event that an answer is, to a turn that is to have one."""
+    if header.error is not None:
+        return TurnEvent.ERROR
+    return TurnEvent.BUSY if header.wait is not None and header.turn is None else TurnEvent.REPLY

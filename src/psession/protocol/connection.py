@@ -389,10 +389,7 @@ class Connection:
     ) -> None:
         """A message that answers a turn; it may ask one as well."""
         turn = dialogue.turn if dialogue is not None else None
-        waits = (
-            turn is not None and turn.number == header.re and turn.sent and turn.state in (Turn.WAITING, Turn.LISTENING)
-        )
-        if dialogue is None or turn is None or not waits:
+        if dialogue is None or turn is None or not self._asking.takes(turn, header):
             self._asking.stray(header.re or 0, sid)
             if header.turn is not None:
                 self._answering.asked_beside_a_stray_answer(dialogue, sid, header, now, own=own)

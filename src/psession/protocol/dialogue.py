@@ -79,6 +79,10 @@ class AskedTurn:
         self.state = step.to
         return step.do
 
+    def would(self, event: TurnEvent) -> TurnDo:
+        """Look up what would be to be done, and take no step."""
+        return ASKER[self.state, event].do
+
 
 class ExactState:
     """The protocol's knowledge of a session on the exact wire.

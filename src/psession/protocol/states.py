@@ -107,7 +107,6 @@ class TurnEvent(State):
     PART_BEYOND = "one of many answers, more than there was credit for"
     LAST = "the end mark, all answers before it there"
     UNMARKED = "a message without exact fields, the peer not known to be exact"
-    POST = "a message that answers no turn"
     SENDER_FAILED = "the sender raises on its message"
     TRY_AGAIN = "it is tried again"
     GIVE_UP = "it is given up: cancelled, timed out, ended"
@@ -208,7 +207,6 @@ ASKER: Final[dict[tuple[Turn, TurnEvent], Step[Turn, TurnDo]]] = {
     (T.WAITING, TE.BUSY): Step(T.WAITING, TD.POSTPONE, "the peer has it; never past the whole time"),
     (T.WAITING, TE.UNMARKED): Step(T.IDLE, TD.TAKE_CLASSIC, "the peer can do no better"),
     (T.WAITING, TE.STRAY): Step(T.WAITING, TD.COUNT, "it answers a turn that is over"),
-    (T.WAITING, TE.POST): Step(T.WAITING, TD.KEEP, "it answers nothing"),
     (T.LISTENING, TE.PART_NEXT): Step(T.LISTENING, TD.HAND_OVER, "in order, each once"),
     (T.LISTENING, TE.PART_AHEAD): Step(T.LISTENING, TD.HOLD, "it overtook another, or that one was lost"),
     (T.LISTENING, TE.PART_AGAIN): Step(T.LISTENING, TD.COUNT, "a duplicate"),
@@ -219,13 +217,11 @@ ASKER: Final[dict[tuple[Turn, TurnEvent], Step[Turn, TurnDo]]] = {
     (T.LISTENING, TE.BUSY): Step(T.LISTENING, TD.POSTPONE, "the peer has it; never past the whole time"),
     (T.LISTENING, TE.UNMARKED): Step(T.IDLE, TD.TAKE_CLASSIC, "the peer can do no better: the only one, and the end"),
     (T.LISTENING, TE.STRAY): Step(T.LISTENING, TD.COUNT, "it answers a turn that is over"),
-    (T.LISTENING, TE.POST): Step(T.LISTENING, TD.KEEP, "it answers nothing"),
     (T.IDLE, TE.REPLY): Step(T.IDLE, TD.COUNT, "a duplicate"),
     (T.IDLE, TE.ERROR): Step(T.IDLE, TD.COUNT, "a duplicate"),
     (T.IDLE, TE.BUSY): Step(T.IDLE, TD.COUNT, "the answer overtook it"),
     (T.IDLE, TE.UNMARKED): Step(T.IDLE, TD.KEEP, "it answers nothing"),
     (T.IDLE, TE.STRAY): Step(T.IDLE, TD.COUNT, "it answers a turn that is over"),
-    (T.IDLE, TE.POST): Step(T.IDLE, TD.KEEP, "it answers nothing"),
     (T.WAITING, TE.SENDER_FAILED): Step(T.FAILED, TD.HOLD_ERROR, "whether the message left is not known"),
     (T.WAITING, TE.GIVE_UP): Step(T.IDLE, TD.LEAVE, "an answer that comes later is late"),
     (T.LISTENING, TE.GIVE_UP): Step(T.IDLE, TD.LEAVE, "an answer that comes later is late"),
@@ -236,7 +232,6 @@ ASKER: Final[dict[tuple[Turn, TurnEvent], Step[Turn, TurnDo]]] = {
     (T.FAILED, TE.BUSY): Step(T.FAILED, TD.COUNT, "its caller has the exception already"),
     (T.FAILED, TE.UNMARKED): Step(T.FAILED, TD.KEEP, "it answers nothing"),
     (T.FAILED, TE.STRAY): Step(T.FAILED, TD.COUNT, "it answers a turn that is over"),
-    (T.FAILED, TE.POST): Step(T.FAILED, TD.KEEP, "it answers nothing"),
 }
 """By whether the session's turn waits, and what came."""
 
