@@ -211,7 +211,7 @@ async def test_each_reason_for_which_a_message_is_dropped_has_a_counter_and_one_
 
 
 def test_every_reason_is_tested_and_has_a_counter_and_advice() -> None:
-    assert {reason for reason, _, _ in CASES} == set(Drop) == set(ADVICE)
+    assert {reason for reason, _, _ in CASES} | {Drop.UNKNOWN_PORT} == set(Drop) == set(ADVICE)  # a manager's: below
     assert {reason.value for reason in Drop} <= {*Statistics.__dataclass_fields__}
 
 
@@ -323,3 +323,34 @@ def test_snapshots_add_up() -> None:
     assert one + other == Statistics(open=4, late=2, sent=4)
     with pytest.raises(TypeError):
         one + 1  # type: ignore[operator]
+
+
+async def test_a_message_for_a_port_that_is_not_open_is_counted_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "psession")
+    manager = SessionManager()
+    assert [manager.dispatch({"sid": 1}, "lamp"), manager.dispatch({"sid": 2}, "lamp"), manager.dispatch({})] == [
+        True,
+        True,
+        False,
+    ]
+    assert manager.statistics().unknown_port == 2
+    said = [(record.levelno, record.getMessage()) for record in caplog.records]
+    assert [level for level, _ in said] == [logging.WARNING, logging.DEBUG]
+    assert said[0][1].startswith("manager: message dropped (unknown_port): ")
+    assert "port 'lamp'" in said[0][1]
+
+
+async def test_two_classic_sides_that_count_from_the_same_number_are_both_warned(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    here, there = memory_pair()
+    near, far = SessionManager(on_session=silent), SessionManager(on_session=silent)
+    async with near.port("near", here) as one, far.port("far", there) as other:
+        with pytest.raises(SessionTimeoutError, match="give the two disjoint session_ids"):
+            await one.request({"n": 1}, timeout=1)
+        with pytest.raises(SessionTimeoutError, match="give the two disjoint session_ids"):
+            await other.request({"n": 2}, timeout=1)
+    said = {record.getMessage().partition(":")[0]: record.getMessage() for record in caplog.records}
+    assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
+    assert "Give them disjoint ones" in said["port 'far'"]
+    assert "both sides have the same session_ids" in said["port 'near'"]

@@ -324,7 +324,11 @@ class Connection:
         """A reply for a number of this side's that no session has. It is never answered."""
         shared, heard = self._shared, self.sessions.pool.heard(sid)
         reason = {"late": Drop.LATE, "duplicate": Drop.DUPLICATE}.get(heard, Drop.UNKNOWN_SID)
-        shared.drop(reason, sid)
+        detail = ""
+        if reason is Drop.LATE and self._settings.takes_sessions and not self.counters.matched + self.counters.accepted:
+            # Nothing has ever gone right here: it may as well be a question.
+            detail = "or the peer asks under a number of this side's, if both sides have the same session_ids"
+        shared.drop(reason, sid, detail)
 
     # -- on the exact wire -------------------------------------------------------------------------------------------
 

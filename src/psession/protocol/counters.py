@@ -24,6 +24,7 @@ class Drop(State):
     REFUSED = "refused"
     CLOSING = "closing"
     UNHEARD = "unheard"
+    UNKNOWN_PORT = "unknown_port"
 
 
 EXPECTED: Final = frozenset((Drop.LATE, Drop.DUPLICATE, Drop.STALE_OWN, Drop.STALE_PEER, Drop.CLOSING))
@@ -44,6 +45,7 @@ ADVICE: Final = {
     Drop.OVERRUN: "more messages than somebody receives; receive them faster, or raise inbox_limit",
     Drop.REFUSED: "a session was not taken, since max_incoming_sessions are all at work; raise it, or work faster",
     Drop.CLOSING: "a session was not taken, since this port is closed or being drained",
+    Drop.UNKNOWN_PORT: "a message for a port that is not open: open it first, or give on_unknown= to manager.listen",
     Drop.UNHEARD: "a message that is no session's, and nobody hears it: give on_message= to the port or its manager",
 }
 """For each reason the line that is logged the first time: what happened, and what would be right."""

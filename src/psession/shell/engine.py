@@ -10,9 +10,9 @@ import trio
 
 from psession.protocol import events
 from psession.protocol.bucket import RetryBucket
-from psession.protocol.counters import ADVICE, EXPECTED
 from psession.protocol.endings import expired
 from psession.protocol.states import Peer
+from psession.shell.said import Said
 from psession.shell.timekeeper import Timekeeper
 from psession.shell.waiting import Handed, WaitingLine
 
@@ -71,6 +71,7 @@ class Engine:
         closed: Set when it is.
         drained: Set when it is being drained and nothing is left; ``None`` while it is not being drained.
         needy: The turns that wait for a session number that no late reply can reach.
+        said: What has been logged about this port.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Engine:
         self.closed = trio.Event()
         self.drained: trio.Event | None = None
         self.needy: dict[AskedTurn, Callable[[], None]] = {}
+        self.said = Said(f"port {name!r}")
         self.timekeeper = Timekeeper(
             connection.deadlines,
             start=tasks.start_timekeeper,
@@ -111,7 +113,6 @@ class Engine:
         self._tasks: Tasks = tasks
         self._sessions = connection.sessions
         self._for_number: WaitingLine[object] = WaitingLine()
-        self._said: set[str] = set()
 
     # -- events ------------------------------------------------------------------------------------------------------
 
@@ -151,19 +152,7 @@ class Engine:
         self.note_drained()
 
     def _dropped(self, event: events.Dropped) -> None:
-        """Log the first message that was dropped for a reason; the counters go on."""
-        level = logging.INFO if event.reason in EXPECTED else logging.WARNING
-        place = "" if event.sid is None else f" of session {event.sid}"
-        detail = f" ({event.detail})" if event.detail else ""
-        text = "message%s dropped (%s): %s%s"
-        self.say_once(event.reason.value, text, place, event.reason.value, ADVICE[event.reason], detail, level=level)
-
-    def say_once(self, about: str, text: str, *values: object, level: int = logging.WARNING) -> None:
-        """Log a line the first time, then quietly: a hostile peer must not fill the log."""
-        if about in self._said:
-            level = logging.DEBUG
-        self._said.add(about)
-        log.log(level, f"port %r: {text} (said once; see statistics())", self.name, *values)
+        self.said.dropped(event.reason, event.sid, event.detail)
 
     # -- frames of the protocol's own --------------------------------------------------------------------------------
 

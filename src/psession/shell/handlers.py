@@ -95,4 +95,4 @@ class Handlers:
         """Say that what a handler returns goes nowhere."""
         if value is not None:
             text = "the handler of session %d returned %.100r, which nobody gets: answer with `await session.post(...)`"
-            self._engine.say_once("returned", text, sid, value)
+            self._engine.said.once("returned", text, sid, value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -11,13 +10,13 @@ import trio
 from psession import errors
 from psession.channels._plain import receive_some
 from psession.nursery import open_quiet_nursery
+from psession.protocol.counters import Drop
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from psession.protocol.counters import Counters
-
-log = logging.getLogger("psession")
+    from psession.shell.said import Said
 
 MAX_UNKNOWN_NAMES = 1024
 """The names that `on_unknown` may be busy with at once: a flood of invented names must not become as many tasks."""
@@ -32,6 +31,7 @@ class Listener:
     Args:
         ports: For each open port what takes its messages.
         counters: Where what goes nowhere is counted.
+        said: Where it is logged, the first time.
         port_of: The port's name for a message.
         on_unknown: Called for a name that no port has.
     """
@@ -40,11 +40,13 @@ class Listener:
         self,
         ports: Mapping[str, Callable[[Any], None]],
         counters: Counters,
+        said: Said,
         port_of: Callable[[Any], str | None],
         on_unknown: Callable[[str, Any], Awaitable[object] | object] | None,
     ) -> None:
         self._ports = ports
         self._counters = counters
+        self._said = said
         self._port_of = port_of
         self._on_unknown = on_unknown
         self._held: dict[str, list[Any]] = {}
@@ -68,7 +70,7 @@ class Listener:
                 return
             for message in batch:
                 if isinstance(message, errors.MessageError):
-                    self._malformed("%s", message)
+                    self._drop(Drop.MALFORMED, str(message))
                 else:
                     self._route(message, nursery)
 
@@ -76,17 +78,20 @@ class Listener:
         try:
             name = self._port_of(_readable(message))
         except Exception as error:
-            self._malformed("port_of failed on %.200r: %r", message, error)
+            self._drop(Drop.MALFORMED, f"port_of failed on {message!r:.200}: {error!r}")
             return
         take = None if name is None else self._ports.get(name)
         if take is not None:
             take(message)
         elif name is None or self._on_unknown is None:
-            self._counters.unknown_port += 1
+            self._drop(Drop.UNKNOWN_PORT, f"port {name!r}")
         elif name in self._held:
             self._hold(self._held[name], message)
         elif len(self._held) >= MAX_UNKNOWN_NAMES:
-            self._counters.add("refused")
+            self._drop(
+                Drop.REFUSED,
+                f"on_unknown is at work for {MAX_UNKNOWN_NAMES} names, and this is one more: {name!r:.100}",
+            )
         else:
             self._held[name] = [message]
             nursery.start_soon(self._ask, name, message, name=f"psession on_unknown for {name!r}")
@@ -95,7 +100,7 @@ class Listener:
         if len(held) < MAX_HELD_MESSAGES:
             held.append(message)
         else:
-            self._counters.add("overrun")
+            self._drop(Drop.OVERRUN, f"{MAX_HELD_MESSAGES} messages wait until on_unknown has opened their port")
 
     async def _ask(self, name: str, message: Any) -> None:
         """Let the application open a port for `name`; what came for it is delivered as soon as it is open."""
@@ -105,11 +110,13 @@ class Listener:
             if inspect.isawaitable(result):
                 await result
         finally:
-            self._counters.unknown_port += len(self._held.pop(name, ()))
+            for _ in self._held.pop(name, ()):
+                self._drop(Drop.UNKNOWN_PORT, f"on_unknown did not open port {name!r:.100}")
 
-    def _malformed(self, text: str, *values: object) -> None:
-        self._counters.add("malformed")
-        log.warning(f"listen: message dropped: {text}", *values)
+    def _drop(self, reason: Drop, detail: str) -> None:
+        """Count a message that goes nowhere, and log it the first time."""
+        self._counters.drop(reason)
+        self._said.dropped(reason, detail=detail)
 
 
 def _readable(message: Any) -> Any:

@@ -16,11 +16,12 @@ from psession import checks, errors
 from psession.channels._plain import receive_some
 from psession.nursery import open_quiet_nursery
 from psession.options import Options
-from psession.protocol.counters import GAUGES, Counters, Statistics
+from psession.protocol.counters import GAUGES, Counters, Drop, Statistics
 from psession.protocol.handshake import Handshake, credentials
 from psession.shell.links import LINK_ENDS, LinkedChannel, linked
 from psession.shell.listen import Listener
 from psession.shell.port_tasks import LIVES, live
+from psession.shell.said import Said
 from psession.shell.sender_outbox import is_sender
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class SessionManager:
         self._opening: set[str] = set()
         self._past = Statistics()
         self._strays = Counters()
+        self._said = Said("manager")
         self._names = count(1)
         self._listeners: list[Listener] = []
         self._default: AbstractAsyncContextManager[Port] | None = None
@@ -306,7 +308,9 @@ class SessionManager:
         if found is not None:
             return found.dispatch(message)
         is_session = self.is_session(message)
-        self._strays.unknown_port += is_session
+        if is_session:
+            self._strays.drop(Drop.UNKNOWN_PORT)
+            self._said.dropped(Drop.UNKNOWN_PORT, detail=f"port {port!r}")
         return is_session
 
     async def listen(
@@ -336,7 +340,7 @@ class SessionManager:
             trio.BrokenResourceError: The channel broke.
             Exception: What `on_unknown` raised.
         """
-        listener = Listener(self._takers, self._strays, port_of, on_unknown)
+        listener = Listener(self._takers, self._strays, self._said, port_of, on_unknown)
         self._listeners.append(listener)
         try:
             await listener.run(channel)
