@@ -338,19 +338,3 @@ async def test_a_message_for_a_port_that_is_not_open_is_counted_and_said_once(ca
     assert [level for level, _ in said] == [logging.WARNING, logging.DEBUG]
     assert said[0][1].startswith("manager: message dropped (unknown_port): ")
     assert "port 'lamp'" in said[0][1]
-
-
-async def test_two_classic_sides_that_count_from_the_same_number_are_both_warned(
-    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    here, there = memory_pair()
-    near, far = SessionManager(on_session=silent), SessionManager(on_session=silent)
-    async with near.port("near", here) as one, far.port("far", there) as other:
-        with pytest.raises(SessionTimeoutError, match="give the two disjoint session_ids"):
-            await one.request({"n": 1}, timeout=1)
-        with pytest.raises(SessionTimeoutError, match="give the two disjoint session_ids"):
-            await other.request({"n": 2}, timeout=1)
-    said = {record.getMessage().partition(":")[0]: record.getMessage() for record in caplog.records}
-    assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
-    assert "Give them disjoint ones" in said["port 'far'"]
-    assert "both sides have the same session_ids" in said["port 'near'"]

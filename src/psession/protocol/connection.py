@@ -248,8 +248,10 @@ class Connection:
             return self._opens(fields)
         if turn is not None or life is not None or fields.get(self._re) is not None:
             return True
-        # A small device that numbers its posts, and says no more; the reply to a turn it would not number.
-        return type(fields.get(self._dialect.fields.part)) is int and own is not None and own.turn is None
+        # A small device that numbers its posts, and says no more; the reply to a turn it would not number. One that has
+        # answered without exact fields is a plain one, whose field it is.
+        is_count = type(fields.get(self._dialect.fields.part)) is int
+        return is_count and self._shared.peer is Peer.UNKNOWN and own is not None and own.turn is None
 
     def _opens(self, fields: dict[str, Any]) -> bool:
         """Return True if a message is an exact question by which a peer can be known as exact."""
