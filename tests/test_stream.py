@@ -43,6 +43,21 @@ async def test_replies_come_until_the_handler_takes_its_next_message(autojump_cl
     assert trio.current_time() == 104.0
 
 
+async def test_a_session_is_idle_once_the_last_reply_is_taken_however_long_ago_that_came(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with two_ports(count_up) as (port, _), port.session(session_max_life=50) as session:
+        async with session.stream({"to": 3, "every": 0}) as replies:
+            for number in (1, 2, 3):
+                await trio.sleep(100)
+                assert await anext(replies) == {"number": number}
+        await trio.sleep(49)
+        assert await session.send({"to": 1, "every": 0}) == {"number": 1}
+        await trio.sleep(51)
+        with pytest.raises(SessionInvalidError, match="idle"):
+            await session.send({"to": 1, "every": 0})
+
+
 async def test_replies_come_until_the_handler_returns() -> None:
     async def handler(session: Session) -> None:
         await session.receive()
