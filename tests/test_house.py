@@ -14,7 +14,7 @@ import psession
 PACKAGE = Path(psession.__file__).parent
 SOURCES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 FLOORS = [
-    ["_interrupt", "_version", "checks", "errors"],
+    ["_interrupt", "_version", "checks", "errors", "text"],
     ["message", "nursery"],
     ["protocol"],
     ["dialects"],
@@ -33,6 +33,7 @@ PURE = [
     "errors.py",
     "message.py",
     "options.py",
+    "text.py",
     *[room for room in SOURCES if room.startswith(("protocol/", "dialects/"))],
     "channels/_framings.py",
     "testing/_events.py",

@@ -263,7 +263,7 @@ async def test_a_malformed_message_costs_itself_alone(caplog: pytest.LogCaptureF
     assert issubclass(MalformedMessageError, MessageError)
 
 
-async def test_what_on_unknown_raises_comes_out_bare() -> None:
+async def test_what_on_unknown_raises_comes_out_bare_where_it_is_strict() -> None:
     bus, world = memory_pair()
     error = KeyError("mine")
 
@@ -271,11 +271,54 @@ async def test_what_on_unknown_raises_comes_out_bare() -> None:
         raise error
 
     await world.send({"from": "x"})
-    manager = SessionManager()
+    manager = SessionManager(strict=True)
     with pytest.raises(KeyError) as caught:
         await manager.listen(bus, port_of=by_from, on_unknown=broken)
     assert caught.value is error
     assert_empty(manager)
+
+
+async def test_what_on_unknown_raises_costs_the_messages_for_that_name_alone(caplog: pytest.LogCaptureFixture) -> None:
+    bus, world = memory_pair()
+
+    async def broken(name: str, message: Message) -> None:
+        await trio.lowlevel.checkpoint()
+        raise KeyError(message["no such field"])
+
+    manager = SessionManager()
+    async with trio.open_nursery() as nursery, manager.port("a", Wire()) as port:
+        nursery.start_soon(lambda: manager.listen(bus, port_of=by_from, on_unknown=broken))
+        for n in range(3):
+            await world.send({"from": "x", "n": n})
+        waiting = Caught()
+        nursery.start_soon(waiting.run, port.request, {})
+        await settle()
+        await world.send({"from": "a", "sid": 1})
+        await settle()
+        assert waiting.value == {"from": "a"}
+        assert (manager.statistics().crashed, manager.statistics().unknown_port) == (1, 3)
+        await world.aclose()
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+    assert_empty(manager)
+
+
+@pytest.mark.parametrize("name", [[], {}, 5, True, b"a"], ids=repr)
+async def test_a_name_that_is_no_text_costs_its_message_alone(name: Any) -> None:
+    bus, world = memory_pair()
+    manager = SessionManager()
+    asked: list[Any] = []
+    async with trio.open_nursery() as nursery, manager.port("a", Wire()) as port:
+        nursery.start_soon(
+            lambda: manager.listen(bus, port_of=by_from, on_unknown=lambda name, message: asked.append(name))
+        )
+        await world.send({"from": name, "sid": 1})
+        waiting = Caught()
+        nursery.start_soon(waiting.run, port.request, {})
+        await settle()
+        await world.send({"from": "a", "sid": 1})
+        await settle()
+        assert (waiting.value, asked, manager.statistics().malformed) == ({"from": "a"}, [], 1)
+        await world.aclose()
 
 
 @pytest.mark.parametrize("strict", [False, True])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import trio
 
 from psession.channels._framed import RECEIVE_BYTES, FramedChannel
+from psession.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -239,7 +240,7 @@ class WebSocketChannel(FramedChannel):
             return "the connection ended without a close frame (code 1006)"
         if framing.close_code in _CLEAN:
             return None
-        reason = framing.close_reason or "no reason given"
+        reason = printable(framing.close_reason) or "no reason given"
         return f"the peer closed the WebSocket with code {framing.close_code}: {reason}"
 
     def _raise_end(self) -> NoReturn:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from psession.checks import LARGEST
 from psession.errors import MalformedMessageError
 from psession.message import Joined
 from psession.protocol.dialect import Dialect, ExactFields
@@ -128,10 +129,10 @@ class _Flat(Dialect):
         return fields if type(fields) is dict and hasattr(message, "payload") else None
 
     def sid_of(self, fields: dict[str, Any]) -> int | None:
-        """The session's number: an `int` above 0. ``True``, ``1.0`` and ``"0x5"`` are none."""
+        """The session's number: an `int` from 1 to 2**53 - 1. ``True``, ``1.0`` and ``"0x5"`` are none."""
         sid = fields.get(self.session_id_name)
         if type(sid) is int:
-            return sid if sid > 0 else None
+            return sid if 0 < sid <= LARGEST else None
         return _number(sid) if self.text_ids and type(sid) is str else None
 
     def header_of(self, fields: dict[str, Any]) -> Header | None:
@@ -219,5 +220,6 @@ def _field_names(kind: type) -> list[str]:
 def _number(text: str) -> int | None:
     """A plain decimal number above 0: no sign, no space, no leading zero, no digit of another script."""
     if text.isascii() and text.isdigit() and text[0] != "0" and len(text) <= _MAX_TEXT_ID:
-        return int(text)
+        number = int(text)
+        return number if number <= LARGEST else None
     return None

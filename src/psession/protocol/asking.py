@@ -12,6 +12,7 @@ from psession.protocol.counters import Drop
 from psession.protocol.credit import Arriving, Item
 from psession.protocol.dialogue import ExactState
 from psession.protocol.endings import FORGOTTEN
+from psession.protocol.header import LONGEST_WAIT
 from psession.protocol.states import Opened, OpenedEvent, Peer, Turn, TurnDo, TurnEvent
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Asking:
         Args:
             turn: The turn.
             payload: What it asks.
-            within: Seconds that it still waits; infinity: it does not say.
+            within: Seconds that it still waits; of more than a year it says nothing.
         """
         shared, dialogue, names = self._shared, turn.dialogue, self._shared.names
         exact = dialogue.exact
@@ -109,7 +110,7 @@ class Asking:
         if turn.arriving is not None:
             header[names.credit] = turn.arriving.grant(at_once=True)
             header[names.part] = turn.arriving.next
-        if within != math.inf:
+        if within <= LONGEST_WAIT:
             header[names.wait] = within if within > SHORTEST_WAIT else SHORTEST_WAIT
         if exact.life is not None:
             header[names.life] = exact.life
@@ -282,6 +283,12 @@ class Asking:
         return True
 
     def _postpone(self, turn: AskedTurn, wait: float, now: float) -> None:
+        """Put the next attempt off; never past the whole time of the turn.
+
+        Where that has no end, by no more than the turn has taken so far: the peer says how long it has been at work.
+        """
+        if turn.deadline == math.inf:
+            wait = min(wait, now - turn.started)
         self._shared.emit(events.Postponed(turn, min(now + wait, turn.deadline)))
 
     def _failed(self, turn: AskedTurn, error: str | None) -> None:

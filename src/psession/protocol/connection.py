@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from psession import errors
+from psession.checks import LARGEST
 from psession.errors import MalformedMessageError, MessageError
 from psession.protocol import events
 from psession.protocol import states as codes
@@ -18,6 +19,7 @@ from psession.protocol.asking import Asking
 from psession.protocol.counters import Counters, Drop
 from psession.protocol.deadlines import Deadlines
 from psession.protocol.endings import MADE_ROOM, PEER_ENDED, PEER_RESTARTED, RECYCLED, UNANSWERED
+from psession.protocol.header import LONGEST_WAIT
 from psession.protocol.peer_turns import PeerTurns
 from psession.protocol.shared import Shared
 from psession.protocol.states import ASKER, Opened, OpenedEvent, Peer, Turn, TurnEvent
@@ -35,13 +37,12 @@ if TYPE_CHECKING:
 PAST_LIVES: Final = 16
 """Lives of the peer's that are remembered as over. One message of each older one could be taken for a new life."""
 
-LARGEST: Final = 2**53 - 1
-
 _WAITING: Final = Turn.WAITING
 _REPLIED: Final = ASKER[Turn.WAITING, TurnEvent.REPLY].to
 _OPEN: Final = Opened.OPEN
 _EXACT: Final = Peer.EXACT
 _NEVER: Final = float("inf")
+_NUMBERS: Final = (float, int)
 _NOTHING: Final[list[events.Event]] = []
 
 
@@ -194,7 +195,7 @@ class Connection:
                 break
             if not self._exact_names.isdisjoint(payload):
                 break
-            if wait is not None and ((type(wait) is not float and type(wait) is not int) or not 0 < wait < _NEVER):
+            if wait is not None and (type(wait) not in _NUMBERS or not 0 < wait <= LONGEST_WAIT):
                 break
             if not self._shared.turns.ask_next(memory, number):
                 break

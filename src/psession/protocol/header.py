@@ -8,6 +8,9 @@ from psession.checks import LARGEST
 
 _INFINITY: Final = float("inf")
 
+LONGEST_WAIT: Final = 366 * 24 * 3600.0
+"""Seconds, a year: longer waits count as this one, so that no arithmetic overflows and no timer is set for ever."""
+
 
 class Header(NamedTuple):
     """The exact fields of one message, checked; ``None`` (or ``False``) where a field is not there.
@@ -47,6 +50,8 @@ def checked(values: tuple[Any, ...]) -> Header | None:
         return None
     if not (new is None or new is True or new is False) or not (end is None or end is True or end is False):
         return None
+    if wait is not None and wait > LONGEST_WAIT:
+        wait = LONGEST_WAIT
     return Header(turn, re, new is True, end is True, error, wait, life, part, credit)
 
 

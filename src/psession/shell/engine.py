@@ -257,6 +257,7 @@ class Engine:
         self.outbox.close()
         self._wake_all_for_numbers()
         self.closed.set()
+        self.said.end()
 
     def stop(self) -> None:
         """Stop reading and close the channel."""
@@ -282,8 +283,10 @@ class Engine:
         self.connection.counters.crashed += 1
         if self.options.strict:
             raise error
-        what = "on_message" if sid is None else f"the handler of session {sid}"
-        log.error("port %r: %s raised", self.name, what, exc_info=error)
+        if sid is None:
+            self.said.raised("on_message", "", error)
+        else:
+            self.said.raised("the handler", f" of session {sid}", error)
 
     # -- what is told ------------------------------------------------------------------------------------------------
 

@@ -34,6 +34,7 @@ class Listener:
         said: Where it is logged, the first time.
         port_of: The port's name for a message.
         on_unknown: Called for a name that no port has.
+        strict: What it raises ends the listening; otherwise it is logged, and costs the messages for that name.
     """
 
     def __init__(
@@ -43,12 +44,15 @@ class Listener:
         said: Said,
         port_of: Callable[[Any], str | None],
         on_unknown: Callable[[str, Any], Awaitable[object] | object] | None,
+        *,
+        strict: bool,
     ) -> None:
         self._ports = ports
         self._counters = counters
         self._said = said
         self._port_of = port_of
         self._on_unknown = on_unknown
+        self._strict = strict
         self._held: dict[str, list[Any]] = {}
 
     def port_opened(self, name: str, take: Callable[[Any], None]) -> None:
@@ -80,6 +84,9 @@ class Listener:
         except Exception as error:
             self._drop(Drop.MALFORMED, f"port_of failed on {message!r:.200}: {error!r}")
             return
+        if name is not None and not isinstance(name, str):
+            self._drop(Drop.MALFORMED, f"port_of returned {name!r:.100}, which is no str")
+            return
         take = None if name is None else self._ports.get(name)
         if take is not None:
             take(message)
@@ -109,6 +116,11 @@ class Listener:
             result = self._on_unknown(name, _readable(message))
             if inspect.isawaitable(result):
                 await result
+        except Exception as error:
+            if self._strict:
+                raise
+            self._counters.crashed += 1
+            self._said.raised("on_unknown", f" for port {name!r:.100}", error)
         finally:
             for _ in self._held.pop(name, ()):
                 self._drop(Drop.UNKNOWN_PORT, f"on_unknown did not open port {name!r:.100}")

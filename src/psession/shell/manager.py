@@ -338,9 +338,11 @@ class SessionManager:
 
         Raises:
             trio.BrokenResourceError: The channel broke.
-            Exception: What `on_unknown` raised.
+            Exception: What `on_unknown` raised, under ``strict``; otherwise it is logged, and costs the messages for
+                that name alone.
         """
-        listener = Listener(self._takers, self._strays, self._said, port_of, on_unknown)
+        strict = self._options.strict
+        listener = Listener(self._takers, self._strays, self._said, port_of, on_unknown, strict=strict)
         self._listeners.append(listener)
         try:
             await listener.run(channel)

@@ -15,6 +15,7 @@ from psession.protocol.states import Turn as State
 from psession.protocol.states import TurnEvent
 from psession.shell.handler_scope import answering
 from psession.shell.waiting import SILENCE, Waiter
+from psession.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -270,7 +271,7 @@ class Turn(Waiter, AskedTurn):
 
     def remote_error(self, code: str, text: str) -> errors.SessionRemoteError:
         """The peer's error as one of ours."""
-        why = f"the peer answered with the error {code!r}" + (f": {text}" if text else "")
+        why = f"the peer answered with the error {code!r}" + (f": {printable(text)}" if text else "")
         error = self.live.error(errors.SessionRemoteError, why, self)
         assert isinstance(error, errors.SessionRemoteError)
         error.code, error.text = code, text
