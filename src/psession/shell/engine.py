@@ -111,6 +111,7 @@ class Engine:
             expire=self._expire,
         )
         self._tasks: Tasks = tasks
+        self._root = trio.lowlevel.current_root_task()
         self._sessions = connection.sessions
         self._for_number: WaitingLine[object] = WaitingLine()
 
@@ -131,6 +132,7 @@ class Engine:
 
     def dispatch(self, message: Any) -> bool:
         """Take a message of the peer's, unless it is no session's. Return False then: it is the caller's."""
+        self.check_run()
         happened = self.connection.receive(message, self.now())
         if happened and type(happened[-1]) is events.Plain:
             return False
@@ -263,12 +265,29 @@ class Engine:
         """Stop reading and close the channel."""
         self._tasks.stop()
 
+    def check_run(self) -> None:
+        """Refuse a call from another ``trio.run`` than the port's, or from a thread: Trio's objects are not shared.
+
+        Raises:
+            RuntimeError: It says what to do. A port that is over may be called from anywhere: it says that it is.
+        """
+        try:
+            is_at_home = trio.lowlevel.current_root_task() is self._root
+        except RuntimeError:
+            is_at_home = False
+        if not is_at_home and self.ending is None:
+            raise RuntimeError(
+                f"port {self.name!r} belongs to another trio.run: open a port in this one, or call this one from a "
+                "thread by trio.from_thread.run"
+            )
+
     def check_open(self) -> None:
         """Refuse what needs an open port.
 
         Raises:
             SessionError: As the port's ending says.
         """
+        self.check_run()
         if self.ending is not None:
             why = f"the port is closed: {self.ending.why}"
             raise self.ending.after(why, port=self.name, outcome="not_sent") from self.ending.cause

@@ -123,6 +123,7 @@ class LiveSession:
     @trio.lowlevel.enable_ki_protection
     def settle(self, ending: Ending) -> None:
         """Give every send that waits its own error. The session lives on."""
+        self.engine.check_run()
         turn = self.dialogue.turn
         if turn is not None:
             self.engine.perform(self.engine.connection.give_up(turn, ending))
@@ -139,6 +140,8 @@ class LiveSession:
     async def next_message(self, *, stops: bool = False) -> Any:
         """The next message; a clean end is `StopAsyncIteration` for a caller that `stops` there."""
         dialogue, inbox = self.dialogue, self.inbox
+        if not dialogue.incoming:
+            self.engine.check_run()
         if dialogue.exact is not None and dialogue.exact.stream is not None:
             await self.finish_stream()
         if inbox is None:
@@ -177,6 +180,8 @@ class LiveSession:
     @trio.lowlevel.enable_ki_protection
     async def post(self, payload: Any) -> None:
         """Send a message that wants no reply (see `Session.post`)."""
+        if not self.dialogue.incoming:  # else it is its handler's, which the port started
+            self.engine.check_run()
         if self.dialogue.ending is not None:
             self.raise_ended()
         engine, dialogue = self.engine, self.dialogue
@@ -298,7 +303,9 @@ class LiveSession:
 
     def end(self) -> None:
         """End the session. Idempotent."""
-        self.engine.end(self.dialogue, ENDED)
+        if self.dialogue.ending is None:
+            self.engine.check_run()
+            self.engine.end(self.dialogue, ENDED)
 
     def check_open(self) -> None:
         """Refuse what needs an open session."""

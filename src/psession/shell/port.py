@@ -215,6 +215,7 @@ class Session:
         more.
         """
         engine = self._live.engine
+        engine.check_run()
         engine.perform(engine.connection.deliver(self._live.dialogue, message, engine.now()))
 
     # -- the end -----------------------------------------------------------------------------------------------------
@@ -533,12 +534,14 @@ class Port:
         """End every session; a send that waits gets the error that `behavior` names. Their numbers stay used."""
         if behavior not in CLEARED:
             raise ValueError(f"behavior must be one of {', '.join(map(repr, CLEARED))}, not {behavior!r}")
+        self._engine.check_run()
         for dialogue in self._engine.connection.sessions.all():
             self._engine.end(dialogue, CLEARED[behavior])
 
     @_protected
     def close(self) -> None:
         """Close the port before its block is left: every send that waits gets `SessionAbortError`. Idempotent."""
+        self._engine.check_run()
         self._engine.close(port_left("the port was closed by close()"))
         self._engine.stop()
 
@@ -569,6 +572,7 @@ class Port:
 
     async def wait_closed(self) -> None:
         """Return when the peer has gone, the channel broke, or the port was closed."""
+        self._engine.check_run()
         await self._engine.closed.wait()
 
     @property

@@ -119,6 +119,7 @@ class StreamTurn(Turn):
     async def ask(self, payload: Any) -> None:
         """Ask. Cancelled before the writer had the message: it is never sent."""
         patience = self.plan.patience
+        self.live.engine.check_run()
         is_safe = self.start()
         await trio.lowlevel.checkpoint_if_cancelled()
         if not is_safe:

@@ -79,6 +79,7 @@ class Turn(Waiter, AskedTurn):
         """Make one attempt after the other, until there is an outcome or no more patience."""
         live, retry = self.live, patience.retry
         engine = live.engine
+        engine.check_run()
         busy = engine.busy
         if live.dialogue.turn is not None:
             await live.line_up(self)
