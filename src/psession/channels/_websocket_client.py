@@ -82,7 +82,7 @@ async def open_websocket(
         ValueError: The URL or another argument is none.
     """
     check_library()
-    from psession.channels._websocket_handshake import client_protocol, parse_url, request_of
+    from psession.channels._websocket_handshake import client_protocol, parse_url, request_of, without_user
 
     options = WebSocketOptions(
         codec=codec,
@@ -94,7 +94,7 @@ async def open_websocket(
     )
     uri = parse_url(url)
     if ssl_context is not None and not uri.secure:
-        raise ValueError(f"an ssl_context is for wss://, and the URL is {url!r}")
+        raise ValueError(f"an ssl_context is for wss://, and the URL is {without_user(url)!r}")
     protocol = client_protocol(uri, options, origin=origin, subprotocols=subprotocols)
     request = request_of(protocol, headers)
     where = f"{'wss' if uri.secure else 'ws'}://{request.headers['Host']}{uri.path}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, overload
+from urllib.parse import quote
 
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidHeaderValue, InvalidURI
@@ -27,20 +28,36 @@ _OURS: Final = ("connection", "upgrade", "sec-websocket-")
 
 _is_name: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+").fullmatch  # RFC 9110, 5.6.2
 
+_ORIGIN: Final = r"[A-Za-z][-+.0-9A-Za-z]*://[!-~]+"
+_is_origin: Final = re.compile(f"null|{_ORIGIN}(?: {_ORIGIN})*").fullmatch  # RFC 6454, 7.1
+
 _REASON_CHARS: Final = 200
 """How much of a refusal's body an error repeats."""
 
 
+def without_user(url: str) -> str:
+    """A URL as an error may show it: without the user's name and password."""
+    return re.sub(r"//[^/?#]*@", "//...@", url)
+
+
 def parse_url(url: str) -> WebSocketURI:
-    """The parts of a ``ws://`` or ``wss://`` URL.
+    """The parts of a ``ws://`` or ``wss://`` URL (RFC 6455, section 3).
 
     Raises:
-        ValueError: It is none.
+        TypeError: It is no text.
+        ValueError: It is none, or has a character in it that no URL has (RFC 3986, section 2).
     """
+    if not isinstance(url, str):
+        raise TypeError(f"a URL must be a str such as 'ws://host/path', not {url!r:.100}")
+    shown = without_user(url)
+    odd = next((char for char in url if char <= " " or char == "\x7f"), None)
+    if odd is not None:
+        raise ValueError(f"{shown!r} is no URL: {odd!r} must be written as {quote(odd)!r}")
     try:
         return parse_uri(url)
-    except InvalidURI as error:
-        raise ValueError(str(error)) from error
+    except (InvalidURI, ValueError) as error:
+        why = without_user(str(error))
+        raise ValueError(why if shown in why else f"{shown!r} is no URL: {why}") from None
 
 
 def client_protocol(
@@ -49,9 +66,14 @@ def client_protocol(
     """A client that has not asked yet.
 
     Raises:
-        TypeError: ``subprotocols`` is one string, not several.
-        ValueError: One of them is no name.
+        TypeError: ``subprotocols`` is one string, not several; ``origin`` is no text.
+        ValueError: One of them is no name; ``origin`` is none.
     """
+    if origin is not None:
+        if not isinstance(origin, str):
+            raise TypeError(f"origin must be a str such as 'https://example.org', not {origin!r:.100}")
+        if not _is_origin(origin):
+            raise ValueError(f"origin must be such as 'https://example.org' or 'null', not {origin!r:.100}")
     validate_subprotocols(subprotocols)  # type: ignore[arg-type]
     return ClientProtocol(
         uri,
