@@ -68,6 +68,12 @@ class FrameChannel(trio.abc.Channel[Message]):
         """
         return None
 
+    def pace(self) -> None:
+        """Take note that the port is done with the last batch: where that took long, the next is to be smaller.
+
+        A port calls it before it waits again. Nothing happens where the channel cannot read less.
+        """
+
     def receive_batch_now(self) -> list[Message | MessageError]:
         """Receive what has arrived and nobody has received, without waiting; most often nothing.
 

@@ -189,6 +189,7 @@ class WebSocketChannel(FramedChannel):
     def _messages(self, data: bytes) -> list[Message | MessageError]:
         framing = self._frames
         self.bytes_received += len(data)
+        self._begin_pace()
         messages = self._decoded(framing.feed(data))
         if framing.control_waits or framing.ended:
             self._at_end = self._at_end or framing.ended
@@ -201,7 +202,7 @@ class WebSocketChannel(FramedChannel):
             if self._socket is not None:
                 return await self._receive_from(self._socket)
             with trio.CancelScope() as self._reading:  # nothing else wakes who reads from TLS
-                return bytes(await self._stream.receive_some(RECEIVE_BYTES))
+                return bytes(await self._stream.receive_some(self._read_bytes))
         except trio.ClosedResourceError:
             if self._at_end and not self._closed:
                 return b""
@@ -215,7 +216,7 @@ class WebSocketChannel(FramedChannel):
                 await trio.lowlevel.wait_readable(source)
                 if self._failure is not None:
                     raise self._failure
-                return b"" if self._at_end or self._closed else os.read(source.fileno(), RECEIVE_BYTES)
+                return b"" if self._at_end or self._closed else os.read(source.fileno(), self._read_bytes)
             except BlockingIOError:
                 continue
             except (OSError, ValueError) as error:

@@ -284,6 +284,11 @@ class LinkedChannel(FrameChannel):
             self._half = link, left
         return left
 
+    def pace(self) -> None:
+        """Let the link read less at once, or more."""
+        if isinstance(self._link, FrameChannel):
+            self._link.pace()
+
     def receive_batch_now(self) -> list[Any]:
         """Read as the link does, but nothing overtakes what is pending."""
         if self._pending or not isinstance(self._link, FrameChannel):

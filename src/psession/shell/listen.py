@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from psession import errors
+from psession.channels._base import FrameChannel
 from psession.channels._plain import receive_some
 from psession.nursery import open_quiet_nursery
 from psession.protocol.counters import Drop
@@ -77,6 +78,8 @@ class Listener:
                     self._drop(Drop.MALFORMED, str(message))
                 else:
                     self._route(message, nursery)
+            if isinstance(channel, FrameChannel):
+                channel.pace()
 
     def _route(self, message: Any, nursery: trio.Nursery) -> None:
         try:

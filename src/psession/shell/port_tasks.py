@@ -189,6 +189,8 @@ class PortTasks:
                     event.dialogue.owner.received(event)  # type: ignore[union-attr]
                 else:
                     engine.carry_out(event)
+        if self._frames is not None:
+            self._frames.pace()
 
     @trio.lowlevel.enable_ki_protection
     def take(self, message: Any) -> None:

@@ -53,6 +53,11 @@ class SharedChannel(FrameChannel):
         """Receive as the channel does; a bad message stands in its place as its error."""
         return await receive_some(self._channel)
 
+    def pace(self) -> None:
+        """Let the channel read less at once, or more."""
+        if isinstance(self._channel, FrameChannel):
+            self._channel.pace()
+
     async def aclose(self) -> None:
         """Accept nothing more. The channel itself is closed when the block of `share` is left."""
         self._outbox.close()
