@@ -6,6 +6,9 @@ import contextvars
 import logging
 import re
 import socket
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -264,30 +267,53 @@ async def test_without_busy_wait_nobody_looks_into_the_channel_awake(
 async def test_the_ports_may_be_iterated_while_ports_come_and_go() -> None:
     manager = SessionManager(Wire())
     seen: list[str] = []
-    async with manager.port("a"), manager.port("b"):
+    async with manager.port("a"), manager.port("b"), AsyncExitStack() as more:
         for name in manager.ports:
             seen.append(name)
-            async with manager.port(f"more {name}"):
-                assert list(manager.ports) == ["a", "b", f"more {name}"]
-        async with manager.port("c") as last:
-            for name, port in manager.ports.items():
-                seen.append(name)
-                last.close()
-                assert port.name == name
-        assert repr(manager.ports) == "<2 open ports: 'a', 'b'>"
-    assert seen == ["a", "b", "a", "b", "c"]
+            await more.enter_async_context(manager.port(f"more {name}"))
+        assert seen == ["a", "b"]
+        assert repr(manager.ports) == "<4 open ports: 'a', 'b', 'more a', 'more b'>"
     assert repr(manager.ports) == "<0 open ports: >"
 
 
-async def test_the_sessions_may_be_iterated_while_sessions_come_and_go() -> None:
-    async with SessionManager(Wire()).port("p") as port:
-        sessions = [port.create() for _ in range(3)]
-        for sid in port.sessions:
-            port.sessions[sid].end()
-            port.create()
-        assert len(port.sessions) == 3
-        assert not {session.sid for session in sessions} & set(port.sessions)
+@pytest.mark.parametrize("look", [iter, Mapping.values, Mapping.items], ids=["names", "ports", "both"])
+async def test_a_port_that_was_left_before_its_turn_is_left_out(look: Callable[[Any], Any]) -> None:
+    manager = SessionManager(Wire())
+    rest = AsyncExitStack()
+    async with manager.port("a"), rest:
+        for name in "bcd":
+            await rest.enter_async_context(manager.port(name))
+        seen = 0
+        for _ in look(manager.ports):
+            seen += 1
+            await rest.aclose()
+        assert (seen, list(manager.ports)) == (1, ["a"])
+
+
+@pytest.mark.parametrize("incoming", [False, True], ids=["own", "the peer's"])
+async def test_the_sessions_may_be_iterated_while_sessions_come_and_go(incoming: bool) -> None:
+    async with SessionManager(Wire(), on_session=answer).port("p") as port:
+        sids = count(1)
+
+        def open_some() -> None:
+            for _ in range(3):
+                if incoming:
+                    port.dispatch({"sid": next(sids)})
+                else:
+                    port.create()
+
+        open_some()
+        await settle()
+        first = dict(port.sessions)
         assert repr(port.sessions) == "<3 open sessions of port 'p'>"
+        for sid, session in port.sessions.items():
+            assert session is first[sid]
+            open_some()
+            session.end()
+            first.pop(sid)
+            if len(first) == 1:
+                first.popitem()[1].end()
+        assert len(port.sessions) == 6
 
 
 async def test_a_manager_says_how_many_ports_it_has() -> None:

@@ -304,8 +304,10 @@ class SessionsView(Mapping[int, Session]):
         return session_of(self._port, dialogue.owner)
 
     def __iter__(self) -> Iterator[int]:
-        yield from list(self._own)
-        yield from [sid for sid in self._peers if sid not in self._own]
+        """The numbers of the sessions that are open when it is their turn; those that come meanwhile are left out."""
+        own, peers = self._own, self._peers
+        sids = [*own, *(sid for sid in peers if sid not in own)]
+        return (sid for sid in sids if sid in own or sid in peers)
 
     def __len__(self) -> int:
         return len(self._own) + sum(sid not in self._own for sid in self._peers)
