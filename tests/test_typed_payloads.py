@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import decimal
 import json
 import logging
 import re
+import uuid
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
@@ -27,7 +29,7 @@ from psession import (
     SessionRemoteError,
     SessionTimeoutError,
 )
-from psession.channels import JsonCodec, MsgpackCodec, length_prefixed, lines
+from psession.channels import JsonCodec, MsgpackCodec, length_prefixed, lines, memory_pair
 from psession.channels.codecs import Undecoded, find_codec
 from psession.message import Joined, flat
 
@@ -729,6 +731,44 @@ async def test_what_a_users_codec_cannot_decode_costs_that_message_alone(dialect
     await rude.aclose()
 
 
+# -- without bytes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("payload", [Order("on"), Point(1, A), Defaults()], ids=["a Struct", "a dataclass", "empty"])
+@both_wires
+async def test_a_memory_channel_carries_a_typed_payload_as_the_object_that_it_is(
+    dialect: Dialect, payload: Any
+) -> None:
+    seen: list[Any] = []
+    here, there = memory_pair()
+    client, server = managers(dialect)
+    async with (
+        server.port("asker", there, on_session=answering(seen, payload), on_message=seen.append),
+        client.port("answerer", here) as port,
+    ):
+        assert await port.request(payload) is payload
+        async with port.session() as session:
+            await session.post(payload)
+            assert await session.receive() is payload
+        await port.post(payload)
+        await settle()
+    assert len(seen) == 3
+    assert all(one is payload for one in seen)
+
+
+@pytest.mark.parametrize("last", [None, C, Defaults()], ids=["an end mark", "a last payload", "an empty one"])
+async def test_a_stream_in_memory_tells_an_end_mark_from_an_empty_payload(last: Any, autojump_clock: MockClock) -> None:
+    here, there = memory_pair()
+    client, server = managers(Exact())
+    async with (
+        server.port("asker", there, on_session=parts(A, Defaults(), last=last)),
+        client.port("answerer", here) as port,
+        port.stream(Defaults()) as replies,
+    ):
+        assert [reply async for reply in replies] == [A, Defaults(), *([] if last is None else [last])]
+    assert trio.current_time() == 0.0
+
+
 # -- the two halves of a typed message ---------------------------------------------------------------------------------
 
 
@@ -773,6 +813,53 @@ def test_a_strict_type_does_not_see_the_fields_that_are_taken_out_and_does_see_t
     assert opened.payload(frozenset({"sid", "_turn"})) == StrictOn(3)
     with pytest.raises(MalformedMessageError, match="unknown field `_turn`"):
         opened.payload(frozenset({"sid"}))
+
+
+KINDS: list[tuple[Any, Any]] = [
+    (decimal.Decimal, "1.10"),
+    (datetime.datetime, MOMENT),
+    (datetime.datetime, "2026-03-01T12:30:00Z"),
+    (bytes, b"x"),
+    (bytes, "eA=="),
+    (bytearray, "eA=="),
+    (dict[int, int], {1: 2}),
+    (int, 2**63),
+    (float, 1),
+    (float, "1.5"),
+    (uuid.UUID, uuid.UUID(int=5)),
+    (tuple[int, int], [1, 2]),
+    (msgspec.Raw, {"any": ["thing"]}),
+]
+
+
+def read(codec: Any, data: bytes | str) -> Any:
+    """What the codec makes of the payload, or the error."""
+    try:
+        value = codec.open(data).payload(frozenset(BESIDE)).value
+    except MalformedMessageError as error:
+        return re.sub("Kind|Strict", "", error.why)
+    return bytes(value) if isinstance(value, msgspec.Raw) else value
+
+
+@pytest.mark.parametrize(("kind", "value"), KINDS)
+@both_forms
+def test_a_strict_type_reads_what_any_other_does_and_refuses_the_same(make: MakeCodec, kind: Any, value: Any) -> None:
+    loose = make(msgspec.defstruct("Kind", [("value", kind)]))
+    strict = make(msgspec.defstruct("Kind", [("value", kind)], forbid_unknown_fields=True))
+    data = make(Any).encode({"value": value, **BESIDE})
+    assert read(strict, data) == read(loose, data)
+    assert type(read(strict, data)) is type(read(loose, data))
+
+
+def test_a_strict_type_has_the_digits_of_a_number_as_they_came() -> None:
+    class Price(msgspec.Struct, forbid_unknown_fields=True):
+        value: decimal.Decimal
+
+    data = b'{"value":0.10000000000000000000001,"sid":5}'
+    assert read(JsonCodec(Price), data) == decimal.Decimal("0.10000000000000000000001")
+    assert read(JsonCodec(Price), data.decode()) == decimal.Decimal("0.10000000000000000000001")
+    opened = JsonCodec(dict[str, decimal.Decimal]).open(data).payload(frozenset(BESIDE))
+    assert opened == {"value": decimal.Decimal("0.10000000000000000000001")}
 
 
 def test_a_joined_message_is_flat_for_whoever_knows_nothing_of_types() -> None:
