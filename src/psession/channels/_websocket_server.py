@@ -185,7 +185,6 @@ async def serve_websocket(
         raise ValueError(f"max_connections must be at least 1, not {max_connections!r}")
     make_protocol = partial(server_protocol, options, origins=origins, subprotocols=subprotocols)
     make_protocol()  # wrong names are the caller's to learn, not the first client's
-    listeners = await open_listeners(host, port, backlog)
     acceptor = Acceptor(
         make_protocol,
         process_request=process_request,
@@ -193,11 +192,12 @@ async def serve_websocket(
         timeout=handshake_timeout,
         max_connections=max_connections,
     )
-    server = WebSocketServer([listener.socket.getsockname() for listener in listeners], acceptor, handler)
     async with open_quiet_nursery() as nursery:
         # The handlers stand behind a shield, so that being cancelled is a step of ours, and each says why it goes.
         handlers: trio.Nursery = await nursery.start(_handlers_nursery)
-        handlers.cancel_scope.shield = True  # only now: cancelled while it starts, it must be left
+        listeners = await open_listeners(host, port, backlog)  # no checkpoint from here to `serve_listeners`
+        server = WebSocketServer([listener.socket.getsockname() for listener in listeners], acceptor, handler)
+        handlers.cancel_scope.shield = True  # only now: cancelled while the server starts, they must be left
         try:
             task_status.started(server)
             with server._listening:
