@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import re
 import ssl
 import sys
@@ -363,6 +364,23 @@ async def test_a_server_that_leaves_says_so_to_all_whoever_closes_their_channels
             assert client.close_code == 1001
             await client.aclose()
     assert server.connections == 0
+
+
+@pytest.mark.parametrize("host", [HERE, "localhost", None])
+@pytest.mark.parametrize("passes", range(16))
+async def test_a_server_that_is_cancelled_while_it_starts_leaves_no_socket_open(passes: int, host: str | None) -> None:
+    opened = len(os.listdir("/dev/fd"))
+    async with trio.open_nursery() as nursery:
+
+        async def cancel() -> None:
+            for _ in range(passes):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(cancel)
+        await nursery.start(serve_websocket, echo, host, 0)
+        await trio.sleep_forever()
+    assert len(os.listdir("/dev/fd")) == opened
 
 
 async def test_a_server_that_listens_no_more_goes_on_with_who_is_there() -> None:

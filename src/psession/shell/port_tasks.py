@@ -30,8 +30,7 @@ from psession.shell.handlers import Handlers
 from psession.shell.links import HELLO_INTERVAL, WELCOME_PATIENCE, LinkedChannel, Reopened
 from psession.shell.live_session import LiveSession
 from psession.shell.outbox import Outbox, size_of
-from psession.shell.port import Port, session_of
-from psession.shell.replies import MADE_HERE
+from psession.shell.port import port_over, session_of
 from psession.shell.sender_outbox import SenderOutbox
 from psession.shell.user_code import await_, call
 from psession.shell.waiting import Handed
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from psession.options import Options
     from psession.protocol.dialogue import Dialogue
     from psession.protocol.handshake import Handshake
+    from psession.shell.port import Port
     from psession.shell.sender_outbox import Sender
 
 log = logging.getLogger("psession")
@@ -125,7 +125,7 @@ class PortTasks:
             look=self._look,
         )
         self._handlers = Handlers(self._engine)
-        self.port = Port(MADE_HERE, self._engine)
+        self.port = port_over(self._engine)
         if self._channel is not None:
             self._spawn(self._read, name=f"psession reader of {name!r}")
             if options.keepalive_interval != math.inf:
