@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
 from psession import errors
 from psession.channels._plain import receive_some
 from psession.nursery import open_quiet_nursery
+from psession.shell.user_code import call
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -74,7 +75,7 @@ class Listener:
 
     def _route(self, message: Any, nursery: trio.Nursery) -> None:
         try:
-            name = self._port_of(_readable(message))
+            name = cast("str | None", call(self._port_of, _readable(message)))
         except Exception as error:
             self._malformed("port_of failed on %.200r: %r", message, error)
             return

@@ -309,6 +309,7 @@ class SessionManager:
         self._strays.unknown_port += is_session
         return is_session
 
+    @_protected
     async def listen(
         self,
         channel: trio.abc.Channel[Any],
