@@ -314,6 +314,7 @@ class SessionManager:
             self._said.dropped(Drop.UNKNOWN_PORT, detail=f"port {port!r}")
         return is_session
 
+    @_protected
     async def listen(
         self,
         channel: trio.abc.Channel[Any],

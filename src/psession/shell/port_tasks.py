@@ -60,12 +60,17 @@ async def live(
     What the body raises comes out as the same object; only when a task of the port's failed as well (a handler under
     ``strict``) is it an `ExceptionGroup`.
     """
-    async with open_quiet_nursery() as nursery:
-        tasks = PortTasks(name, target, options, handshake, life, nursery)
-        try:
-            yield tasks.port, tasks.take
-        finally:
-            await tasks.leave()
+    tasks = None
+    try:
+        async with open_quiet_nursery() as nursery:
+            tasks = PortTasks(name, target, options, handshake, life, nursery)
+            try:
+                yield tasks.port, tasks.take
+            finally:
+                await tasks.leave()
+    finally:
+        if tasks is not None:
+            tasks.left()
 
 
 class PortTasks:
@@ -203,6 +208,7 @@ class PortTasks:
         else:
             engine.receive(message)
 
+    @trio.lowlevel.enable_ki_protection
     async def _greet(self) -> None:
         """Say hello on the first link, until it is answered or has been said for long enough."""
         engine, handshake = self._engine, self._engine.connection.handshake
@@ -211,6 +217,7 @@ class PortTasks:
             engine.say(self._outbox.encode(handshake.hello()))
             await trio.sleep(HELLO_INTERVAL)
 
+    @trio.lowlevel.enable_ki_protection
     async def _keep_alive(self) -> None:
         """Ask a silent peer for a sign of life; one that gives none is gone, whatever the socket says."""
         engine, channel = self._engine, self._channel
@@ -331,6 +338,10 @@ class PortTasks:
         self._reading.cancel()
         self._timing.cancel()
         await self._shut()
+
+    def left(self) -> None:
+        """No task is left, whatever ended it."""
+        self._engine.left()
 
     @trio.lowlevel.enable_ki_protection
     async def _shut(self) -> None:

@@ -26,6 +26,7 @@ class SharedChannel(FrameChannel):
         self._outbox = outbox
         self._error: Exception | None = None
 
+    @trio.lowlevel.enable_ki_protection
     async def send(self, value: Any) -> None:
         """Accept one message for sending, as soon as there is room. Cancelled before that, it is never sent.
 
@@ -40,6 +41,7 @@ class SharedChannel(FrameChannel):
         """Make a frame as the channel does."""
         return self._outbox.encode(message)
 
+    @trio.lowlevel.enable_ki_protection
     async def send_frames(self, frames: Sequence[Any]) -> None:
         """Accept whole frames, one after the other, as `send` does."""
         for frame in frames:
@@ -53,6 +55,7 @@ class SharedChannel(FrameChannel):
         """Receive as the channel does; a bad message stands in its place as its error."""
         return await receive_some(self._channel)
 
+    @trio.lowlevel.enable_ki_protection
     async def aclose(self) -> None:
         """Accept nothing more. The channel itself is closed when the block of `share` is left."""
         self._outbox.close()
@@ -64,6 +67,7 @@ class SharedChannel(FrameChannel):
         if self._outbox.closed:
             raise trio.ClosedResourceError("the shared channel was closed")
 
+    @trio.lowlevel.enable_ki_protection
     async def write(self) -> None:
         """The writer task."""
         try:
@@ -75,6 +79,7 @@ class SharedChannel(FrameChannel):
 
 
 @asynccontextmanager
+@trio.lowlevel.enable_ki_protection
 async def share(
     channel: trio.abc.Channel[Any], *, max_queued_bytes: int = 256 * 1024, grace: float = 1.0
 ) -> AsyncIterator[SharedChannel]:
