@@ -371,16 +371,38 @@ async def test_a_question_that_the_codec_refuses_is_counted_and_times_out_at_its
 
 @both_forms
 @both_wires
-async def test_an_answer_that_the_codec_refuses_is_counted_and_named_by_the_timeout(
+async def test_an_answer_that_the_codec_refuses_fails_its_turn_where_it_says_whose_it_is_and_is_named_by_the_timeout(
     dialect: Dialect, make: MakeCodec, autojump_clock: MockClock
 ) -> None:
     seen: list[Any] = []
     near, far = make(Status), make(Order)
     async with served(dialect, answering(seen, {"light": 3}), near, far) as (port, _):
-        with pytest.raises(SessionTimeoutError, match="dropped messages of this peer so far: 1 malformed") as caught:
-            await port.request(Order("on"))
-        assert (caught.value.outcome, trio.current_time()) == ("sent", 5.0)
-        assert (port.statistics().malformed, seen) == (1, [Order("on")])
+        with pytest.raises((SessionTimeoutError, SessionRemoteError)) as caught:
+            await port.request(Order("on"), retry_count=1, retry_interval=0)
+        if isinstance(caught.value, SessionRemoteError):
+            assert (caught.value.code, trio.current_time()) == ("unreadable", 0.0)
+            assert "not the message that belongs here" in str(caught.value)
+        else:
+            assert (dialect.asks_exactly, trio.current_time()) == (False, 10.0)
+            assert "dropped messages of this peer so far: 2 malformed" in str(caught.value)
+        assert caught.value.outcome == "sent"
+        assert port.statistics().malformed == len(seen)
+
+
+@both_forms
+async def test_a_dialogue_goes_on_after_an_answer_that_the_codec_refused(make: MakeCodec) -> None:
+    async def light(session: Session) -> None:
+        async for payload in session:
+            await session.post({"light": 3} if payload.command == "bad" else Status(payload.command))
+
+    async with served(Exact(), light, make(Status), make(Order)) as (port, far), port.session() as session:
+        with pytest.raises(SessionRemoteError, match="unreadable"):
+            await session.send(Order("bad"))
+        assert await session.send(Order("good")) == Status("good")
+        with pytest.raises(SessionRemoteError, match="unreadable"):
+            await session.send(Order("bad"))
+        assert await session.send(Order("good")) == Status("good")
+        assert far.statistics().accepted == 1
 
 
 @both_forms
@@ -557,11 +579,14 @@ async def test_a_part_that_the_codec_refuses_ends_its_stream_behind_the_replies_
     make: MakeCodec, handler: Handler, autojump_clock: MockClock
 ) -> None:
     got: list[Any] = []
-    async with served(Exact(), handler, make(Status), make(Order)) as (port, _):
+    async with served(Exact(), handler, make(Status), make(Order)) as (port, far):
         async with port.stream(Order("all"), timeout=2) as replies:
-            with pytest.raises(SessionTimeoutError, match=r"no reply after the first 1: .* 1 malformed"):
+            with pytest.raises(SessionRemoteError, match="unreadable") as caught:
                 await consume(replies, got)
-        assert (got, trio.current_time(), port.statistics().malformed) == ([A], 2.0, 1)
+        assert (got, caught.value.outcome, trio.current_time()) == ([A], "sent", 0.0)
+        assert port.statistics().malformed >= 1
+        await settle()
+        assert far.statistics().incoming == 0, "the handler goes on, for nobody"
 
 
 async def test_a_typed_stream_is_refused_on_the_classic_wire() -> None:
