@@ -1,4 +1,4 @@
-"""A client that outlives its lines: the server drops it again and again, and it goes on where it was."""
+"""A client that outlives its links: the server drops it again and again, and it goes on where it was."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,7 +23,7 @@ async def serve_client(stream: trio.SocketStream) -> None:
 
 
 class Watcher:
-    """Knows what it has heard so far, so that each new line goes on from there."""
+    """Knows what it has heard so far, so that each new link goes on from there."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -31,13 +31,13 @@ class Watcher:
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[FramedChannel]:
-        """One line. What the server must know of its client is said first on each."""
+        """One link. What the server must know of its client is said first on each."""
         async with lines(await trio.open_tcp_stream("127.0.0.1", self.port)) as channel:
             await channel.send({"from": self.heard})
             yield channel
 
     async def watch(self) -> None:
-        """Hear all readings, on however many lines."""
+        """Hear all readings, on however many links."""
         async with reconnecting(self.connect, first_delay=0.01, max_delay=1, on_state=tell) as channel:
             while self.heard < len(READINGS):
                 reading = await channel.receive()
@@ -46,7 +46,7 @@ class Watcher:
 
 
 def tell(state: LinkState) -> None:
-    """Say what becomes of the line."""
+    """Say what becomes of the link."""
     print(f"  {state.state}" + (f", {state.error!r}" if state.state == "broken" else ""))
 
 

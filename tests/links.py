@@ -89,11 +89,11 @@ class Network:
             yield line
 
     async def cut(self) -> None:
-        """Break the line that stands."""
+        """Break the link that stands."""
         await self.lines[-1].aclose()
 
     async def restart(self) -> None:
-        """The server loses its memory, as by kill -9: the lines break, and a new one stands in its place."""
+        """The server loses its memory, as by kill -9: the links break, and a new one stands in its place."""
         await self.cut()
         for port in self.ports:
             port.close()
@@ -102,7 +102,7 @@ class Network:
 
 @asynccontextmanager
 async def client(network: Network, **options: Any) -> AsyncIterator[Port]:
-    """A port that connects to `network`, and lives on for 30 s when its line breaks."""
+    """A port that connects to `network`, and lives on for 30 s when its link breaks."""
     manager = SessionManager(dialect=Exact(), **{"resume_within": 30, **options})
     async with (
         reconnecting(network.connect, first_delay=1, jitter=0, max_delay=5) as channel,

@@ -6,13 +6,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import trio
 
 import psession
+from psession._cli._tcp import serve_tcp
+from psession._cli._websocket import serve_ws
 
 from .commands import LIMIT, echoing, environment, finish, start
 
@@ -104,6 +107,28 @@ def test_ctrl_c_ends_a_listening_echo_with_status_130(delay: int, scheme: str) -
         time.sleep(delay / 1000)
         process.send_signal(signal.SIGINT)
         assert finish(process) == (INTERRUPTED, "", "")
+
+
+@pytest.mark.parametrize("serve", [serve_ws, serve_tcp], ids=["ws", "tcp"])
+@pytest.mark.parametrize("passes", range(16))
+async def test_a_server_is_cancelled_at_any_step_of_its_start(
+    passes: int, serve: Callable[..., Awaitable[None]]
+) -> None:
+    async with trio.open_nursery() as nursery:
+
+        async def cancel() -> None:
+            for _ in range(passes):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(cancel)
+        await nursery.start(serve, handle, "127.0.0.1", 0)
+        await trio.sleep_forever()
+    assert nursery.cancel_scope.cancelled_caught
+
+
+async def handle(channel: object) -> None:
+    """Nobody connects."""
 
 
 def test_the_second_of_two_quick_ctrl_cs_changes_nothing() -> None:

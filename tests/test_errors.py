@@ -68,3 +68,8 @@ def test_an_error_survives_pickle_and_copy_with_its_data(kind: type[errors.Sessi
 def test_the_tree_in_the_docstring_names_every_error() -> None:
     for kind in ALL:
         assert kind.__name__ in errors.__doc__
+
+
+def test_what_an_error_knows_is_in_its_repr_as_well() -> None:
+    error = errors.SessionTimeoutError("no reply", port="lamp", sid=5, attempts=2, waited=3.0)
+    assert repr(error) == "SessionTimeoutError(\"port 'lamp', session 5: no reply (2 attempts, 3 s)\")"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
 
-async def test_a_turn_whose_line_breaks_is_asked_again_and_run_once(autojump_clock: MockClock) -> None:
+async def test_a_turn_whose_link_breaks_is_asked_again_and_run_once(autojump_clock: MockClock) -> None:
     work = Work()
     async with trio.open_nursery() as nursery:
         network = Network(nursery, work, resume_within=30)
@@ -45,7 +45,7 @@ async def test_a_turn_whose_line_breaks_is_asked_again_and_run_once(autojump_clo
     assert_empty(network.server, *network.ports)
 
 
-async def test_an_answer_that_was_lost_with_the_line_comes_over_the_next(autojump_clock: MockClock) -> None:
+async def test_an_answer_that_was_lost_with_the_link_comes_over_the_next(autojump_clock: MockClock) -> None:
     work = Work()
     async with trio.open_nursery() as nursery:
         network = Network(nursery, work, resume_within=30)
@@ -61,7 +61,7 @@ async def test_an_answer_that_was_lost_with_the_line_comes_over_the_next(autojum
             assert (caught.value["twice"], work.runs) == (14, [7])
 
 
-async def test_a_dialogue_goes_on_over_the_next_line(autojump_clock: MockClock) -> None:
+async def test_a_dialogue_goes_on_over_the_next_link(autojump_clock: MockClock) -> None:
     work = Work()
     async with trio.open_nursery() as nursery:
         network = Network(nursery, work, resume_within=30)
@@ -73,7 +73,7 @@ async def test_a_dialogue_goes_on_over_the_next_line(autojump_clock: MockClock) 
         assert (work.runs, len(sids), len(network.ports)) == ([0, 1, 2, 3, 4], 1, 1)
 
 
-async def test_what_is_sent_while_the_line_is_down_waits_for_the_next(autojump_clock: MockClock) -> None:
+async def test_what_is_sent_while_the_link_is_down_waits_for_the_next(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         network = Network(nursery, Work(), resume_within=30)
         async with client(network) as port:
@@ -120,7 +120,7 @@ async def test_a_dialogue_whose_peer_lost_its_memory_is_refused_and_then_begins_
         assert network.work.runs == [1, 2, 4]
 
 
-async def test_a_line_that_stays_away_ends_the_port_in_time(autojump_clock: MockClock) -> None:
+async def test_a_link_that_stays_away_ends_the_port_in_time(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         network = Network(nursery, Work(), resume_within=30)
         async with client(network, resume_within=10) as port:
@@ -137,7 +137,7 @@ async def test_a_line_that_stays_away_ends_the_port_in_time(autojump_clock: Mock
             assert "within 10 s" in str(caught.error)
 
 
-async def test_without_resume_within_a_break_ends_the_port_and_the_next_port_has_the_next_line(
+async def test_without_resume_within_a_break_ends_the_port_and_the_next_port_has_the_next_link(
     autojump_clock: MockClock,
 ) -> None:
     async with trio.open_nursery() as nursery:
@@ -186,7 +186,7 @@ async def test_who_has_not_name_secret_and_life_gets_nothing_and_learns_nothing(
             nursery.cancel_scope.cancel()
 
 
-async def test_the_right_peer_gets_its_port_also_where_the_old_line_looks_well(autojump_clock: MockClock) -> None:
+async def test_the_right_peer_gets_its_port_also_where_the_old_link_looks_well(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         network = Network(nursery, Work(), resume_within=30)
         async with client(network) as port:
@@ -292,7 +292,7 @@ async def test_a_terrible_network_that_also_breaks_runs_nothing_twice(seed: int,
     assert_empty(network.server, *network.ports)
 
 
-async def test_a_silent_line_is_found_broken_and_a_port_that_resumes_gets_another(autojump_clock: MockClock) -> None:
+async def test_a_silent_link_is_found_broken_and_a_port_that_resumes_gets_another(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         network = Network(nursery, Work(), resume_within=30)
         async with client(network, keepalive_interval=10, keepalive_patience=3, session_timeout=100) as port:
@@ -307,7 +307,7 @@ async def test_a_silent_line_is_found_broken_and_a_port_that_resumes_gets_anothe
         nursery.cancel_scope.cancel()
 
 
-async def test_a_silent_line_ends_a_port_that_does_not_resume(autojump_clock: MockClock) -> None:
+async def test_a_silent_link_ends_a_port_that_does_not_resume(autojump_clock: MockClock) -> None:
     here, there = memory_pair()
     manager = SessionManager(dialect=Exact(), keepalive_interval=10, keepalive_patience=3)
     async with manager.port("p", here) as port, trio.open_nursery() as nursery:
@@ -355,7 +355,7 @@ async def broken_in_the_middle_of_a_message(
 
 
 @pytest.mark.parametrize("kind", ["memory", "sockets"])
-async def test_the_rest_of_a_message_that_the_line_broke_in_does_not_begin_the_next_line(
+async def test_the_rest_of_a_message_that_the_link_broke_in_does_not_begin_the_next_link(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     async with AsyncExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Random histories of two exact ports whose line breaks, is away, comes back or is drained, against a plain model."""
+"""Random histories of two exact ports whose link breaks, is away, comes back or is drained, against a plain model."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class World:
 
 @settings(max_examples=150, deadline=None)
 @given(history=st.lists(DEEDS, max_size=40))
-def test_over_lines_that_break_each_turn_is_run_once_and_answered_rightly_or_fails_truthfully(
+def test_over_links_that_break_each_turn_is_run_once_and_answered_rightly_or_fails_truthfully(
     history: list[tuple[Any, ...]],
 ) -> None:
     async def main() -> None:

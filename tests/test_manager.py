@@ -14,8 +14,10 @@ from psession import (
     SessionCancelError,
     SessionManager,
     SessionTimeoutError,
+    share,
 )
-from psession.channels import memory_pair
+from psession.channels import memory_pair, open_websocket, reconnecting
+from psession.testing import lossy
 
 from .peers import Caught, Echo, Wire, settle
 from .tables import assert_empty
@@ -85,6 +87,21 @@ async def test_the_ports_are_a_live_view_that_nobody_can_change() -> None:
 async def test_what_is_no_channel_is_refused_with_what_to_wrap_it_in(target: Any, hint: str) -> None:
     with pytest.raises(TypeError, match=hint):
         SessionManager().port("p", target)
+
+
+async def test_a_port_over_what_was_not_entered_says_to_enter_it() -> None:
+    here, _there = memory_pair()
+    contexts: list[Any] = [
+        open_websocket("ws://127.0.0.1:1"),
+        reconnecting(trio.sleep_forever),
+        lossy(here, seed=1),
+        share(here),
+    ]
+    for context in contexts:
+        with pytest.raises(TypeError, match=r"enter it first: `async with \.\.\. as channel`"):
+            SessionManager().port("p", context)
+        with pytest.raises(TypeError, match="channels go to port"):
+            SessionManager(context)
 
 
 async def test_a_port_that_is_not_open_is_found_nowhere() -> None:

@@ -18,6 +18,6 @@ async def open_listeners(host: str | None, port: int, backlog: int | None = None
         # One number must do; who connects by name tries all addresses.
         listeners.sort(key=lambda listener: listener.socket.family != socket.AF_INET)
         for listener in listeners[1:]:
-            await listener.aclose()
+            listener.socket.close()  # not aclose(): cancelled at the first, it would leave the others open
         del listeners[1:]
     return listeners

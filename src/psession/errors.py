@@ -97,6 +97,9 @@ class SessionError(Exception):
             text += f" ({times}, {self.waited:.3g} s)"
         return text
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.why,), self.__dict__
 

@@ -115,11 +115,11 @@ class Options:
             time that their asker gave is over.
         error_codes: What exceptions of a handler an asker on the exact wire is told of, with their text; by class, the
             first that fits. All others it knows as ``"crashed"``.
-        resume_within: How long a break of the line may last without ending the port; 0: not at all. On the side that
+        resume_within: How long a break of the link may last without ending the port; 0: not at all. On the side that
             connects it needs ``dialect=Exact()`` and a channel made by `psession.channels.reconnecting`.
         keepalive_interval: How long an exact peer may be silent before it is asked for a sign of life. A WebSocket has
             pings of its own.
-        keepalive_patience: How long it may take to give one before the line counts as broken.
+        keepalive_patience: How long it may take to give one before the link counts as broken.
         debug: True where such an asker is told what a handler crashed with.
         busy_wait: True where a turn that is alone looks for its answer awake for up to 16 passes of the scheduler,
             which is less than a wake-up costs where the peer is near. Where it is not, it is soon tried but once in 256

@@ -21,6 +21,7 @@ import zlib
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from subprocess import PIPE
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -29,7 +30,7 @@ from psession import Exact, Session, SessionError, SessionManager
 from psession.channels import lines, open_websocket, serve_websocket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 HOST = "127.0.0.1"
 RATE = 50
@@ -189,7 +190,8 @@ def crashing(ports: list[int], until: float) -> None:
 def closing(ports: list[int], until: float) -> None:
     """Closing notices, with 4,000 sessions open."""
     connection = tcp(ports)
-    connection.sendall(b"".join(b'{"sid":%d,"n":1,"_turn":%d,"_new":true,"_life":7}\n' % (n, n) for n in range(1, 4000)))
+    question = b'{"sid":%d,"n":1,"_turn":%d,"_new":true,"_life":7}\n'
+    connection.sendall(b"".join(question % (n, n) for n in range(1, 4000)))
     flood(connection, b'{"_end":true,"_turn":1,"_life":7}\n' * 500, until)
 
 
@@ -258,14 +260,10 @@ async def honest(ports: list[int], seconds: float, over: str) -> dict[str, Any]:
 
 async def measure(attack: str, attackers: int, seconds: float, over: str, log: Path) -> dict[str, Any]:
     """Run one attack against a fresh server."""
-    log.unlink(missing_ok=True)
+    await trio.Path(log).unlink(missing_ok=True)
     command = [sys.executable, __file__, "--serve", str(log)]
     async with trio.open_nursery() as nursery:
-        server = await nursery.start(
-            lambda task_status: trio.run_process(
-                command, stdin=-1, capture_stdout=False, stdout=-1, check=False, task_status=task_status
-            )
-        )
+        server = await nursery.start(partial(trio.run_process, command, stdin=PIPE, stdout=PIPE, check=False))
         output = words(server.stdout)
         ports = [int(await anext(output)), int(await anext(output))]
         await server.stdin.send_all(b"?\n")
@@ -282,24 +280,18 @@ async def measure(attack: str, attackers: int, seconds: float, over: str, log: P
         result: dict[str, Any] = {}
         async with trio.open_nursery() as attacking:
             attacking.start_soon(watch)
+            enemy = [sys.executable, __file__, "--attack", attack, *map(str, ports), str(seconds + 2)]
             enemies = [
-                await attacking.start(
-                    lambda task_status: trio.run_process(
-                        [sys.executable, __file__, "--attack", attack, *map(str, ports), str(seconds + 2)],
-                        check=False,
-                        capture_stderr=True,
-                        task_status=task_status,
-                    )
-                )
+                await attacking.start(partial(trio.run_process, enemy, check=False, capture_stderr=True))
                 for _ in range(attackers if attack != "nothing" else 0)
             ]
             await trio.sleep(1)
             result = await honest(ports, seconds, over)
-            for enemy in enemies:
-                enemy.terminate()
+            for process in enemies:
+                process.terminate()
             attacking.cancel_scope.cancel()
         result["memory MB"] = peak / 2**20
-        result["log bytes"] = log.stat().st_size
+        result["log bytes"] = (await trio.Path(log).stat()).st_size
         await server.stdin.aclose()
         with trio.move_on_after(5):
             await server.wait()

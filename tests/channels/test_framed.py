@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from psession.channels import FramedChannel, JsonCodec, MsgpackCodec, length_prefixed, lines
+from psession.channels import FramedChannel, JsonCodec, MsgpackCodec, _framed, length_prefixed, lines
 from psession.errors import MalformedMessageError, MessageError, MessageTooLargeError
 
 MockClock = trio.testing.MockClock
@@ -201,9 +201,35 @@ async def test_many_frames_are_one_write() -> None:
 
 async def test_many_messages_of_one_read_are_one_batch() -> None:
     raw = Raw(lines)
-    await raw.say(b'{"a":1}\n' * 1000)
-    assert await raw.channel.receive_batch() == [{"a": 1}] * 1000
-    assert raw.channel.bytes_received == 8000
+    await raw.say(b'{"a":1}\n' * 100)
+    assert await raw.channel.receive_batch() == [{"a": 1}] * 100
+    assert raw.channel.bytes_received == 800
+
+
+async def test_a_read_grows_while_it_costs_little_and_shrinks_with_the_time_that_it_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(_framed, "perf_counter", lambda: now[0])
+    raw = Raw(lines)
+    sizes: list[int] = []
+    for took in [0.0] * 8 + [0.064] * 3 + [1.0, 1.0, 0.0, 0.0]:
+        await raw.say(b'{"a":1}\n' * 8192)
+        sizes.append(8 * len(await raw.channel.receive_batch()))
+        now[0] += took
+        raw.channel.pace()
+    assert sizes[:7] == [1024, 2048, 4096, 8192, 16384, 32768, 65536]
+    assert sizes[8:12] == [65536, 1024, 128, 128], "a 64th each time, and no less than that"
+    assert sizes[12:] == [128, 128, 256]
+
+
+async def test_a_read_grows_where_nobody_says_how_long_it_took() -> None:
+    raw = Raw(lines)
+    sizes: list[int] = []
+    for _ in range(8):
+        await raw.say(b'{"a":1}\n' * 8192)
+        sizes.append(8 * len(await raw.channel.receive_batch()))
+    assert sizes == [1024, 1024, 2048, 4096, 8192, 16384, 32768, 65536]
 
 
 async def test_a_send_cut_off_in_the_middle_ends_sending_and_not_receiving(autojump_clock: MockClock) -> None:

@@ -35,7 +35,7 @@ def form(request: pytest.FixtureRequest) -> str:
 # -- opening -----------------------------------------------------------------------------------------------------------
 
 
-async def test_nothing_is_opened_before_somebody_wants_a_line(form: str, autojump_clock: MockClock) -> None:
+async def test_nothing_is_opened_before_somebody_wants_a_link(form: str, autojump_clock: MockClock) -> None:
     net = Net()
     async with reopening(lambda: net.connect(form)) as channel:
         await trio.sleep(5)
@@ -76,7 +76,7 @@ async def test_a_random_share_is_added_to_each_wait(autojump_clock: MockClock) -
     assert net.tries == [0, 1, 1 + 3, 4 + 2.5]
 
 
-async def test_the_next_line_comes_after_the_first_delay_where_the_last_one_stood_long(
+async def test_the_next_link_comes_after_the_first_delay_where_the_last_one_stood_long(
     autojump_clock: MockClock,
 ) -> None:
     net = Net(REFUSED, REFUSED)
@@ -99,7 +99,7 @@ async def test_a_server_that_accepts_and_drops_at_once_is_not_hammered(autojump_
         assert net.tries[-1] == 35 + 9.999 + 10
 
 
-async def test_the_line_before_is_gone_when_the_next_is_opened(form: str, autojump_clock: MockClock) -> None:
+async def test_the_link_before_is_gone_when_the_next_is_opened(form: str, autojump_clock: MockClock) -> None:
     net = Net()
 
     def connect() -> Any:
@@ -130,7 +130,7 @@ async def test_a_try_takes_connect_timeout_seconds_at_most(form: str, autojump_c
         assert await net.near[0].receive() == {}
 
 
-async def test_a_line_that_comes_in_the_moment_its_time_is_up_is_closed(autojump_clock: MockClock) -> None:
+async def test_a_link_that_comes_in_the_moment_its_time_is_up_is_closed(autojump_clock: MockClock) -> None:
     net = Net()
     slow = True
 
@@ -147,7 +147,7 @@ async def test_a_line_that_comes_in_the_moment_its_time_is_up_is_closed(autojump
             await net.far[0].receive()
 
 
-async def test_a_line_opened_in_the_context_variables_of_the_block(autojump_clock: MockClock) -> None:
+async def test_a_link_is_opened_in_the_context_variables_of_the_block(autojump_clock: MockClock) -> None:
     where = contextvars.ContextVar("where", default="outside")
     seen: list[str] = []
 
@@ -333,7 +333,7 @@ async def test_each_step_is_told_in_order_with_what_is_known_of_it(autojump_cloc
     assert log == [LinkState("closed")]
 
 
-async def test_a_context_that_fails_by_itself_says_why_the_line_broke(autojump_clock: MockClock) -> None:
+async def test_a_context_that_fails_by_itself_says_why_the_link_broke(autojump_clock: MockClock) -> None:
     log = Log()
     crash = OSError("pump")
 
@@ -412,7 +412,7 @@ async def test_closing_ends_a_pending_open(form: str, script: list[Any], autojum
         assert log[-1] == LinkState("closed")
 
 
-async def test_closing_in_the_moment_that_a_line_opens_leaves_nothing_open(form: str) -> None:
+async def test_closing_in_the_moment_that_a_link_opens_leaves_nothing_open(form: str) -> None:
     """Whichever comes first in that pass of the scheduler, whose order is random."""
     for passes in [*range(12)] * 8:
         net, log = Net(), Log()
@@ -487,7 +487,7 @@ class SlowGoodbye:
             self.said = True
 
 
-async def test_leaving_gives_the_line_time_for_its_goodbye(autojump_clock: MockClock) -> None:
+async def test_leaving_gives_the_link_time_for_its_goodbye(autojump_clock: MockClock) -> None:
     goodbye = SlowGoodbye(3)
     async with reopening(goodbye) as channel:
         await channel.open()
@@ -519,7 +519,7 @@ async def test_leaving_takes_close_timeout_seconds_at_most(autojump_clock: MockC
     assert (trio.current_time(), goodbye.said) == (2, False)
 
 
-async def test_a_broken_line_gets_no_time_for_its_goodbye(autojump_clock: MockClock) -> None:
+async def test_a_broken_link_gets_no_time_for_its_goodbye(autojump_clock: MockClock) -> None:
     async with reopening(SlowGoodbye(3), first_delay=0) as channel:
         for _ in range(3):
             await channel.open()
@@ -582,7 +582,7 @@ async def test_a_clean_end_is_the_end_where_it_is_to_be(autojump_clock: MockCloc
 # -- cancelling --------------------------------------------------------------------------------------------------------
 
 
-async def test_an_open_cancelled_in_a_try_leaves_no_half_open_line(form: str, autojump_clock: MockClock) -> None:
+async def test_an_open_cancelled_in_a_try_leaves_no_half_open_link(form: str, autojump_clock: MockClock) -> None:
     net = Net("hang")
     async with reopening(lambda: net.connect(form)) as channel:
         with trio.move_on_after(2) as scope:
@@ -606,7 +606,7 @@ async def test_an_open_cancelled_in_a_wait_leaves_the_rest_of_it_to_the_next(aut
     assert waits == [10, 6]
 
 
-async def test_an_open_cancelled_while_it_drops_the_line_before_has_dropped_it(autojump_clock: MockClock) -> None:
+async def test_an_open_cancelled_while_it_drops_the_link_before_has_dropped_it(autojump_clock: MockClock) -> None:
     net = Net()
     async with reopening(net.link, first_delay=0) as channel:
         first = await channel.open()
@@ -633,7 +633,7 @@ async def test_a_close_that_is_cancelled_closes_at_once(autojump_clock: MockCloc
         assert_nothing_left()
 
 
-async def test_a_close_that_is_cancelled_while_a_line_is_being_opened_leaves_nothing(
+async def test_a_close_that_is_cancelled_while_a_link_is_being_opened_leaves_nothing(
     form: str, autojump_clock: MockClock
 ) -> None:
     net = Net("hang")

@@ -60,7 +60,7 @@ def giving(*links: Any) -> Any:
 
 
 @pytest.mark.parametrize("first", ["open", "send"])
-async def test_it_keeps_the_contract_on_a_line_that_does_not_break(first: str) -> None:
+async def test_it_keeps_the_contract_on_a_link_that_does_not_break(first: str) -> None:
     @asynccontextmanager
     async def pair() -> AsyncIterator[tuple[trio.abc.Channel[Any], trio.abc.Channel[Any]]]:
         near, far = memory_pair()
@@ -75,7 +75,7 @@ async def test_it_keeps_the_contract_on_a_line_that_does_not_break(first: str) -
     await check_channel(pair)
 
 
-async def test_the_first_send_opens_the_first_line(form: str, autojump_clock: MockClock) -> None:
+async def test_the_first_send_opens_the_first_link(form: str, autojump_clock: MockClock) -> None:
     net = Net(REFUSED)
     async with reopening(lambda: net.connect(form)) as channel:
         await channel.send({"a": 1})
@@ -109,7 +109,7 @@ async def test_receiving_goes_on_across_breaks(form: str, autojump_clock: MockCl
 
 
 @pytest.mark.parametrize("error", [trio.BrokenResourceError("x"), trio.EndOfChannel(), trio.ClosedResourceError()])
-async def test_a_receive_does_not_show_that_the_line_was_another(error: Exception, autojump_clock: MockClock) -> None:
+async def test_a_receive_does_not_show_that_the_link_was_another(error: Exception, autojump_clock: MockClock) -> None:
     near, far = memory_pair()
     log = Log()
     await far.send({"a": 1})
@@ -119,7 +119,7 @@ async def test_a_receive_does_not_show_that_the_line_was_another(error: Exceptio
 
 
 @pytest.mark.parametrize("error", [trio.BrokenResourceError("x"), trio.ClosedResourceError()])
-async def test_a_send_that_meets_the_break_raises_and_the_next_waits_for_the_next_line(
+async def test_a_send_that_meets_the_break_raises_and_the_next_waits_for_the_next_link(
     error: Exception, autojump_clock: MockClock
 ) -> None:
     near, far = memory_pair()
@@ -151,7 +151,7 @@ async def test_no_message_is_sent_twice(autojump_clock: MockClock) -> None:
             await half.far.receive()
 
 
-async def test_the_next_line_is_opened_though_nobody_waits_for_it(autojump_clock: MockClock) -> None:
+async def test_the_next_link_is_opened_though_nobody_waits_for_it(autojump_clock: MockClock) -> None:
     net = Net()
     async with reopening(net.dial, first_delay=2) as channel:
         await channel.send(1)
@@ -180,7 +180,7 @@ async def test_a_send_that_finds_the_break_wakes_who_receives_and_they_go_on(aut
         await far.send("from the second link")
 
 
-async def test_however_many_wait_there_is_one_line(form: str, autojump_clock: MockClock) -> None:
+async def test_however_many_wait_there_is_one_link(form: str, autojump_clock: MockClock) -> None:
     net = Net(REFUSED, max_buffer=100)
     got: list[Any] = []
     async with reopening(lambda: net.connect(form)) as channel, trio.open_nursery() as nursery:
@@ -233,7 +233,7 @@ async def test_a_context_that_fails_by_itself_is_a_break(autojump_clock: MockClo
     assert log[2].error.exceptions == (crash,)
 
 
-async def test_a_send_after_the_context_has_failed_waits_for_the_next_line(autojump_clock: MockClock) -> None:
+async def test_a_send_after_the_context_has_failed_waits_for_the_next_link(autojump_clock: MockClock) -> None:
     ends: list[MemoryChannel] = []
 
     @asynccontextmanager
@@ -365,7 +365,7 @@ async def test_closing_wakes_who_sends_and_who_receives(
 
 
 @pytest.mark.parametrize("what", ["send", "receive"])
-async def test_who_is_cancelled_while_waiting_for_a_line_does_not_hold_it_up(
+async def test_who_is_cancelled_while_waiting_for_a_link_does_not_hold_it_up(
     form: str, what: str, autojump_clock: MockClock
 ) -> None:
     """A receive with a short timeout in a loop still gets its link, however slow connecting is."""
@@ -382,7 +382,7 @@ async def test_who_is_cancelled_while_waiting_for_a_line_does_not_hold_it_up(
         assert await net.far[0].receive() == 1
 
 
-async def test_a_send_cancelled_before_there_was_a_line_sends_nothing(autojump_clock: MockClock) -> None:
+async def test_a_send_cancelled_before_there_was_a_link_sends_nothing(autojump_clock: MockClock) -> None:
     net = Net(REFUSED)
     async with reopening(net.dial) as channel:
         with trio.move_on_after(0.05) as scope:
@@ -392,7 +392,7 @@ async def test_a_send_cancelled_before_there_was_a_line_sends_nothing(autojump_c
         assert await net.far[0].receive() == "sent"
 
 
-async def test_a_send_and_a_receive_cancelled_on_the_line_leave_it_standing(autojump_clock: MockClock) -> None:
+async def test_a_send_and_a_receive_cancelled_on_the_link_leave_it_standing(autojump_clock: MockClock) -> None:
     net = Net(max_buffer=0)
     async with reopening(net.dial) as channel:
         for call in (channel.send, lambda _: channel.receive()):
@@ -421,7 +421,7 @@ async def test_a_block_cancelled_in_a_receive_leaves_nothing(
     assert_nothing_left()
 
 
-async def test_what_is_said_in_a_shielded_finally_still_finds_a_line(form: str, autojump_clock: MockClock) -> None:
+async def test_what_is_said_in_a_shielded_finally_still_finds_a_link(form: str, autojump_clock: MockClock) -> None:
     net = Net(REFUSED)
 
     async def block() -> None:
@@ -438,7 +438,7 @@ async def test_what_is_said_in_a_shielded_finally_still_finds_a_line(form: str, 
     assert await net.far[0].receive() == "goodbye"
 
 
-async def test_open_after_send_takes_the_line_over(autojump_clock: MockClock) -> None:
+async def test_open_after_send_takes_the_link_over(autojump_clock: MockClock) -> None:
     net = Net("hang")
     async with reopening(net.dial, connect_timeout=1, first_delay=1) as channel, trio.open_nursery() as nursery:
         nursery.start_soon(channel.send, 1)

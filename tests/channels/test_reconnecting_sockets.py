@@ -152,7 +152,7 @@ async def test_leaving_says_goodbye_to_the_server() -> None:
         assert ended == [1000]
 
 
-async def test_the_lines_that_open_gives_are_the_websockets_themselves() -> None:
+async def test_the_links_that_open_gives_are_the_websockets_themselves() -> None:
     async with serving() as server, reconnecting(lambda: open_websocket(url(server)), **AT_ONCE) as channel:
         for number in range(3):
             link: Any = await channel.open()

@@ -2,10 +2,12 @@
 
 import contextlib
 import logging
+import os
 import re
 import ssl
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -363,6 +365,35 @@ async def test_a_server_that_leaves_says_so_to_all_whoever_closes_their_channels
             assert client.close_code == 1001
             await client.aclose()
     assert server.connections == 0
+
+
+def open_sockets() -> set[str]:
+    """The sockets that this process has open, by their names in ``/proc``."""
+    links: set[str] = set()
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # the listing's own
+            links.add(os.readlink(f"/proc/self/fd/{number}"))
+    return {link for link in links if link.startswith("socket:")}
+
+
+@pytest.mark.parametrize("host", [HERE, "localhost", None])
+@pytest.mark.parametrize("passes", range(16))
+async def test_a_server_that_is_cancelled_while_it_starts_leaves_no_socket_open(passes: int, host: str | None) -> None:
+    before = open_sockets()
+    async with trio.open_nursery() as nursery:
+
+        async def cancel() -> None:
+            for _ in range(passes):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(cancel)
+        await nursery.start(serve_websocket, echo, host, 0)
+        await trio.sleep_forever()
+    await settled(
+        lambda: not trio.to_thread.current_default_thread_limiter().borrowed_tokens
+    )  # names are looked up there
+    assert not open_sockets() - before
 
 
 async def test_a_server_that_listens_no_more_goes_on_with_who_is_there() -> None:

@@ -95,3 +95,6 @@ async def what_is_wrong_is_seen(manager: SessionManager, port: Port) -> None:
     manager.port(1)  # type: ignore[arg-type]
     await port.request({"q": 1}, 3)  # type: ignore[call-arg]
     port.clear("now")  # type: ignore[arg-type]
+    Port("server")  # type: ignore[arg-type]
+    Session(port)  # type: ignore[arg-type]
+    Replies({"q": 1})  # type: ignore[arg-type]

@@ -85,12 +85,10 @@ async def serve_ws(
             complain(f"{host} port {port}: connection closed: {reason(error)}")
 
     async with trio.open_nursery() as nursery:
-        # Shielded: cancelled in the middle of its start, serve_websocket waits for ever in its shielded nursery.
-        with trio.CancelScope(shield=True):
-            try:
-                server: WebSocketServer = await nursery.start(serve_websocket, handle, host, port)
-            except (OSError, UnicodeError) as error:
-                raise Problem(f"cannot listen on {host} port {port}: {reason(error)}", Exit.CONNECTION) from error
-            nursery.start_soon(notice_leaving)
-            task_status.started(Listening(server.port, server.stop_listening))
+        try:
+            server: WebSocketServer = await nursery.start(serve_websocket, handle, host, port)
+        except (OSError, UnicodeError) as error:
+            raise Problem(f"cannot listen on {host} port {port}: {reason(error)}", Exit.CONNECTION) from error
+        nursery.start_soon(notice_leaving)
+        task_status.started(Listening(server.port, server.stop_listening))
     raise AssertionError("serve_websocket never returns")

@@ -42,7 +42,7 @@ class LinkState:
 
     Attributes:
         state: ``"connecting"``: a try begins; ``"open"``: it gave a link; ``"broken"``: the link is of no further use;
-            ``"waiting"``: nothing happens for ``delay`` seconds; ``"closed"``: this channel opens no more lines.
+            ``"waiting"``: nothing happens for ``delay`` seconds; ``"closed"``: this channel opens no more links.
         attempt: Which try of this opening it is, from 1; the one to come for ``"waiting"``, 0 where there is none.
         error: What went wrong last, if anything has and it is known.
         delay: Seconds until the next try, for ``"waiting"``; 0 for the others.

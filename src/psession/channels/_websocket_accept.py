@@ -35,7 +35,7 @@ RequestHook: TypeAlias = "Callable[[Request], Refusal | Awaitable[Refusal]]"
 log = logging.getLogger("psession")
 
 
-class Door:
+class Acceptor:
     """Takes the handshakes of a server's clients, and counts them.
 
     Args:
@@ -43,7 +43,11 @@ class Door:
         process_request: The user's hook.
         ssl_context: For TLS.
         timeout: Seconds for TLS and the handshake.
-        max_inside: How many may be in, or at the door.
+        max_connections: How many clients there may be, those in their handshake included.
+
+    Attributes:
+        connections: How many there are.
+        refused: How many there was no room for.
     """
 
     def __init__(
@@ -53,26 +57,26 @@ class Door:
         process_request: RequestHook | None,
         ssl_context: ssl.SSLContext | None,
         timeout: float,
-        max_inside: int,
+        max_connections: int,
     ) -> None:
-        self.inside = 0
+        self.connections = 0
         self.refused = 0
         self._make_protocol = make_protocol
         self._process_request = process_request
         self._ssl_context = ssl_context
         self._timeout = timeout
-        self._max_inside = max_inside
+        self._max_connections = max_connections
         self._refusing = 0
 
     async def open(self, stream: trio.SocketStream) -> tuple[trio.abc.Stream, Opening] | None:
         """A client's stream and what was agreed on, or ``None`` for one that does not get in; it has been told why.
 
-        The caller has counted it in ``inside``, where it does not stay while it is turned away.
+        The caller has counted it in ``connections``, where it does not stay while it is turned away.
         """
         try:
-            if self.inside <= self._max_inside:
+            if self.connections <= self._max_connections:
                 with trio.move_on_after(self._timeout):
-                    return await self._greet(stream)
+                    return await self._shake_hands(stream)
                 log.debug("no WebSocket handshake in %g s", self._timeout)
                 return None
             self.refused += 1
@@ -83,16 +87,18 @@ class Door:
         return None
 
     async def _turn_away(self, stream: trio.SocketStream) -> None:
-        self.inside -= 1
+        self.connections -= 1
         self._refusing += 1
         try:
             with trio.move_on_after(min(_REFUSAL_SECONDS, self._timeout)):
-                await self._greet(stream, (503, "There is no room for another client.\n"))
+                await self._shake_hands(stream, (503, "There is no room for another client.\n"))
         finally:
             self._refusing -= 1
-            self.inside += 1
+            self.connections += 1
 
-    async def _greet(self, plain: trio.SocketStream, refusal: Refusal = None) -> tuple[trio.abc.Stream, Opening] | None:
+    async def _shake_hands(
+        self, plain: trio.SocketStream, refusal: Refusal = None
+    ) -> tuple[trio.abc.Stream, Opening] | None:
         stream: trio.abc.Stream = plain
         if self._ssl_context is not None:
             stream = trio.SSLStream(plain, self._ssl_context, server_side=True, https_compatible=True)

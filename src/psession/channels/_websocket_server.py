@@ -11,7 +11,7 @@ import trio
 from psession._listeners import open_listeners
 from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES
 from psession.channels._websocket import GOING_AWAY, INTERNAL_ERROR, WebSocketChannel
-from psession.channels._websocket_accept import Door
+from psession.channels._websocket_accept import Acceptor
 from psession.channels._websocket_options import (
     DEFAULT_PING_INTERVAL,
     DEFAULT_PING_TIMEOUT,
@@ -47,9 +47,9 @@ class WebSocketServer:
         addresses: Where it listens, as its sockets say.
     """
 
-    def __init__(self, addresses: list[tuple[Any, ...]], door: Door, handler: WebSocketHandler) -> None:
+    def __init__(self, addresses: list[tuple[Any, ...]], acceptor: Acceptor, handler: WebSocketHandler) -> None:
         self.addresses = addresses
-        self._door = door
+        self._acceptor = acceptor
         self._handler = handler
         self._channels: set[WebSocketChannel] = set()
         self._leaving = False
@@ -64,12 +64,12 @@ class WebSocketServer:
     @property
     def connections(self) -> int:
         """The number of clients now, those in their handshake and those being refused included."""
-        return self._door.inside
+        return self._acceptor.connections
 
     @property
     def refused(self) -> int:
         """The number of clients that there was no room for."""
-        return self._door.refused
+        return self._acceptor.refused
 
     def stop_listening(self) -> None:
         """Take no more clients, for good. Those that are there stay; channels close with code 1001 from now on."""
@@ -84,9 +84,9 @@ class WebSocketServer:
 
     async def _visit(self, options: WebSocketOptions, stream: trio.SocketStream) -> None:
         """One client, from its first byte to its last; whatever goes wrong ends this one alone."""
-        self._door.inside += 1
+        self._acceptor.connections += 1
         try:
-            opened = await self._door.open(stream)
+            opened = await self._acceptor.open(stream)
             if opened is not None:
                 async with open_quiet_nursery() as nursery:
                     await self._talk(WebSocketChannel(*opened, options, nursery=nursery))
@@ -94,7 +94,7 @@ class WebSocketServer:
         except Exception:
             log.exception("a WebSocket connection failed")
         finally:
-            self._door.inside -= 1
+            self._acceptor.connections -= 1
 
     async def _talk(self, channel: WebSocketChannel) -> None:
         self._channels.add(channel)
@@ -185,19 +185,19 @@ async def serve_websocket(
         raise ValueError(f"max_connections must be at least 1, not {max_connections!r}")
     make_protocol = partial(server_protocol, options, origins=origins, subprotocols=subprotocols)
     make_protocol()  # wrong names are the caller's to learn, not the first client's
-    listeners = await open_listeners(host, port, backlog)
-    door = Door(
+    acceptor = Acceptor(
         make_protocol,
         process_request=process_request,
         ssl_context=ssl_context,
         timeout=handshake_timeout,
-        max_inside=max_connections,
+        max_connections=max_connections,
     )
-    server = WebSocketServer([listener.socket.getsockname() for listener in listeners], door, handler)
     async with open_quiet_nursery() as nursery:
         # The handlers stand behind a shield, so that being cancelled is a step of ours, and each says why it goes.
         handlers: trio.Nursery = await nursery.start(_handlers_nursery)
-        handlers.cancel_scope.shield = True  # only now: cancelled while it starts, it must be left
+        listeners = await open_listeners(host, port, backlog)  # no checkpoint from here to `serve_listeners`
+        server = WebSocketServer([listener.socket.getsockname() for listener in listeners], acceptor, handler)
+        handlers.cancel_scope.shield = True  # only now: cancelled while the server starts, they must be left
         try:
             task_status.started(server)
             with server._listening:

@@ -8,7 +8,6 @@ serve many channels.
 
 from __future__ import annotations
 
-import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import msgspec
@@ -89,11 +88,14 @@ class _TypedCodec:
     _form: str
 
     def __init__(self, type: Any) -> None:
-        self._type = type
         self._only_objects = type is _MAPPING
         self._names = None if self._only_objects else _ignoring_names(type)
 
     def _decode_any(self, data: bytes | str) -> Any:
+        raise NotImplementedError
+
+    def _strip(self, data: Any, without: frozenset[str]) -> bytes:
+        """The same object without the named members; the bytes of the others stay as they are."""
         raise NotImplementedError
 
     def decode(self, data: Any) -> Any:
@@ -120,7 +122,8 @@ class _TypedCodec:
         """Decode a payload to the codec's type, without the named fields beside it.
 
         A type that ignores fields which it does not have reads the bytes as they are. Any other (a mapping, a Struct
-        with ``forbid_unknown_fields``, one that has a field of such a name) is made of what is left of the fields.
+        with ``forbid_unknown_fields``, one that has a field of such a name) is decoded from the bytes of the members
+        that are left: made of `fields`, a ``Decimal`` would have the digits of a float.
 
         Raises:
             MalformedMessageError: It is not of that type.
@@ -129,14 +132,7 @@ class _TypedCodec:
             return self.decode(data)
         if without.isdisjoint(fields):
             return self.decode(data)
-        rest = {name: value for name, value in fields.items() if name not in without}
-        try:
-            return self._convert(rest)
-        except Exception as error:
-            raise _faults.not_decoded(self._form, data, error) from error
-
-    def _convert(self, rest: dict[str, Any]) -> Any:
-        raise NotImplementedError
+        return self.decode(self._strip(data, without))
 
 
 class JsonCodec(_TypedCodec):
@@ -157,12 +153,14 @@ class JsonCodec(_TypedCodec):
         super().__init__(type)
         self._encode = msgspec.json.Encoder().encode
         self._decode = msgspec.json.Decoder[Any](type).decode
+        self._split = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
     def _decode_any(self, data: bytes | str) -> Any:
         return msgspec.json.decode(data)
 
-    def _convert(self, rest: dict[str, Any]) -> Any:
-        return msgspec.convert(rest, self._type, str_keys=True)
+    def _strip(self, data: Any, without: frozenset[str]) -> bytes:
+        members = self._split(data)
+        return self._encode({name: member for name, member in members.items() if name not in without})
 
     def encode(self, message: Any) -> bytes:
         """The message as one line of JSON.
@@ -225,6 +223,7 @@ class MsgpackCodec(_TypedCodec):
         super().__init__(type)
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder[Any](type).decode
+        self._split = msgspec.msgpack.Decoder(dict[Any, msgspec.Raw]).decode
         self._decode_generic = msgspec.msgpack.Decoder[Any](Any).decode
 
     def _decode_any(self, data: bytes | str) -> Any:
@@ -235,8 +234,9 @@ class MsgpackCodec(_TypedCodec):
             _faults.refuse_odd_members(value)
         return value
 
-    def _convert(self, rest: dict[str, Any]) -> Any:
-        return msgspec.convert(rest, self._type, builtin_types=(bytes, datetime.datetime))
+    def _strip(self, data: Any, without: frozenset[str]) -> bytes:
+        members = self._split(data)
+        return self._encode({name: member for name, member in members.items() if name not in without})
 
     def _encode_joined(self, message: Joined) -> bytes:
         """One map of a payload and its fields, which stand behind the payload's own members."""

@@ -296,6 +296,20 @@ class Asking:
         turn.answered = True
         self._shared.emit(events.Refused(turn, *codes.split_error(error or "")))
 
+    def unreadable(self, turn: AskedTurn, why: str) -> None:
+        """Fail a turn whose answer came and cannot be read: asked again it would be the same.
+
+        A peer that has more answers for it is told that it is given up.
+        """
+        turn.advance(TurnEvent.ERROR)
+        if turn.arriving is None:
+            self.exact(turn.dialogue).advance(OpenedEvent.ANSWERED)
+            turn.answered = True
+        else:
+            turn.arriving.close(Item(None, is_last=True, error=codes.UNREADABLE))
+        self._shared.counters.failed += 1
+        self._shared.emit(events.Refused(turn, codes.UNREADABLE, why))
+
     def _refused(self, turn: AskedTurn, code: str, text: str) -> None:
         turn.advance(TurnEvent.ERROR)
         if turn.arriving is not None:

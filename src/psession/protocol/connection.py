@@ -377,6 +377,9 @@ class Connection:
                 if not (bare and _says_it_all(header)):
                     shared.drop(Drop.MALFORMED, sid, error.why)
                     self._refuse_malformed(header, sid, own=own)
+                    turn = dialogue.turn if dialogue is not None else None
+                    if turn is not None and header.re is not None and self._asking.takes(turn, header):
+                        self._asking.unreadable(turn, error.why)
                     return
         if header.re is not None:
             self._replied(dialogue, sid, header, payload, now, own=own, bare=bare)

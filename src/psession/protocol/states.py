@@ -302,6 +302,9 @@ MALFORMED: Final = "refused.malformed"
 FORGOTTEN: Final = "forgotten"
 CRASHED: Final = "crashed"
 UNANSWERED: Final = "unanswered"
+UNREADABLE: Final = "unreadable"
+"""This code is never on the wire: the asker gives it to an answer that its own codec refuses."""
+
 OVERRUN: Final = "overrun"
 CLOSED: Final = "closed"
 

@@ -297,6 +297,11 @@ class Engine:
         if self.drained is not None and not self.connection.sessions and not self.connection.handlers:
             self.drained.set()
 
+    def left(self) -> None:
+        """The port's tasks are over. A handler that a Ctrl-C met before its first step has not said so itself."""
+        if self.drained is not None:
+            self.drained.set()
+
     def crashed(self, sid: int | None, error: Exception) -> None:
         """Count and log what user code raised: its session ends alone, unless ``strict``."""
         self.connection.counters.crashed += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
@@ -12,6 +12,7 @@ from psession.channels._base import FrameChannel
 from psession.channels._plain import receive_some
 from psession.nursery import open_quiet_nursery
 from psession.protocol.counters import Drop
+from psession.shell.user_code import call
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -83,7 +84,7 @@ class Listener:
 
     def _route(self, message: Any, nursery: trio.Nursery) -> None:
         try:
-            name = self._port_of(_readable(message))
+            name = cast("str | None", call(self._port_of, _readable(message)))
         except Exception as error:
             self._drop(Drop.MALFORMED, f"port_of failed on {message!r:.200}: {error!r}")
             return

@@ -50,7 +50,8 @@ class PortsView(Mapping[str, "Port"]):
         return self._ports[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(list(self._ports))
+        """The names of the ports that are open when it is their turn; those that come meanwhile are left out."""
+        return (name for name in list(self._ports) if name in self._ports)
 
     def __len__(self) -> int:
         return len(self._ports)
@@ -313,6 +314,7 @@ class SessionManager:
             self._said.dropped(Drop.UNKNOWN_PORT, detail=f"port {port!r}")
         return is_session
 
+    @_protected
     async def listen(
         self,
         channel: trio.abc.Channel[Any],

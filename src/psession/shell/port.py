@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, Never, final
 
 import trio
 
@@ -14,7 +14,7 @@ from psession.options import checked, checked_life
 from psession.protocol.endings import CANCELLED, CLEARED, TIMED_OUT, aborted, port_left
 from psession.protocol.states import Turn as State
 from psession.shell.live_session import LiveSession
-from psession.shell.replies import MADE_HERE, Replies
+from psession.shell.replies import replies_to
 from psession.shell.stream import NEEDS_EXACT, plan
 from psession.shell.turn import Turn
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from psession.protocol.dialogue import Dialogue
     from psession.protocol.retry import Patience, Retry
     from psession.shell.engine import Engine
+    from psession.shell.replies import Replies
     from psession.shell.stream import StreamOptions
 
 _protected = trio.lowlevel.enable_ki_protection
@@ -46,11 +47,11 @@ class Session:
 
     __slots__ = ("__weakref__", "_live", "port")
 
-    def __init__(self, made_here: object, port: Port, live: LiveSession) -> None:
-        if made_here is not MADE_HERE:
-            raise TypeError("a Session is made by `async with port.session()` or `port.create()`")
-        self.port = port
-        self._live = live
+    port: Port
+    _live: LiveSession
+
+    def __init__(self, *_: Never, **__: Never) -> None:
+        raise TypeError("a Session is made by `async with port.session()` or `port.create()`")
 
     def __repr__(self) -> str:
         dialogue = self._live.dialogue
@@ -140,7 +141,7 @@ class Session:
         live = self._live
         if not live.engine.connection.is_exact(live.dialogue):
             raise live.error(errors.SessionInvalidError, NEEDS_EXACT)
-        return Replies(MADE_HERE, payload, plan(live.patience, options), live, self._opened)
+        return replies_to(payload, plan(live.patience, options), live, self._opened)
 
     async def _opened(self) -> LiveSession:
         return self._live
@@ -259,7 +260,9 @@ def session_of(port: Port, live: LiveSession) -> Session:
     """Return the `Session` by which users know a session, made when they first meet it."""
     session: Session | None = live.face
     if session is None:
-        session = Session(MADE_HERE, port, live)
+        session = Session.__new__(Session)
+        session.port = port
+        session._live = live
         if live.dialogue.ending is None:
             live.face = session
     return session
@@ -302,8 +305,10 @@ class SessionsView(Mapping[int, Session]):
         return session_of(self._port, dialogue.owner)
 
     def __iter__(self) -> Iterator[int]:
-        yield from list(self._own)
-        yield from [sid for sid in self._peers if sid not in self._own]
+        """The numbers of the sessions that are open when it is their turn; those that come meanwhile are left out."""
+        own, peers = self._own, self._peers
+        sids = [*own, *(sid for sid in peers if sid not in own)]
+        return (sid for sid in sids if sid in own or sid in peers)
 
     def __len__(self) -> int:
         return len(self._own) + sum(sid not in self._own for sid in self._peers)
@@ -321,13 +326,12 @@ class Port:
         sessions: The open sessions by number, the peer's among them; live.
     """
 
-    def __init__(self, made_here: object, engine: Engine) -> None:
-        if made_here is not MADE_HERE:
-            raise TypeError("a Port is made by `async with manager.port(name, channel)`")
-        self.name = engine.name
-        self._engine = engine
-        own, peers = engine.connection.sessions.own, engine.connection.sessions.peers
-        self.sessions: Mapping[int, Session] = SessionsView(own, peers, self)
+    name: str
+    sessions: Mapping[int, Session]
+    _engine: Engine
+
+    def __init__(self, *_: Never, **__: Never) -> None:
+        raise TypeError("a Port is made by `async with manager.port(name, channel)`")
 
     def __repr__(self) -> str:
         engine = self._engine
@@ -418,7 +422,7 @@ class Port:
         if not engine.connection.asks_exactly:
             raise engine.error(errors.SessionInvalidError, NEEDS_EXACT)
         stream = plan(engine.patience, options)
-        return Replies(MADE_HERE, payload, stream, None, lambda: self._open_once(stream.patience))
+        return replies_to(payload, stream, None, lambda: self._open_once(stream.patience))
 
     @_protected
     async def post(self, payload: Any) -> None:
@@ -583,3 +587,13 @@ class Port:
     def statistics(self) -> Statistics:
         """A snapshot of the counters."""
         return self._engine.statistics()
+
+
+def port_over(engine: Engine) -> Port:
+    """Make the `Port` by which users know a port."""
+    port = Port.__new__(Port)
+    port.name = engine.name
+    port._engine = engine
+    sessions = engine.connection.sessions
+    port.sessions = SessionsView(sessions.own, sessions.peers, port)
+    return port

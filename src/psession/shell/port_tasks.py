@@ -30,8 +30,7 @@ from psession.shell.handlers import Handlers
 from psession.shell.links import HELLO_INTERVAL, WELCOME_PATIENCE, LinkedChannel, Reopened
 from psession.shell.live_session import LiveSession
 from psession.shell.outbox import Outbox, size_of
-from psession.shell.port import Port, session_of
-from psession.shell.replies import MADE_HERE
+from psession.shell.port import port_over, session_of
 from psession.shell.sender_outbox import SenderOutbox
 from psession.shell.user_code import await_, call
 from psession.shell.waiting import Handed
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from psession.options import Options
     from psession.protocol.dialogue import Dialogue
     from psession.protocol.handshake import Handshake
+    from psession.shell.port import Port
     from psession.shell.sender_outbox import Sender
 
 log = logging.getLogger("psession")
@@ -60,12 +60,17 @@ async def live(
     What the body raises comes out as the same object; only when a task of the port's failed as well (a handler under
     ``strict``) is it an `ExceptionGroup`.
     """
-    async with open_quiet_nursery() as nursery:
-        tasks = PortTasks(name, target, options, handshake, life, nursery)
-        try:
-            yield tasks.port, tasks.take
-        finally:
-            await tasks.leave()
+    tasks = None
+    try:
+        async with open_quiet_nursery() as nursery:
+            tasks = PortTasks(name, target, options, handshake, life, nursery)
+            try:
+                yield tasks.port, tasks.take
+            finally:
+                await tasks.leave()
+    finally:
+        if tasks is not None:
+            tasks.left()
 
 
 class PortTasks:
@@ -125,7 +130,7 @@ class PortTasks:
             look=self._look,
         )
         self._handlers = Handlers(self._engine)
-        self.port = Port(MADE_HERE, self._engine)
+        self.port = port_over(self._engine)
         if self._channel is not None:
             self._spawn(self._read, name=f"psession reader of {name!r}")
             if options.keepalive_interval != math.inf:
@@ -205,6 +210,7 @@ class PortTasks:
         else:
             engine.receive(message)
 
+    @trio.lowlevel.enable_ki_protection
     async def _greet(self) -> None:
         """Say hello on the first link, until it is answered or has been said for long enough."""
         engine, handshake = self._engine, self._engine.connection.handshake
@@ -213,6 +219,7 @@ class PortTasks:
             engine.say(self._outbox.encode(handshake.hello()))
             await trio.sleep(HELLO_INTERVAL)
 
+    @trio.lowlevel.enable_ki_protection
     async def _keep_alive(self) -> None:
         """Ask a silent peer for a sign of life; one that gives none is gone, whatever the socket says."""
         engine, channel = self._engine, self._channel
@@ -333,6 +340,10 @@ class PortTasks:
         self._reading.cancel()
         self._timing.cancel()
         await self._shut()
+
+    def left(self) -> None:
+        """No task is left, whatever ended it."""
+        self._engine.left()
 
     @trio.lowlevel.enable_ki_protection
     async def _shut(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, Never, final
 
 import trio
 
@@ -15,10 +15,6 @@ if TYPE_CHECKING:
 
     from psession.shell.live_session import LiveSession
     from psession.shell.stream import Plan
-
-
-MADE_HERE: Final = object()
-"""What the library passes to a constructor that is not for users to call."""
 
 
 @final
@@ -34,27 +30,20 @@ class Replies(trio.abc.ReceiveChannel[Any]):
     the block, nothing of the turn is left in any table when it is over.
     """
 
-    def __init__(
-        self,
-        made_here: object,
-        payload: Any,
-        plan: Plan,
-        live: LiveSession | None,
-        open_session: Callable[[], Awaitable[LiveSession]],
-    ) -> None:
-        if made_here is not MADE_HERE:
-            raise TypeError("Replies are made by `session.stream(payload)` or `port.stream(payload)`")
-        self._live = live
-        self._open_session = open_session
-        self._is_own = live is None
-        self._payload = payload
-        self._plan = plan
-        self._turn: StreamTurn | None = None
-        self._error: BaseException | None = None
-        self._is_over = False
-        self._is_closed = False
-        self._is_receiving = False
-        self._left_by: type[BaseException] | None = None
+    _live: LiveSession | None
+    _open_session: Callable[[], Awaitable[LiveSession]]
+    _is_own: bool
+    _payload: Any
+    _plan: Plan
+    _turn: StreamTurn | None
+    _error: BaseException | None
+    _is_over: bool
+    _is_closed: bool
+    _is_receiving: bool
+    _left_by: type[BaseException] | None
+
+    def __init__(self, *_: Never, **__: Never) -> None:
+        raise TypeError("Replies are made by `session.stream(payload)` or `port.stream(payload)`")
 
     def __repr__(self) -> str:
         turn = self._turn
@@ -178,3 +167,22 @@ class Replies(trio.abc.ReceiveChannel[Any]):
     def _end_session(self) -> None:
         if self._is_own and self._live is not None:
             self._live.end()
+
+
+def replies_to(
+    payload: Any, plan: Plan, live: LiveSession | None, open_session: Callable[[], Awaitable[LiveSession]]
+) -> Replies:
+    """Make the `Replies` to a payload, in the session `live` or in one that is opened for them and ended with them."""
+    replies = Replies.__new__(Replies)
+    replies._live = live
+    replies._open_session = open_session
+    replies._is_own = live is None
+    replies._payload = payload
+    replies._plan = plan
+    replies._turn = None
+    replies._error = None
+    replies._is_over = False
+    replies._is_closed = False
+    replies._is_receiving = False
+    replies._left_by = None
+    return replies

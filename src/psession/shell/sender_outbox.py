@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncContextDecorator, ContextDecorator
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -85,8 +86,14 @@ class SenderOutbox(Outbox):
 
 
 def is_sender(thing: object) -> bool:
-    """Return True if `thing` is a plain callable rather than a channel."""
-    return callable(thing) and not hasattr(thing, "receive")
+    """Return True if `thing` is a plain callable: no channel, and no context that gives one when it is entered.
 
+    What `contextlib.asynccontextmanager` makes is a decorator as well, so it can be called: with a message it would
+    return a function, and send nothing.
+    """
+    return callable(thing) and not hasattr(thing, "receive") and not isinstance(thing, _DECORATORS)
+
+
+_DECORATORS = (AsyncContextDecorator, ContextDecorator)
 
 Sender = Callable[[Any], Awaitable[object] | object]

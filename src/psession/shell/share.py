@@ -26,6 +26,7 @@ class SharedChannel(FrameChannel):
         self._outbox = outbox
         self._error: Exception | None = None
 
+    @trio.lowlevel.enable_ki_protection
     async def send(self, value: Any) -> None:
         """Accept one message for sending, as soon as there is room. Cancelled before that, it is never sent.
 
@@ -40,6 +41,7 @@ class SharedChannel(FrameChannel):
         """Make a frame as the channel does."""
         return self._outbox.encode(message)
 
+    @trio.lowlevel.enable_ki_protection
     async def send_frames(self, frames: Sequence[Any]) -> None:
         """Accept whole frames, one after the other, as `send` does."""
         for frame in frames:
@@ -58,6 +60,7 @@ class SharedChannel(FrameChannel):
         if isinstance(self._channel, FrameChannel):
             self._channel.pace()
 
+    @trio.lowlevel.enable_ki_protection
     async def aclose(self) -> None:
         """Accept nothing more. The channel itself is closed when the block of `share` is left."""
         self._outbox.close()
@@ -69,6 +72,7 @@ class SharedChannel(FrameChannel):
         if self._outbox.closed:
             raise trio.ClosedResourceError("the shared channel was closed")
 
+    @trio.lowlevel.enable_ki_protection
     async def write(self) -> None:
         """The writer task."""
         try:
@@ -80,6 +84,7 @@ class SharedChannel(FrameChannel):
 
 
 @asynccontextmanager
+@trio.lowlevel.enable_ki_protection
 async def share(
     channel: trio.abc.Channel[Any], *, max_queued_bytes: int = 256 * 1024, grace: float = 1.0
 ) -> AsyncIterator[SharedChannel]:

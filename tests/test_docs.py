@@ -1,0 +1,395 @@
+"""Every block of Python in the documents runs, and every name of psession's that they say is one.
+
+The README's programs run in tests/test_readme.py, those of docs/testing.md in tests/testing/test_page.py. The guide
+shows pieces: each runs here as it stands, on virtual time, in a scene that gives it what it has around it.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+import pytest
+import trio
+import trio.testing
+
+import psession
+from psession import Exact, Port, Session, SessionManager
+from psession.channels import lines, memory_pair
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+ELSEWHERE = {"README.md": "tests/test_readme.py", "testing.md": "tests/testing/test_page.py"}
+"""Pages whose every block is a program or a test, and what runs them."""
+
+LONGEST_RUN = 3600.0
+"""Seconds on the clock that jumps: what takes longer waits for something that does not come."""
+
+FENCE = re.compile(
+    r"^```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^```[ ]*$|^#+ (?P<heading>[^\n]*)$", re.MULTILINE | re.DOTALL
+)
+INLINE = re.compile(r"`(psession(?:\.\w+)+)[(`]")
+
+
+class Block(NamedTuple):
+    """A block of Python: the page, the heading that it stands under, which one it is there, and where."""
+
+    page: str
+    section: str
+    number: int
+    line: int
+    code: str
+
+    def __str__(self) -> str:
+        return f"{self.page} {self.line}"
+
+
+def blocks_of(page: Path) -> list[Block]:
+    """The blocks of a page."""
+    text, section, blocks = page.read_text(encoding="utf-8"), "", list[Block]()
+    for found in FENCE.finditer(text):
+        if found["heading"] is not None:
+            section = found["heading"]
+        elif found["language"] == "python":
+            number = 1 + sum(block.section == section for block in blocks)
+            line = text.count("\n", 0, found.start()) + 2
+            blocks.append(Block(page.name, section, number, line, found["code"]))
+    return blocks
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+PIECES = [block for block in BLOCKS if block.page not in ELSEWHERE]
+
+
+def compiled(block: Block) -> Any:
+    """The code of a block, which may await as if it stood in an async function."""
+    padded = "\n" * (block.line - 1) + block.code
+    return compile(padded, block.page, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+# -- scenes ------------------------------------------------------------------------------------------------------------
+
+Names = dict[str, Any]
+SCENES: dict[tuple[str, int], Any] = {}
+
+
+def scene(section: str, number: int = 1) -> Callable[[Callable[[Names], AsyncIterator[None]]], None]:
+    """Make what follows the scene of a block: it gives the block its names, and afterwards sees what has come of it."""
+
+    def keep(made: Callable[[Names], AsyncIterator[None]]) -> None:
+        SCENES[section, number] = asynccontextmanager(made)
+
+    return keep
+
+
+def public_names() -> Names:
+    """What a reader has imported who reads from the top."""
+    modules = ["psession", "psession.channels"]
+    names: Names = {"trio": trio, "msgspec": msgspec, "partial": partial, "itemgetter": itemgetter}
+    for module in map(importlib.import_module, modules):
+        names.update({name: getattr(module, name) for name in module.__all__})
+    return names
+
+
+def said(names: Names) -> list[Any]:
+    """Let the block print into a list."""
+    printed: list[Any] = []
+    names["print"] = lambda *things: printed.append(things[0] if len(things) == 1 else things)
+    return printed
+
+
+async def lamp(session: Session) -> None:
+    """Answer each command with what it did."""
+    async for message in session:
+        await session.post({"light": "on", "did": message["command"]})
+
+
+@asynccontextmanager
+async def a_port(handler: Any, **options: Any) -> AsyncIterator[Port]:
+    """A port whose peer has this handler."""
+    here, there = memory_pair()
+    manager = SessionManager(session_timeout=5, **options)
+    async with manager.port("far", there, on_session=handler), manager.port("lamp", here) as port:
+        yield port
+
+
+@asynccontextmanager
+async def a_server(names: Names, manager: SessionManager) -> AsyncIterator[None]:
+    """Run the block's ``serve`` with a client that asks, and leaves."""
+    yield
+    for _ in range(2):
+        here, there = memory_pair()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(names["serve"], there)
+            async with manager.port("server", here) as port:
+                assert await port.request({"command": "status"}) == {"light": "on", "did": "status"}
+
+
+@scene("Managers and ports", 1)
+async def _(names: Names) -> AsyncIterator[None]:
+    names["stream"], _far = trio.testing.memory_stream_pair()
+    yield
+    assert names["port"].closed
+    assert names["port"].name == "lamp"
+
+
+@scene("Managers and ports", 2)
+async def _(names: Names) -> AsyncIterator[None]:
+    names.update(manager=SessionManager(), handle=lamp)
+    async with a_server(names, SessionManager()):
+        yield
+
+
+@scene("Payloads")
+async def _(names: Names) -> AsyncIterator[None]:
+    names["stream"], far = trio.testing.memory_stream_pair()
+    names["manager"] = SessionManager(session_timeout=5)
+    async with SessionManager(on_session=lamp).port("far", lines(far)):
+        yield
+    assert names["status"] == names["Status"](light="on")
+
+
+@scene("Sessions")
+async def _(names: Names) -> AsyncIterator[None]:
+    async with a_port(lamp) as names["port"]:
+        yield
+        assert names["answer"]["did"] == "turnOnLight"
+        assert names["reply"]["did"] == "queryStatus"
+        assert list(names["port"].sessions.values()) == [names["session"]]
+
+
+@scene("Sessions", 2)
+async def _(names: Names) -> AsyncIterator[None]:
+    async def three(session: Session) -> None:
+        await session.receive()
+        for number in range(3):
+            await session.post({"n": number})
+
+    async with a_port(three, dialect=Exact()) as port, port.session() as names["session"]:
+        await names["session"].post({})
+        yield
+    assert names["message"] == {"n": 2}
+
+
+@scene("Retries that grow, spread out, and stop")
+async def _(names: Names) -> AsyncIterator[None]:
+    async with a_port(lamp) as names["port"]:
+        yield
+    assert names["reply"]["did"] == "queryStatus"
+    wait = names["careful"]
+    assert [min(wait.max_interval, wait.interval * wait.backoff**k) for k in range(5)] == [0.5, 1, 2, 4, 8]
+
+
+async def percents(session: Session) -> None:
+    """Four replies to each question."""
+    async for _ in session:
+        for percent in (0, 50, 100):
+            await session.post({"percent": percent})
+
+
+@scene("Many replies", 1)
+async def _(names: Names) -> AsyncIterator[None]:
+    printed = said(names)
+    async with a_port(percents, dialect=Exact()) as port, port.session() as names["session"]:
+        yield
+    assert printed == [0, 50, 100]
+
+
+@scene("Many replies", 2)
+async def _(names: Names) -> AsyncIterator[None]:
+    yield
+    async with (
+        a_port(names["handle"], dialect=Exact()) as port,
+        port.stream({"command": "update"}) as replies,
+    ):
+        assert [reply["percent"] async for reply in replies] == list(range(101))
+
+
+@scene("Sessions that the peer opens")
+async def _(names: Names) -> AsyncIterator[None]:
+    printed = said(names)
+    names["channel"], far = memory_pair()
+    names.update(manager=SessionManager(), client_id="client 7")
+    async with trio.open_nursery() as nursery:
+
+        async def client() -> None:
+            async with SessionManager(session_timeout=5).port("server", far) as port:
+                assert await port.request({"command": "status"}) == {"status": "ok"}
+                await port.post({"news": 1})
+
+        nursery.start_soon(client)
+        yield
+    assert printed == [{"news": 1}]
+    assert names["port"].name == "client 7"
+
+
+@scene("Exact dialogues")
+async def _(names: Names) -> AsyncIterator[None]:
+    yield
+    async with names["manager"].port("p", print) as port:
+        port.stream({"command": "status"})  # which the classic wire refuses
+
+
+@scene("Links that come back", 1)
+async def _(names: Names) -> AsyncIterator[None]:
+    manager, opened = SessionManager(dialect=Exact()), list[str]()
+
+    async with trio.open_nursery() as nursery:
+
+        @asynccontextmanager
+        async def open_websocket(url: str) -> AsyncIterator[Any]:
+            opened.append(url)
+            here, there = memory_pair()
+            nursery.start_soon(serve, there)
+            async with here:
+                yield here
+
+        async def serve(channel: Any) -> None:
+            async with manager.accept(channel, on_session=lamp, resume_within=30) as port:
+                await port.wait_closed()
+
+        names.update(manager=SessionManager(dialect=Exact()), url="ws://here", open_websocket=open_websocket)
+        yield
+        assert set(opened) == {"ws://here"}
+
+
+@scene("Links that come back", 2)
+async def _(names: Names) -> AsyncIterator[None]:
+    names.update(manager=SessionManager(dialect=Exact()), handle=lamp)
+    async with a_server(names, SessionManager(dialect=Exact(), resume_within=30)):
+        yield
+
+
+@scene("A receive loop of one's own")
+async def _(names: Names) -> AsyncIterator[None]:
+    printed = said(names)
+    to_us, names["my_messages"] = trio.open_memory_channel[Any](2)
+    names["send"] = lambda message: None
+    await to_us.send({"news": 1})
+    await to_us.send({"late": True, "sid": 7})
+    await to_us.aclose()
+    yield
+    assert printed == [("no session's:", {"news": 1})]
+
+
+@scene("One channel, many peers")
+async def _(names: Names) -> AsyncIterator[None]:
+    names["channel"], far = memory_pair()
+    names.update(manager=SessionManager(), meet=lambda name, message: None)
+    async with trio.open_nursery() as names["nursery"]:
+        await far.send({"from": "oven", "hello": True})
+        await far.aclose()
+        yield
+    assert names["port"].closed
+
+
+@scene("Links that break", 1)
+async def _(names: Names) -> AsyncIterator[None]:
+    printed, opened = said(names), list[str]()
+
+    @asynccontextmanager
+    async def open_websocket(url: str) -> AsyncIterator[Any]:
+        opened.append(url)
+        if len(opened) > 3:
+            raise NotImplementedError  # a mistake in the program: it ends the channel, which goes on for ever otherwise
+        here, there = memory_pair()
+        await there.send({"news": len(opened)})
+        await there.aclose()
+        yield here
+
+    names.update(url="ws://here", open_websocket=open_websocket)
+    with pytest.raises(NotImplementedError):
+        yield
+    assert opened == ["ws://here"] * 4
+    assert [state.state for state in printed][:3] == ["connecting", "open", "broken"]
+    assert names["message"] == {"news": 3}
+
+
+@scene("Links that break", 2)
+async def _(names: Names) -> AsyncIterator[None]:
+    near, far = trio.testing.memory_stream_pair()
+
+    async def open_tcp_stream(host: str, port: int) -> trio.abc.Stream:
+        assert (host, port) == ("lamp.example", 4000)
+        return near
+
+    class FakeTrio:
+        """Trio, on a network of its own."""
+
+    FakeTrio.open_tcp_stream = open_tcp_stream  # type: ignore[attr-defined]
+    names.update(trio=FakeTrio, host="lamp.example", port=4000)
+    yield
+    channel = await names["connect"]()
+    await lines(far).send({"hello": 1})
+    assert await channel.receive() == {"hello": 1}
+
+
+@scene("Other protocols' numbers: `Classic`")
+async def _(names: Names) -> AsyncIterator[None]:
+    yield
+    async with names["manager"].port("p", print, on_session=lamp):
+        pass
+
+
+# -- tests -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", PIECES, ids=str)
+def test_a_piece_of_the_guide_runs_to_its_end(block: Block) -> None:
+    names = public_names()
+
+    async def run() -> None:
+        with trio.fail_after(LONGEST_RUN):
+            async with SCENES[block.section, block.number](names):
+                result = eval(compiled(block), names)
+                if inspect.iscoroutine(result):
+                    await result
+
+    trio.run(run, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_every_block_has_somebody_who_runs_it() -> None:
+    assert sorted(SCENES) == sorted((block.section, block.number) for block in PIECES)
+    assert {block.page for block in BLOCKS} == {"guide.md", *ELSEWHERE}
+    assert all((ROOT / test).exists() for test in ELSEWHERE.values())
+    assert len(PIECES) >= 17
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_a_block_compiles_and_imports_what_there_is(block: Block) -> None:
+    compiled(block)
+    for node in ast.walk(ast.parse(block.code)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "psession":
+            module = importlib.import_module(node.module or "")
+            assert {alias.name for alias in node.names} <= set(module.__all__)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "psession":
+            assert node.attr in psession.__all__
+
+
+def resolved(dotted: str) -> Any:
+    """What a dotted name stands for, or an error."""
+    module, *rest = dotted.split(".")
+    found = importlib.import_module(module)
+    for step, name in enumerate(rest, 2):
+        with suppress(ImportError):
+            importlib.import_module(".".join(dotted.split(".")[:step]))
+        found = getattr(found, name)
+    return found
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.name)
+def test_a_name_of_psessions_that_a_page_says_is_one(page: Path) -> None:
+    """The changelog has names that are gone, on purpose."""
+    for dotted in INLINE.findall(page.read_text(encoding="utf-8")):
+        assert resolved(dotted) is not None
