@@ -1,8 +1,9 @@
-"""For every test: Node for the peers in JavaScript, and no skipping in CI."""
+"""For every test: Node for the peers in JavaScript, no skipping in CI, and a Ctrl-C that is one."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,9 @@ with suppress(ImportError):  # not where the examples alone are tested
     settings.register_profile("ci", derandomize=True)
     if os.environ.get("CI"):
         settings.load_profile("ci")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell runs in the background, and all it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
