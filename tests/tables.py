@@ -25,6 +25,7 @@ def assert_idle(port: Port) -> None:
     assert sessions.pool._state.count(IN_USE) == 0
     assert len(engine._for_number) == 0
     assert engine.needy == {}
+    assert engine.account.used == 0
     assert all(dialogue.entry != due for due, _, dialogue in connection.deadlines._heap)
     assert outbox.turns == 0
     assert list(outbox._queue) == []
@@ -41,6 +42,7 @@ def assert_empty(manager: SessionManager, *ports: Port) -> None:
     assert dict(manager.ports) == {}
     assert manager._listeners == []
     assert manager._default is None
+    assert (manager._budget.used, manager._budget._accounts) == (0, {})
     for port in ports:
         assert port.closed
         assert_idle(port)

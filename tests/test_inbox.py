@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from psession import PortClosedError, SessionInvalidError, SessionManager, SessionTimeoutError
+from psession.budget import Account, Budget
 from psession.shell.inbox import OVER, Inbox
 
 from .peers import Caught, Wire, settle
@@ -21,19 +22,24 @@ if TYPE_CHECKING:
     from psession import Port, Session
 
 
+def inbox_of(most: int) -> Inbox:
+    """An inbox for so many messages."""
+    return Inbox(Account(Budget(), 2**20, most, lambda: False))
+
+
 async def message_of(inbox: Inbox) -> Any:
     """The next message, waited for as a session does."""
     return await inbox.next()
 
 
 async def test_messages_come_out_in_order_and_no_more_than_the_limit_are_kept() -> None:
-    inbox = Inbox(2)
-    assert [inbox.put(n) for n in range(3)] == [True, True, False]
+    inbox = inbox_of(2)
+    assert [inbox.put(n, n) for n in range(3)] == [True, True, False]
     assert (inbox.kept, inbox.take(), inbox.take(), inbox.kept) == (2, 0, 1, 0)
 
 
 async def test_who_waits_first_is_served_first_and_what_is_handed_over_needs_no_room() -> None:
-    inbox, got = Inbox(1), []
+    inbox, got = inbox_of(1), []
 
     async def receive(name: str) -> None:
         got.append((name, await message_of(inbox)))
@@ -42,7 +48,7 @@ async def test_who_waits_first_is_served_first_and_what_is_handed_over_needs_no_
         for name in "abc":
             nursery.start_soon(receive, name)
             await settle()
-        assert [inbox.put(n) for n in range(5)] == [True, True, True, True, False]
+        assert [inbox.put(n, n) for n in range(5)] == [True, True, True, True, False]
         assert (inbox.is_awaited, inbox.kept) == (False, 1)
     assert sorted(got) == [("a", 0), ("b", 1), ("c", 2)]
     assert inbox.take() == 3
@@ -50,7 +56,7 @@ async def test_who_waits_first_is_served_first_and_what_is_handed_over_needs_no_
 
 @pytest.mark.parametrize("gone", [(0,), (1,), (2,), (0, 1), (1, 0), (0, 2), (2, 1), (1, 2, 0)])
 async def test_who_waits_behind_one_that_is_cancelled_moves_up(gone: tuple[int, ...]) -> None:
-    inbox, got = Inbox(4), dict[int, Any]()
+    inbox, got = inbox_of(4), dict[int, Any]()
     scopes = [trio.CancelScope() for _ in range(4)]
 
     async def receive(place: int) -> None:
@@ -65,23 +71,23 @@ async def test_who_waits_behind_one_that_is_cancelled_moves_up(gone: tuple[int, 
             scopes[place].cancel()
             await settle()
         for n in range(4 - len(gone)):
-            assert inbox.put(n)
+            assert inbox.put(n, n)
         assert (inbox.is_awaited, inbox.kept) == (False, 0)
     assert got == {place: n for n, place in enumerate(place for place in range(4) if place not in gone)}
 
 
 async def test_a_receiver_that_is_cancelled_takes_nothing_with_it() -> None:
-    inbox = Inbox(1)
+    inbox = inbox_of(1)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(message_of, inbox)
         await settle()
         nursery.cancel_scope.cancel()
-    assert inbox.put(1)
+    assert inbox.put(1, 1)
     assert (inbox.is_awaited, inbox.kept, inbox.take()) == (False, 1, 1)
 
 
 async def test_what_was_handed_over_before_the_cancellation_is_received() -> None:
-    inbox, got = Inbox(1), []
+    inbox, got = inbox_of(1), []
 
     async def receive() -> None:
         got.append(await message_of(inbox))
@@ -89,13 +95,13 @@ async def test_what_was_handed_over_before_the_cancellation_is_received() -> Non
     async with trio.open_nursery() as nursery:
         nursery.start_soon(receive)
         await settle()
-        assert inbox.put(1)
+        assert inbox.put(1, 1)
         nursery.cancel_scope.cancel()
     assert got == [1]
 
 
 async def test_who_waits_when_it_closes_is_told() -> None:
-    inbox, told = Inbox(1), []
+    inbox, told = inbox_of(1), []
 
     async def receive() -> None:
         told.append(await message_of(inbox))

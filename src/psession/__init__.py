@@ -2,6 +2,7 @@
 
 from psession import _interrupt as _interrupt  # isort: skip - first of all: Ctrl-C while the command imports the rest
 from psession._version import __version__
+from psession.budget import Budget
 from psession.dialects import Classic, Dialect, Exact, ExactFields
 from psession.errors import (
     MalformedMessageError,
@@ -31,6 +32,7 @@ from psession.shell.share import SharedChannel, share
 from psession.shell.stream import StreamOptions
 
 __all__ = [
+    "Budget",
     "Classic",
     "Dialect",
     "Exact",

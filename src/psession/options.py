@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any, Literal, TypedDict
 
 from psession import checks
+from psession.budget import Budget
 from psession.checks import LARGEST
 from psession.dialects import Classic, Dialect
 from psession.protocol import states as codes
@@ -70,6 +71,8 @@ class PortOptions(TypedDict, total=False):
     keepalive_interval: float | None
     keepalive_patience: float | None
     busy_wait: bool | None
+    max_held_bytes: float | None
+    budget: Budget | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +127,10 @@ class Options:
         busy_wait: True where a turn that is alone looks for its answer awake for up to 16 passes of the scheduler,
             which is less than a wake-up costs where the peer is near. Where it is not, it is soon tried but once in 256
             turns. False never tries.
+        max_held_bytes: How many bytes messages may take that came and nobody has received; one more ends its session.
+            16 MiB are 16,000 messages of 1 kB; ``math.inf`` leaves it to the budget.
+        budget: The same for any number of ports together, by default 256 MiB for each manager's. Where they are used
+            up, the session that holds the most in the port that holds the most gives way.
     """
 
     session_timeout: float = 60.0
@@ -154,6 +161,8 @@ class Options:
     keepalive_interval: float = math.inf
     keepalive_patience: float = 10.0
     busy_wait: bool = True
+    max_held_bytes: float = 16 * 1024 * 1024
+    budget: Budget | None = None
 
     def __post_init__(self) -> None:
         for name in DURATIONS:
@@ -170,6 +179,9 @@ class Options:
                 raise TypeError(f"{name} must be callable, not {value!r}")
         for name in ("strict", "deadlines", "debug", "busy_wait"):
             checks.flag(name, getattr(self, name))
+        checks.number("max_held_bytes", self.max_held_bytes, at_least=1, or_inf=True)
+        if self.budget is not None and not isinstance(self.budget, Budget):
+            raise TypeError(f"budget must be a psession.Budget, not {self.budget!r}")
         _check_codes(self.error_codes)
         if self.session_ids is not None:
             _check_range(self.session_ids)

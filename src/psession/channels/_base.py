@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from psession.errors import MessageError
 
@@ -35,6 +36,9 @@ class FrameChannel(trio.abc.Channel[Message]):
 
     joins: bool = False
     """Whether frames are ``bytes`` that may be concatenated and given to ``send_frame_now`` as one."""
+
+    weights: Mapping[int, int] = MappingProxyType({})
+    """What the long messages of the last batch take once they are decoded, by their places in it: bytes, about."""
 
     bytes_sent: int = 0
     bytes_received: int = 0

@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from psession.budget import estimate
 from psession.channels._base import Frame, FrameChannel, Message
 from psession.channels.codecs import Codec, CodecName, Undecoded, find_codec, opener
 from psession.errors import MessageError, MessageTooLargeError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+LONG_BYTES: Final = 1024
+"""Messages as long as that have what they take estimated as they are decoded; shorter ones are weighed if they are
+kept."""
 
 DEFAULT_CLOSE_TIMEOUT: Final = 5.0
 """Seconds for a polite goodbye. A lost packet is sent again after 1 s and, lost again, after 2 s more (RFC 6298, 2.1
@@ -47,6 +52,7 @@ class WireChannel(FrameChannel):
         self._receiving = False
         self._pending: deque[Message | MessageError] = deque()
         self._closed = False
+        self.weights: Mapping[int, int] = {}
         self._goodbye = trio.CancelScope()
         self._gone = trio.Event()
 
@@ -129,6 +135,7 @@ class WireChannel(FrameChannel):
             await self._pause()
             batch = list(self._pending)
             self._pending.clear()
+            self.weights = {}
             return batch
         self._check_open()
         self._receiving = True
@@ -193,12 +200,18 @@ class WireChannel(FrameChannel):
     def _decoded(self, payloads: list[Any]) -> list[Message | MessageError]:
         """The messages of one read, each in its place; what is no payload but an error already stays as it is."""
         messages: list[Message | MessageError] = []
-        decode = self._open
+        decode, weights = self._open, dict[int, int]()
         for payload in payloads:
             try:
-                messages.append(payload if isinstance(payload, MessageError) else decode(payload))
+                if isinstance(payload, MessageError):
+                    messages.append(payload)
+                    continue
+                if len(payload) >= LONG_BYTES:
+                    weights[len(messages)] = estimate(payload, text=self._codec.text)
+                messages.append(decode(payload))
             except MessageError as error:
                 messages.append(error)
+        self.weights = weights
         return messages
 
     @abstractmethod

@@ -81,6 +81,15 @@ def overrun(limit: int) -> Ending:
     return Ending(errors.SessionOverrunError, why, after=errors.SessionOverrunError, code=rules.OVERRUN)
 
 
+def held_too_much(most_bytes: float) -> Ending:
+    """The ending of a session that would hold more than there is room for."""
+    why = (
+        f"messages that nobody has received hold all that there may be ({most_bytes:g} bytes of the port's, or all of "
+        "the budget): receive them, or raise max_held_bytes or the budget"
+    )
+    return Ending(errors.SessionOverrunError, why, after=errors.SessionOverrunError, code=rules.OVERRUN)
+
+
 def expired(life: float) -> Ending:
     """The ending of a session in which nothing happened for too long."""
     return Ending(errors.SessionCancelError, f"it was idle for {life:g} s (session_max_life)", clean=True)

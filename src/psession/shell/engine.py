@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
+from psession.budget import Account
 from psession.protocol import events
 from psession.protocol.bucket import RetryBucket
 from psession.protocol.endings import expired
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from psession import errors
+    from psession.budget import Budget
     from psession.options import Options
     from psession.protocol.connection import Connection
     from psession.protocol.counters import Statistics
@@ -62,6 +64,7 @@ class Engine:
         connection: The protocol.
         outbox: The queue of frames, and their writer.
         tasks: The port's tasks.
+        budget: What all ports may hold together.
         hops: Scheduler passes from the socket to the port.
         busy: The place where a turn that is alone waits awake; ``None``: it does not.
         look: Takes what has come already, without waiting. Returns True if there was anything.
@@ -70,6 +73,7 @@ class Engine:
         ending: Why the port is over; ``None`` while it is open.
         closed: Set when it is.
         drained: Set when it is being drained and nothing is left; ``None`` while it is not being drained.
+        account: What the messages hold that nobody has received.
         needy: The turns that wait for a session number that no late reply can reach.
         said: What has been logged about this port.
     """
@@ -82,6 +86,7 @@ class Engine:
         outbox: Outbox,
         tasks: Tasks,
         *,
+        budget: Budget,
         hops: int,
         busy: BusyWait | None,
         look: Callable[[], bool],
@@ -110,6 +115,7 @@ class Engine:
             silence=self._silence,
             expire=self._expire,
         )
+        self.account = Account(budget, options.max_held_bytes, options.inbox_limit, self._give_way)
         self._tasks: Tasks = tasks
         self._root = trio.lowlevel.current_root_task()
         self._sessions = connection.sessions
@@ -259,11 +265,21 @@ class Engine:
         self.outbox.close()
         self._wake_all_for_numbers()
         self.closed.set()
+        self.account.close()
         self.said.end()
 
     def stop(self) -> None:
         """Stop reading and close the channel."""
         self._tasks.stop()
+
+    def _give_way(self) -> bool:
+        """End the session that holds the most. Return False if none holds anything."""
+        owners = [dialogue.owner for dialogue in self._sessions.all() if dialogue.owner is not None]
+        most = max(owners, key=lambda owner: owner.held, default=None)
+        if most is None or not most.held:
+            return False
+        most.overrun()
+        return True
 
     def check_run(self) -> None:
         """Refuse a call from another ``trio.run`` than the port's, or from a thread: Trio's objects are not shared.

@@ -88,7 +88,7 @@ class Handlers:
     def _over(self, live: LiveSession) -> None:
         """A handler is at work no more."""
         self._engine.connection.handler_done()
-        live.end()
+        live.handled()
         self._engine.note_drained()
 
     def _returned(self, sid: int, value: object) -> None:

@@ -11,6 +11,7 @@ from psession.shell.waiting import Handed, Waiter, WaitingLine
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
+    from psession.budget import Account
     from psession.shell.waiting import Delivery
 
 OVER: Final = object()
@@ -24,15 +25,20 @@ class Inbox(Waiter):
     are in a memory channel, opened for the first of them. The channel's own ``receive`` raises and catches
     `trio.WouldBlock` before each wait, and in a dialogue nearly every message is waited for.
 
+    Args:
+        account: What the port's messages hold, those of this inbox included.
+
     Attributes:
         kept: The number of messages that nobody has received.
+        held: The bytes that these hold.
     """
 
-    __slots__ = ("_behind", "_channel", "_first", "_limit", "kept", "outcome", "task")
+    __slots__ = ("_account", "_behind", "_channel", "_first", "held", "kept", "outcome", "task")
 
-    def __init__(self, limit: float) -> None:
-        self._limit = limit
-        self._first: Any = OVER
+    def __init__(self, account: Account) -> None:
+        self._account = account
+        self.held = 0
+        self._first: tuple[Any, int] | None = None
         self._channel: tuple[trio.MemorySendChannel[Any], trio.MemoryReceiveChannel[Any]] | None = None
         self._behind: WaitingLine[object] | None = None
         self.kept = 0
@@ -44,33 +50,58 @@ class Inbox(Waiter):
         """True while a task waits; then no message is kept."""
         return self.task is not None or bool(self._behind)
 
-    def put(self, item: Any) -> bool:
-        """Hand a message to the task that waits longest, or keep it. Return False if there is no room."""
+    def put(self, item: Any, payload: Any) -> bool:
+        """Hand a message to the task that waits longest, or keep it. Return False if there is no room.
+
+        Args:
+            item: The message.
+            payload: What of it counts.
+        """
         if self.task is not None:
             self.wake(Handed(item))
             return True
         if self._behind:
             self._behind.wake_first(Handed(item))
             return True
-        if self.kept >= self._limit:
+        account = self._account
+        if self.kept >= account.most_messages:
+            return False
+        size = account.take(payload)
+        if not size:
             return False
         if not self.kept:
-            self._first = item
+            self._first = item, size
         else:
             if self._channel is None:
-                self._channel = trio.open_memory_channel[Any](self._limit)
-            self._channel[0].send_nowait(item)
+                self._channel = trio.open_memory_channel[Any](account.most_messages)
+            self._channel[0].send_nowait((item, size))
         self.kept += 1
+        self.held += size
         return True
 
     def take(self) -> Any:
         """Take the first message that is kept."""
         self.kept -= 1
-        item, self._first = self._first, OVER
-        if item is OVER:
+        first, self._first = self._first, None
+        if first is None:
             assert self._channel is not None
-            item = self._channel[1].receive_nowait()
+            first = self._channel[1].receive_nowait()
+        item, size = first
+        if self.held:
+            self.held -= size
+            self._account.give(size)
         return item
+
+    def release(self) -> None:
+        """Account no more for what is kept: the session is over, and what it left is its owner's."""
+        self._account.give(self.held)
+        self.held = 0
+
+    def drop(self) -> None:
+        """Let go of what is kept."""
+        self.release()
+        self._first = self._channel = None
+        self.kept = 0
 
     def next(self) -> Awaitable[Any]:
         """Wait for the next message, while none is kept; or for `OVER`, where the session ends.."""

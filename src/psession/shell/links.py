@@ -293,7 +293,9 @@ class LinkedChannel(FrameChannel):
         """Read as the link does, but nothing overtakes what is pending."""
         if self._pending or not isinstance(self._link, FrameChannel):
             return []
-        return self._link.receive_batch_now()
+        batch = self._link.receive_batch_now()
+        self.weights = self._link.weights
+        return batch
 
     async def receive(self) -> Any:
         """The next message of whatever link brings it."""
@@ -322,6 +324,7 @@ class LinkedChannel(FrameChannel):
                     await trio.lowlevel.checkpoint()
                 batch, self._pending = self._pending, []
                 if batch:
+                    self.weights = {}
                     return batch
                 continue
             link = self._link
@@ -329,7 +332,9 @@ class LinkedChannel(FrameChannel):
                 await self._reopen()
                 continue
             try:
-                return await receive_some(link)
+                batch = await receive_some(link)
+                self.weights = link.weights if isinstance(link, FrameChannel) else {}
+                return batch
             except LINK_ENDS as error:
                 if self._is_closed or (self._link is link and not self._comes_back):
                     raise

@@ -10,7 +10,7 @@ from outcome import Error
 from psession import errors
 from psession.protocol.counters import Drop
 from psession.protocol.dialogue import BUSY
-from psession.protocol.endings import ENDED, overrun
+from psession.protocol.endings import ENDED, held_too_much, overrun
 from psession.protocol.events import Dropped, Received
 from psession.shell.inbox import OVER, Inbox
 from psession.shell.timekeeper import SOON
@@ -58,7 +58,7 @@ class LiveSession:
         """Put a message into the inbox; a session that is flooded ends alone."""
         inbox, dialogue = self.inbox, self.dialogue
         if inbox is None:
-            inbox = self.inbox = Inbox(self.engine.options.inbox_limit)
+            inbox = self.inbox = Inbox(self.engine.account)
         if dialogue.incoming:
             if not self._for_credit:  # a handler that waits for credit is idle, whatever waits for it
                 dialogue.idle_since = BUSY
@@ -66,11 +66,31 @@ class LiveSession:
                 self._question_begun(self.handler)
         elif dialogue.turn is None:
             self.engine.rests(dialogue)
-        if not inbox.put(event if event.question else event.payload):
-            engine = self.engine
-            engine.connection.counters.drop(Drop.OVERRUN)
-            engine.perform([Dropped(Drop.OVERRUN, dialogue.sid)])
-            engine.end(dialogue, overrun(engine.options.inbox_limit))
+        if not inbox.put(event if event.question else event.payload, event.payload):
+            self.overrun()
+
+    @property
+    def held(self) -> int:
+        """The bytes of messages that nobody has received."""
+        return 0 if self.inbox is None else self.inbox.held
+
+    def overrun(self) -> None:
+        """End the session: what came for it and nobody has received is too much, and is let go of."""
+        engine, dialogue, inbox = self.engine, self.dialogue, self.inbox
+        assert inbox is not None
+        is_many = inbox.kept >= engine.options.inbox_limit
+        engine.connection.counters.drop(Drop.OVERRUN)
+        engine.perform([Dropped(Drop.OVERRUN, dialogue.sid)])
+        inbox.drop()
+        engine.end(
+            dialogue, overrun(engine.options.inbox_limit) if is_many else held_too_much(engine.options.max_held_bytes)
+        )
+
+    def handled(self) -> None:
+        """The handler is at work no more: what it has not received is nobody's."""
+        if self.inbox is not None:
+            self.inbox.drop()
+        self.end()
 
     def _question_begun(self, handler: HandlerScope) -> None:
         """The time of a turn's asker begins for the handler."""
@@ -92,6 +112,8 @@ class LiveSession:
         self._end_waiting(event.ending)
         if self.inbox is not None:
             self.inbox.close()
+            if not self.dialogue.incoming:
+                self.inbox.release()
 
     def _end_waiting(self, ending: Ending) -> None:
         line = self.waiting_turns
@@ -145,7 +167,7 @@ class LiveSession:
         if dialogue.exact is not None and dialogue.exact.stream is not None:
             await self.finish_stream()
         if inbox is None:
-            inbox = self.inbox = Inbox(self.engine.options.inbox_limit)
+            inbox = self.inbox = Inbox(self.engine.account)
         if inbox.kept or dialogue.ending is not None:
             await trio.lowlevel.checkpoint_if_cancelled()
             item = inbox.take() if inbox.kept else OVER

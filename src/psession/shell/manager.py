@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import trio
 
 from psession import checks, errors
+from psession.budget import Budget
 from psession.channels._plain import receive_some
 from psession.nursery import open_quiet_nursery
 from psession.options import Options
@@ -85,6 +86,7 @@ class SessionManager:
         self._links: dict[str, LinkedChannel] = {}
         self._opening: set[str] = set()
         self._past = Statistics()
+        self._budget = self._options.budget or Budget()
         self._strays = Counters()
         self._said = Said("manager")
         self._names = count(1)
@@ -155,7 +157,7 @@ class SessionManager:
         finally:
             self._opening.discard(name)
         try:
-            async with live(name, channel, options, handshake, life) as (port, take):
+            async with live(name, channel, options, options.budget or self._budget, handshake, life) as (port, take):
                 self._ports[name] = port
                 self._takers[name] = take
                 if isinstance(channel, LinkedChannel):

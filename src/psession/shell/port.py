@@ -184,7 +184,7 @@ class Session:
         Raises:
             SessionTimeoutError: Nothing came in `timeout` seconds.
             SessionInvalidError: The session is over, and all that had come was received.
-            SessionOverrunError: The peer sent more than the inbox holds.
+            SessionOverrunError: The peer sent more than the inbox holds, which is let go of.
             SessionAbortError: The port was left, or its channel broke.
         """
         live = self._live

@@ -38,6 +38,7 @@ from psession.shell.waiting import Handed
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from psession.budget import Budget
     from psession.options import Options
     from psession.protocol.dialogue import Dialogue
     from psession.protocol.handshake import Handshake
@@ -53,7 +54,7 @@ LIVES = 2**48
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection
 async def live(
-    name: str, target: trio.abc.Channel[Any] | Sender, options: Options, handshake: Handshake, life: int
+    name: str, target: trio.abc.Channel[Any] | Sender, options: Options, budget: Budget, handshake: Handshake, life: int
 ) -> AsyncIterator[tuple[Port, Callable[[Any], None]]]:
     """Run a port over a channel or a sender while the block lasts. Gives the port, and what takes its messages.
 
@@ -63,7 +64,7 @@ async def live(
     tasks = None
     try:
         async with open_quiet_nursery() as nursery:
-            tasks = PortTasks(name, target, options, handshake, life, nursery)
+            tasks = PortTasks(name, target, options, budget, handshake, life, nursery)
             try:
                 yield tasks.port, tasks.take
             finally:
@@ -85,6 +86,7 @@ class PortTasks:
         name: str,
         target: trio.abc.Channel[Any] | Sender,
         options: Options,
+        budget: Budget,
         handshake: Handshake,
         life: int,
         nursery: trio.Nursery,
@@ -125,6 +127,7 @@ class PortTasks:
             connection,
             outbox,
             self,
+            budget=budget,
             hops=frames.hops if frames is not None else UNKNOWN_HOPS,
             busy=BusyWait() if looks else None,
             look=self._look,
@@ -182,7 +185,10 @@ class PortTasks:
         self._heard += 1
         engine = self._engine
         receive, now = engine.connection.receive, engine.now()
-        for message in batch:
+        weights = self._frames.weights if self._frames is not None else {}
+        for place, message in enumerate(batch):
+            if weights:
+                engine.account.weight = weights.get(place, 0)
             if type(message) is not dict:
                 self.take(message)
                 continue
@@ -194,6 +200,8 @@ class PortTasks:
                     event.dialogue.owner.received(event)  # type: ignore[union-attr]
                 else:
                     engine.carry_out(event)
+        if weights:
+            engine.account.weight = 0
         if self._frames is not None:
             self._frames.pace()
 

@@ -1,0 +1,160 @@
+"""Bytes that messages may hold which nobody has received: of one port, and of all ports together. Pure."""
+
+from __future__ import annotations
+
+from sys import getsizeof
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from psession import checks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DEFAULT_BYTES: Final = 256 * 2**20
+"""A quarter of a server with 1 GiB."""
+
+MOST_WEIGHED: Final = 4096
+"""Members of a message that are looked at, in half a millisecond: more than 1 KiB can have. One that has more came with
+an estimate."""
+
+_WEIGHTLESS: Final = frozenset((bool, type(None)))
+
+
+class Budget:
+    """Bytes that any number of ports may hold together: messages that came, and that nobody has received.
+
+    Where they are used up, the port that holds the most gives way: of its sessions the one that holds the most ends
+    with `psession.SessionOverrunError`. Give one budget to several managers, or leave each its own.
+
+    Args:
+        bytes: How many, as the decoded messages take them. 256 MiB by default.
+
+    Attributes:
+        bytes: The same.
+        used: How many are in use.
+
+    Raises:
+        TypeError, ValueError: Not a whole number above 0.
+    """
+
+    def __init__(self, bytes: int = DEFAULT_BYTES) -> None:
+        checks.count("bytes", bytes)
+        self.bytes = bytes
+        self.used = 0
+        self._accounts: dict[Account, None] = {}
+
+    def __repr__(self) -> str:
+        return f"<psession.Budget: {self.used} of {self.bytes} bytes in use>"
+
+    def enter(self, account: Account) -> None:
+        """Let an account take part."""
+        self._accounts[account] = None
+
+    def leave(self, account: Account) -> None:
+        """Let it take part no more: what it held is free."""
+        if account in self._accounts:
+            del self._accounts[account]
+            self.used -= account.used
+
+    def make_room(self, size: int, asker: Account) -> bool:
+        """Have those that hold the most give way until there is room. Return False where that is the asker itself."""
+        while self.used + size > self.bytes:
+            largest = max(self._accounts, key=lambda account: account.used)
+            if largest is asker or not largest.used or not largest.give_way():
+                return False
+        return True
+
+
+class Account:
+    """What one port holds.
+
+    Args:
+        budget: What all ports may hold together.
+        most_bytes: What this one may hold.
+        most_messages: How many messages one session of it may hold.
+        give_way: Ends the session of the port's that holds the most. Returns False if there is none.
+
+    Attributes:
+        used: The bytes in use.
+        most_messages: As given.
+        weight: The estimate that came with the message that is being delivered; 0: it is short enough to be weighed.
+    """
+
+    __slots__ = ("_budget", "_most_bytes", "give_way", "most_messages", "used", "weight")
+
+    def __init__(self, budget: Budget, most_bytes: float, most_messages: int, give_way: Callable[[], bool]) -> None:
+        self.used = 0
+        self.most_messages = most_messages
+        self.weight = 0
+        self.give_way = give_way
+        self._budget = budget
+        self._most_bytes = most_bytes
+        budget.enter(self)
+
+    def take(self, message: Any) -> int:
+        """Account for a message that is kept. Return its size; 0 where there is no room for it."""
+        size, is_all = weigh(message)
+        if not is_all:
+            size = max(size, self.weight)
+        budget = self._budget
+        if self.used + size > self._most_bytes:
+            return 0
+        if budget.used + size > budget.bytes and not budget.make_room(size, self):
+            return 0
+        self.used += size
+        budget.used += size
+        return size
+
+    def give(self, size: int) -> None:
+        """So many bytes are free again."""
+        if self._most_bytes:
+            self.used -= size
+            self._budget.used -= size
+
+    def close(self) -> None:
+        """The port is over: it holds nothing any more, whatever its handlers still receive."""
+        self._budget.leave(self)
+        self.used = 0
+        self._most_bytes = 0
+
+
+def weigh(message: Any) -> tuple[int, bool]:
+    """The bytes that a decoded message takes, about, and whether that is all of it: it has `MOST_WEIGHED` members."""
+    total, left = 0, MOST_WEIGHED
+    values: list[Any] = [message]
+    while values and left:
+        value = values.pop()
+        left -= 1
+        kind = type(value)
+        if kind in _WEIGHTLESS:
+            continue
+        total += getsizeof(value)
+        if kind is dict:
+            mapping = cast("dict[Any, Any]", value)
+            values += mapping.values()
+            total += 64 * len(mapping)  # its keys, which are short, and most often the same in all messages
+        elif kind is list or kind is tuple:
+            values += cast("list[Any]", value)
+        elif hasattr(value, "__struct_fields__"):
+            values += [getattr(value, name) for name in value.__struct_fields__]
+    return total + 64, not values  # 64: its place in the inbox
+
+
+_LISTS: Final = bytes([*range(0x90, 0xA0), 0x80])
+_MAPPINGS: Final = bytes(range(0x81, 0x90))
+
+
+def estimate(data: bytes | str, *, text: bool) -> int:
+    """The bytes that a message of many members takes once it is decoded; rather too many than too few.
+
+    In JSON each bracket may be an object of 64 bytes, each comma an integer or a short text of 50 in a place of 8. In
+    MessagePack a byte may be a container of 64 to 240, or one of the 5 of a short text.
+    """
+    if isinstance(data, str):
+        data = data.encode()
+    if text:
+        brackets = data.count(b"[") + data.count(b"{")
+        return 2 * len(data) + 72 * brackets + 160 * data.count(b":") + 48 * data.count(b",")
+    lists = len(data) - len(data.translate(None, _LISTS))
+    mappings = len(data) - len(data.translate(None, _MAPPINGS))
+    return 10 * len(data) + 72 * lists + 240 * mappings

@@ -1,0 +1,228 @@
+"""What a hostile peer can make this side hold: as much as the port's share of the budget, and nobody else pays."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+import trio
+import trio.testing
+
+from psession import Budget, Exact, Session, SessionManager, SessionOverrunError
+from psession.budget import MOST_WEIGHED, Account, estimate, weigh
+from psession.channels import lines, memory_pair
+
+from ..peers import settle
+from ..tables import assert_empty
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+MB = 2**20
+TEXT = "x" * 10_000
+
+
+async def busy(session: Session) -> None:
+    """Take one message, and no other for ten minutes."""
+    await session.receive()
+    await trio.sleep(600)
+
+
+async def test_a_port_holds_no_more_than_its_share_whatever_the_number_of_sessions(autojump_clock: MockClock) -> None:
+    manager = SessionManager(on_session=busy, max_held_bytes=MB)
+    async with manager.port("attacked", memory_pair()[0]) as port:
+        for sid in range(1, 30):
+            for n in range(20):
+                port.dispatch({"sid": sid, "n": n, "text": TEXT + str(n)})
+                assert manager._budget.used <= MB
+            await settle()
+        assert 0.9 * MB < manager._budget.used <= MB
+        assert port.statistics().overrun > 10
+        port.dispatch({"sid": 500, "n": 1})
+        await settle()
+        assert 500 in port.sessions, "a small message still finds room"
+    assert_empty(manager, port)
+
+
+async def test_where_the_budget_is_used_up_the_port_that_holds_the_most_gives_way_and_no_honest_one(
+    autojump_clock: MockClock,
+) -> None:
+    budget = Budget(2 * MB)
+    manager = SessionManager(on_session=busy, budget=budget)
+    async with manager.port("hostile", memory_pair()[0]) as hostile, manager.port("honest", memory_pair()[0]) as honest:
+        honest.dispatch({"sid": 1, "n": 0})
+        await settle()
+        for n in range(50):
+            honest.dispatch({"sid": 1, "n": n, "text": TEXT + str(n)})
+        for sid in range(1, 50):
+            for n in range(20):
+                hostile.dispatch({"sid": sid, "n": n, "text": TEXT + str(n)})
+            await settle()
+        assert budget.used <= budget.bytes
+        assert (honest.statistics().overrun, hostile.statistics().overrun > 10) == (0, True)
+        for n in range(20):
+            honest.dispatch({"sid": 2, "n": n, "text": TEXT + str(n)})
+        assert (honest.statistics().overrun, set(honest.sessions)) == (0, {1, 2})
+    assert_empty(manager, hostile, honest)
+
+
+async def test_two_managers_may_share_a_budget_and_each_has_its_own_otherwise() -> None:
+    budget = Budget(MB)
+    one, other = SessionManager(budget=budget), SessionManager(budget=budget)
+    apart = SessionManager()
+    async with (
+        one.port("one", memory_pair()[0]) as first,
+        other.port("other", memory_pair()[0]) as second,
+        apart.port("apart", memory_pair()[0]) as third,
+    ):
+        for port in (first, second, third):
+            port.dispatch({"sid": port.create().sid, "text": TEXT})
+        assert budget.used == sum(port._engine.account.used for port in (first, second))
+        assert third._engine.account.used
+    assert budget.used == 0
+
+
+@pytest.mark.parametrize("ends", ["receives", "ends", "handler ends", "left"])
+@pytest.mark.parametrize("exact", [False, True], ids=["classic", "exact"])
+async def test_what_nobody_holds_any_more_is_free(exact: bool, ends: str, autojump_clock: MockClock) -> None:
+    async def handler(session: Session) -> None:
+        await session.receive()
+        await trio.sleep(1)
+        if ends == "receives":
+            for _ in range(5):
+                await session.receive()
+            await trio.sleep(600)
+        elif ends == "ends":
+            session.end()
+
+    manager = SessionManager(on_session=handler)
+    async with manager.port("p", memory_pair()[0]) as port:
+        port.dispatch({"sid": 1, **({"_turn": 1, "_new": True, "_life": 5} if exact else {})})
+        await settle()
+        for n in range(5):
+            port.dispatch({"sid": 1, "n": n, "text": TEXT, **({"_part": n + 1, "_life": 5} if exact else {})})
+        assert manager._budget.used > 5 * len(TEXT)
+        if ends == "left":
+            port.close()
+        await trio.sleep(2)
+        assert manager._budget.used == 0
+    assert_empty(manager, port)
+
+
+async def test_a_session_of_this_side_keeps_what_came_after_its_end_and_it_counts_no_more() -> None:
+    async with SessionManager().port("p", memory_pair()[0]) as port:
+        session = port.create()
+        port.dispatch({"sid": session.sid, "text": TEXT})
+        session.end()
+        assert port._engine.account.used == 0
+        assert await session.receive() == {"text": TEXT}
+        assert port._engine.account.used == 0
+
+
+async def test_a_session_that_overran_holds_nothing_while_its_handler_goes_on(autojump_clock: MockClock) -> None:
+    manager = SessionManager(on_session=busy, inbox_limit=100)
+    async with manager.port("attacked", memory_pair()[0]) as port:
+        for _ in range(50):  # one number, each time a new session
+            for n in range(120):
+                port.dispatch({"sid": 1, "n": n})
+            await settle()
+        assert port.statistics().overrun == 58
+        assert manager._budget.used < 100 * 1000
+
+
+async def test_the_error_of_a_session_that_has_no_room_says_what_to_do() -> None:
+    async with SessionManager(max_held_bytes=MB).port("p", memory_pair()[0]) as port:
+        session = port.create()
+        for n in range(200):
+            port.dispatch({"sid": session.sid, "text": TEXT + str(n)})
+        with pytest.raises(SessionOverrunError, match="raise max_held_bytes or the budget"):
+            await session.receive()
+
+
+# -- what a message takes ----------------------------------------------------------------------------------------------
+
+
+SHAPES: dict[str, Any] = {
+    "nested": [[] for _ in range(50_000)],
+    "deep": [[[[[{}] * 9] * 9] * 9] * 9] * 9,
+    "objects": [{"a": n} for n in range(20_000)],
+    "empty objects": [{} for _ in range(50_000)],
+    "integers": list(range(1000, 101_000)),
+    "floats": [n + 0.5 for n in range(50_000)],
+    "texts": [str(n) for n in range(50_000)],
+    "one text": "x" * 500_000,
+    "keys": {f"key number {n}": n + 1000 for n in range(20_000)},
+    "nothing": [None] * 100_000,
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("form", ["json", "msgpack"])
+def test_the_estimate_of_a_long_message_is_honest(form: str, shape: str) -> None:
+    codec = msgspec.json if form == "json" else msgspec.msgpack
+    data = codec.encode({"n": SHAPES[shape]})
+    gc.collect()
+    tracemalloc.start()
+    message = codec.decode(data)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    guess = estimate(data, text=form == "json")
+    assert taken <= 1.3 * guess, f"{taken} bytes of {guess}"
+    assert guess <= 25 * taken
+    del message
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{}, {"n": 1}, {"n": [[]] * 100}, {"text": "x" * 900}, {"n": {str(n): n for n in range(100)}}, ["a", 1.5, None]],
+    ids=lambda message: f"{message!r:.20}",
+)
+def test_a_short_message_is_weighed_as_what_it_takes(message: Any) -> None:
+    data = msgspec.json.encode(message)
+    gc.collect()
+    tracemalloc.start()
+    kept = [msgspec.json.decode(data) for _ in range(500)]
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken / len(kept) / 3 <= weigh(message)[0] <= 4 * taken / len(kept) + 200
+
+
+def test_weighing_ends_whatever_the_message_is() -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    assert weigh(endless) == (pytest.approx(80 * MOST_WEIGHED, rel=0.3), False)
+    size, is_all = weigh([0] * 10**6)
+    assert (size > 8 * 10**6, is_all) == (True, False)
+    assert weigh({"blob": b"x" * 10**6}) == (pytest.approx(10**6, rel=0.01), True)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, True, 1.5, "1"])
+def test_a_budget_is_a_whole_number_of_bytes(wrong: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="bytes must be"):
+        Budget(wrong)
+    with pytest.raises(TypeError, match=r"budget must be a psession\.Budget"):
+        SessionManager(budget=wrong)
+
+
+def test_an_account_that_is_closed_takes_nothing() -> None:
+    budget = Budget(MB)
+    account = Account(budget, MB, 9, lambda: False)
+    assert account.take({"n": 1})
+    account.close()
+    assert (budget.used, account.take({"n": 1})) == (0, 0)
+
+
+async def test_a_long_message_is_estimated_as_it_is_decoded(autojump_clock: MockClock) -> None:
+    left, right = trio.testing.memory_stream_pair()
+    manager = SessionManager(on_session=busy, dialect=Exact())
+    async with manager.port("attacked", lines(left)) as port:
+        await right.send_all(b'{"sid":1,"n":0}\n')
+        await settle()
+        nested = b'{"sid":1,"n":[' + b"[]," * 100_000 + b"0]}\n"
+        await right.send_all(nested)
+        await settle()
+        assert manager._budget.used > 20 * len(nested)
+        assert port.statistics().overrun == 0
