@@ -219,8 +219,8 @@ async def test_a_read_grows_while_it_costs_little_and_shrinks_with_the_time_that
         now[0] += took
         raw.channel.pace()
     assert sizes[:7] == [1024, 2048, 4096, 8192, 16384, 32768, 65536]
-    assert sizes[8:12] == [65536, 1024, 128, 128], "a 64th each time, and no less than that"
-    assert sizes[12:] == [128, 128, 256]
+    assert sizes[7:10] == [65536, 65536, 1024], "a 64th of it, which took so much too long"
+    assert sizes[10:] == [128, 256, 128, 256, 512], "no less than that, whose time is not taken"
 
 
 async def test_a_read_grows_where_nobody_says_how_long_it_took() -> None:

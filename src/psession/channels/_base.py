@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -37,8 +36,9 @@ class FrameChannel(trio.abc.Channel[Message]):
     joins: bool = False
     """Whether frames are ``bytes`` that may be concatenated and given to ``send_frame_now`` as one."""
 
-    weights: Mapping[int, int] = MappingProxyType({})
-    """What the long messages of the last batch take once they are decoded, by their places in it: bytes, about."""
+    weights: Mapping[int, int] | None = None
+    """What the long messages of the last batch take once they are decoded, by their places in it: bytes, about; the
+    others have fewer than 4 KiB. ``None`` where the channel does not know."""
 
     bytes_sent: int = 0
     bytes_received: int = 0

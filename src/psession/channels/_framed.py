@@ -27,9 +27,9 @@ FIRST_BYTES: Final = 1024
 LEAST_BYTES: Final = 128
 """How little a read takes, whatever it costs."""
 
-PASS_SECONDS: Final = 0.001
-"""How long all that came with one read may keep the other tasks waiting. 64 KiB of requests of 100 bytes take 5 ms,
-of the smallest control frames 300: so it is time that counts, not bytes."""
+LONG_SECONDS: Final = 0.002
+"""How long all that came with one read may keep the other tasks waiting before the next reads less. 64 KiB of requests
+of 100 bytes take 5 ms, of the smallest control frames 300: so it is time that counts, not bytes."""
 
 
 class FramedChannel(WireChannel):
@@ -106,21 +106,18 @@ class FramedChannel(WireChannel):
 
     def pace(self) -> None:
         """Take note that the port is done with the last batch: where that took long, the next is to be smaller."""
-        took = perf_counter() - self._read_at
+        took = 0.0 if self._is_paced else perf_counter() - self._read_at
         self._is_paced = True
-        if took > 2 * PASS_SECONDS:
-            self._read_bytes = max(LEAST_BYTES, int(self._read_bytes * PASS_SECONDS / took))
-        else:
-            self._read_more()
+        if took > LONG_SECONDS:
+            self._read_bytes = max(LEAST_BYTES, int(self._read_bytes * LONG_SECONDS / 2 / took))
+        elif self._read_bytes < RECEIVE_BYTES:
+            self._read_bytes *= 2
 
     def _begin_pace(self) -> None:
-        if not self._is_paced:
-            self._read_more()  # it is not a port that reads, and nobody says how long it takes
+        if not self._is_paced:  # it is not a port that reads, and nobody says how long it takes
+            self._read_bytes = min(2 * self._read_bytes, RECEIVE_BYTES)
         self._is_paced = False
         self._read_at = perf_counter()
-
-    def _read_more(self) -> None:
-        self._read_bytes = min(2 * self._read_bytes, RECEIVE_BYTES)
 
     def receive_batch_now(self) -> list[Message | MessageError]:
         """Receive what one read of the socket gives without waiting; nothing on any other stream.
@@ -143,7 +140,8 @@ class FramedChannel(WireChannel):
 
     def _messages(self, data: bytes) -> list[Message | MessageError]:
         self.bytes_received += len(data)
-        self._begin_pace()
+        if len(data) > LEAST_BYTES:
+            self._begin_pace()
         return self._decoded(self._framing.feed(data))
 
     async def _receive_some(self) -> bytes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import trio
 
-from psession.channels._framed import RECEIVE_BYTES, FramedChannel
+from psession.channels._framed import LEAST_BYTES, RECEIVE_BYTES, FramedChannel
 from psession.text import printable
 
 if TYPE_CHECKING:
@@ -189,7 +189,8 @@ class WebSocketChannel(FramedChannel):
     def _messages(self, data: bytes) -> list[Message | MessageError]:
         framing = self._frames
         self.bytes_received += len(data)
-        self._begin_pace()
+        if len(data) > LEAST_BYTES:
+            self._begin_pace()
         messages = self._decoded(framing.feed(data))
         if framing.control_waits or framing.ended:
             self._at_end = self._at_end or framing.ended

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import deque
 from contextlib import suppress
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -17,9 +18,11 @@ from psession.errors import MessageError, MessageTooLargeError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-LONG_BYTES: Final = 1024
-"""Messages as long as that have what they take estimated as they are decoded; shorter ones are weighed if they are
-kept."""
+LONG_BYTES: Final = 4096
+"""Messages as long as that have what they take estimated as they are decoded. Shorter ones have no more members than
+can be weighed where they are kept."""
+
+_NONE_LONG: Final[Mapping[int, int]] = MappingProxyType({})
 
 DEFAULT_CLOSE_TIMEOUT: Final = 5.0
 """Seconds for a polite goodbye. A lost packet is sent again after 1 s and, lost again, after 2 s more (RFC 6298, 2.1
@@ -52,7 +55,8 @@ class WireChannel(FrameChannel):
         self._receiving = False
         self._pending: deque[Message | MessageError] = deque()
         self._closed = False
-        self.weights: Mapping[int, int] = {}
+        self.weights: Mapping[int, int] | None = _NONE_LONG
+        self._estimated = 0
         self._goodbye = trio.CancelScope()
         self._gone = trio.Event()
 
@@ -135,7 +139,7 @@ class WireChannel(FrameChannel):
             await self._pause()
             batch = list(self._pending)
             self._pending.clear()
-            self.weights = {}
+            self.weights = None
             return batch
         self._check_open()
         self._receiving = True
@@ -200,18 +204,21 @@ class WireChannel(FrameChannel):
     def _decoded(self, payloads: list[Any]) -> list[Message | MessageError]:
         """The messages of one read, each in its place; what is no payload but an error already stays as it is."""
         messages: list[Message | MessageError] = []
-        decode, weights = self._open, dict[int, int]()
+        decode = self._open
         for payload in payloads:
             try:
-                if isinstance(payload, MessageError):
-                    messages.append(payload)
-                    continue
-                if len(payload) >= LONG_BYTES:
-                    weights[len(messages)] = estimate(payload, text=self._codec.text)
-                messages.append(decode(payload))
+                messages.append(payload if isinstance(payload, MessageError) else decode(payload))
             except MessageError as error:
                 messages.append(error)
-        self.weights = weights
+        if self.bytes_received - self._estimated >= LONG_BYTES:
+            self.weights = {
+                place: estimate(payload, text=self._codec.text)
+                for place, payload in enumerate(payloads)
+                if not isinstance(payload, MessageError) and len(payload) >= LONG_BYTES
+            }
+        elif self.weights is not _NONE_LONG:
+            self.weights = _NONE_LONG
+        self._estimated = self.bytes_received
         return messages
 
     @abstractmethod

@@ -66,7 +66,7 @@ class Inbox(Waiter):
         account = self._account
         if self.kept >= account.most_messages:
             return False
-        size = account.take(payload)
+        size = account.take(payload) if self.kept or account.weight != 0 else account.take_first()
         if not size:
             return False
         if not self.kept:

@@ -324,7 +324,7 @@ class LinkedChannel(FrameChannel):
                     await trio.lowlevel.checkpoint()
                 batch, self._pending = self._pending, []
                 if batch:
-                    self.weights = {}
+                    self.weights = None
                     return batch
                 continue
             link = self._link
@@ -333,7 +333,7 @@ class LinkedChannel(FrameChannel):
                 continue
             try:
                 batch = await receive_some(link)
-                self.weights = link.weights if isinstance(link, FrameChannel) else {}
+                self.weights = link.weights if isinstance(link, FrameChannel) else None
                 return batch
             except LINK_ENDS as error:
                 if self._is_closed or (self._link is link and not self._comes_back):

@@ -88,7 +88,7 @@ class LiveSession:
 
     def handled(self) -> None:
         """The handler is at work no more: what it has not received is nobody's."""
-        if self.inbox is not None:
+        if self.inbox is not None and self.inbox.kept:
             self.inbox.drop()
         self.end()
 

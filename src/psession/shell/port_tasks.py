@@ -36,7 +36,7 @@ from psession.shell.user_code import await_, call
 from psession.shell.waiting import Handed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from psession.budget import Budget
     from psession.options import Options
@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from psession.shell.sender_outbox import Sender
 
 log = logging.getLogger("psession")
+
+MANY = 8
+"""Messages of one read whose time is taken: fewer are soon done, or long, and then less to read is no help."""
 
 LIVES = 2**48
 """A life is one of so many, by chance: that two are the same is less likely than a bit that flips unnoticed in TCP."""
@@ -185,10 +188,13 @@ class PortTasks:
         self._heard += 1
         engine = self._engine
         receive, now = engine.connection.receive, engine.now()
-        weights = self._frames.weights if self._frames is not None else {}
-        for place, message in enumerate(batch):
-            if weights:
-                engine.account.weight = weights.get(place, 0)
+        weights = self._frames.weights if self._frames is not None else None
+        if weights:
+            self._route_long(batch, weights)
+            return
+        account = engine.account
+        account.weight = None if weights is None else 0
+        for message in batch:
             if type(message) is not dict:
                 self.take(message)
                 continue
@@ -200,10 +206,19 @@ class PortTasks:
                     event.dialogue.owner.received(event)  # type: ignore[union-attr]
                 else:
                     engine.carry_out(event)
-        if weights:
-            engine.account.weight = 0
-        if self._frames is not None:
+        account.weight = None
+        if len(batch) >= MANY and self._frames is not None:
             self._frames.pace()
+
+    def _route_long(self, batch: list[Any], weights: Mapping[int, int]) -> None:
+        """Route a batch in which a message is long: what it may take comes with it."""
+        account = self._engine.account
+        for place, message in enumerate(batch):
+            account.weight = weights.get(place, 0)
+            self.take(message)
+        account.weight = None
+        assert self._frames is not None
+        self._frames.pace()
 
     @trio.lowlevel.enable_ki_protection
     def take(self, message: Any) -> None:

@@ -79,7 +79,8 @@ class Turn(Waiter, AskedTurn):
         """Make one attempt after the other, until there is an outcome or no more patience."""
         live, retry = self.live, patience.retry
         engine = live.engine
-        engine.check_run()
+        if not live.dialogue.once:  # else its opening was checked
+            engine.check_run()
         busy = engine.busy
         if live.dialogue.turn is not None:
             await live.line_up(self)
