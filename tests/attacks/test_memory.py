@@ -226,3 +226,29 @@ async def test_a_long_message_is_estimated_as_it_is_decoded(autojump_clock: Mock
         await settle()
         assert manager._budget.used > 20 * len(nested)
         assert port.statistics().overrun == 0
+
+
+async def test_what_waits_for_a_peer_that_does_not_read_is_bounded_and_the_posts_beyond_fail(
+    autojump_clock: MockClock,
+) -> None:
+    failed: list[SessionOverrunError] = []
+
+    async def answer(session: Session) -> None:
+        await session.receive()
+        try:
+            await session.post({"text": TEXT})
+        except SessionOverrunError as error:
+            failed.append(error)
+
+    left, right = trio.testing.lockstep_stream_pair()
+    manager = SessionManager(on_session=answer, max_held_bytes=MB, max_queued_bytes=len(TEXT))
+    async with manager.port("attacked", lines(left)) as port:
+        for sid in range(1, 400):
+            await right.send_all(b'{"sid":%d}\n' % sid)
+        await trio.sleep(1)
+        waiting = port._engine.outbox._waiting_bytes
+        assert 0.9 * MB < waiting <= MB
+        assert len(failed) > 250
+        assert all((error.sid in range(1, 400), error.outcome) == (True, "not_sent") for error in failed)
+        port.close()
+    assert_empty(manager, port)

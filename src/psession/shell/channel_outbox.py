@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -46,8 +47,9 @@ class ChannelOutbox(Outbox):
         limit_bytes: int,
         counters: Counters,
         start: Callable[[], None],
+        most_waiting_bytes: float = math.inf,
     ) -> None:
-        super().__init__(limit_bytes, counters, start)
+        super().__init__(limit_bytes, counters, start, most_waiting_bytes)
         self._channel = channel
         self._frames = channel if isinstance(channel, FrameChannel) else None
         if self._frames is not None:

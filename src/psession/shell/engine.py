@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
@@ -74,6 +75,7 @@ class Engine:
         closed: Set when it is.
         drained: Set when it is being drained and nothing is left; ``None`` while it is not being drained.
         account: What the messages hold that nobody has received.
+        thread: The thread of its ``trio.run``, in which there is no other while the port is open.
         needy: The turns that wait for a session number that no late reply can reach.
         said: What has been logged about this port.
     """
@@ -117,7 +119,7 @@ class Engine:
         )
         self.account = Account(budget, options.max_held_bytes, options.inbox_limit, self._give_way)
         self._tasks: Tasks = tasks
-        self._root = trio.lowlevel.current_root_task()
+        self.thread = get_ident()
         self._sessions = connection.sessions
         self._for_number: WaitingLine[object] = WaitingLine()
 
@@ -287,11 +289,7 @@ class Engine:
         Raises:
             RuntimeError: It says what to do. A port that is over may be called from anywhere: it says that it is.
         """
-        try:
-            is_at_home = trio.lowlevel.current_root_task() is self._root
-        except RuntimeError:
-            is_at_home = False
-        if not is_at_home and self.ending is None:
+        if get_ident() != self.thread and self.ending is None:
             raise RuntimeError(
                 f"port {self.name!r} belongs to another trio.run: open a port in this one, or call this one from a "
                 "thread by trio.from_thread.run"

@@ -219,7 +219,9 @@ class LiveSession:
                 await trio.lowlevel.checkpoint_if_cancelled()
                 if not outbox.post_now(frame):
                     await outbox.post(frame, self.check_open)
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, errors.SessionOverrunError) and error.sid is None:
+                    error.port, error.sid = engine.name, dialogue.sid
                 if answers or opens:
                     connection.not_posted(dialogue, answers, opened=opens)
                 raise

@@ -6,11 +6,14 @@ writes happen only where a write is one synchronous call. See docs/design.md, "T
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import trio
+
+from psession import errors
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -74,7 +77,9 @@ class Outbox:
     _joined_bytes = 0
     """The bytes that the writer takes at once: by default one frame, so that the others can still be withdrawn."""
 
-    def __init__(self, limit_bytes: int, counters: Counters, start: Callable[[], None]) -> None:
+    def __init__(
+        self, limit_bytes: int, counters: Counters, start: Callable[[], None], most_waiting_bytes: float = math.inf
+    ) -> None:
         self.turns = 0
         self.burst = 0
         self.queued_bytes = 0
@@ -89,6 +94,8 @@ class Outbox:
         self._rests = True
         self._for_room = trio.lowlevel.ParkingLot()
         self._wanting = 0
+        self._waiting_bytes = 0
+        self._most_waiting_bytes = most_waiting_bytes
         self._room_promised = False
         self._since_yield = 0
         self._until_writable: Callable[[], Awaitable[None]] | None = None
@@ -125,7 +132,7 @@ class Outbox:
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         if self.closed or self._wanting or self.queued_bytes >= self._limit_bytes:
-            ticket = await self._put_when_room(lambda: frame, check)
+            ticket = await self._put_when_room(lambda: frame, check, size_of(frame))
         else:
             ticket = self.put(frame, None)
         if ticket is not None and ticket.done is not None:
@@ -159,16 +166,25 @@ class Outbox:
         self._since_yield = (self._since_yield + 1) % POSTS_A_PASS
         return not self._since_yield
 
-    async def _put_when_room(self, make: Callable[[], Any], check: Callable[[], None]) -> Ticket | None:
+    async def _put_when_room(self, make: Callable[[], Any], check: Callable[[], None], size: int = 0) -> Ticket | None:
         if not self.closed:
+            if self._waiting_bytes + size > self._most_waiting_bytes:
+                raise errors.SessionOverrunError(
+                    f"not sent: the peer does not read, and {self._waiting_bytes} bytes wait for it already; "
+                    "wait for its next message before the next post, or raise max_held_bytes",
+                    outcome="not_sent",
+                )
             self._wanting += 1
+            self._waiting_bytes += size
             try:
                 await self._for_room.park()
             except BaseException:
                 self._wanting -= 1
+                self._waiting_bytes -= size
                 self._offer_room()  # the next task may have waited for this one alone
                 raise
             self._wanting -= 1
+            self._waiting_bytes -= size
             self._room_promised = False
         try:
             check()

@@ -110,9 +110,9 @@ class PortTasks:
         counters, limit, start = Counters(), options.max_queued_bytes, self._start_writer
         outbox: Outbox
         if isinstance(target, trio.abc.Channel):
-            outbox = ChannelOutbox(target, limit, counters, start)
+            outbox = ChannelOutbox(target, limit, counters, start, options.max_held_bytes)
         else:
-            outbox = SenderOutbox(target, limit, counters, start)
+            outbox = SenderOutbox(target, limit, counters, start, options.max_held_bytes)
         self._outbox = outbox
         connection = Connection(
             options.wire,

@@ -68,6 +68,8 @@ class Said:
 
         What a good peer on a bad network may cause is no warning, unless there is something to say about it.
         """
+        if reason.value in self._said and not log.isEnabledFor(logging.DEBUG):
+            return  # a flood of them costs no more than that
         level = logging.INFO if reason in EXPECTED and not detail else logging.WARNING
         place = "" if sid is None else f" of session {sid}"
         text = f"message%s dropped (%s): %s{' (%s)' if detail else ''}"

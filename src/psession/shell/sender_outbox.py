@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncContextDecorator, ContextDecorator
 from typing import TYPE_CHECKING, Any
@@ -24,9 +25,14 @@ class SenderOutbox(Outbox):
     """
 
     def __init__(
-        self, sender: Callable[[Any], object], limit_bytes: int, counters: Counters, start: Callable[[], None]
+        self,
+        sender: Callable[[Any], object],
+        limit_bytes: int,
+        counters: Counters,
+        start: Callable[[], None],
+        most_waiting_bytes: float = math.inf,
     ) -> None:
-        super().__init__(limit_bytes, counters, start)
+        super().__init__(limit_bytes, counters, start, most_waiting_bytes)
         self._sender = sender
         call = getattr(sender, "__call__", sender)  # noqa: B004 - an object whose __call__ is async counts as async
         self._is_async = inspect.iscoroutinefunction(inspect.unwrap(getattr(sender, "func", sender))) or (

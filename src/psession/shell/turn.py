@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import trio
@@ -79,7 +80,7 @@ class Turn(Waiter, AskedTurn):
         """Make one attempt after the other, until there is an outcome or no more patience."""
         live, retry = self.live, patience.retry
         engine = live.engine
-        if not live.dialogue.once:  # else its opening was checked
+        if get_ident() != engine.thread:
             engine.check_run()
         busy = engine.busy
         if live.dialogue.turn is not None:
