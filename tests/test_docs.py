@@ -342,6 +342,15 @@ async def _(names: Names) -> AsyncIterator[None]:
         pass
 
 
+@scene("Hostile peers: budgets")
+async def _(names: Names) -> AsyncIterator[None]:
+    names["handler"] = lamp
+    yield
+    here, there = memory_pair()
+    async with names["manager"].port("far", there), SessionManager().port("near", here) as port:
+        assert await port.request({"command": "status"}) == {"light": "on", "did": "status"}
+
+
 # -- tests -------------------------------------------------------------------------------------------------------------
 
 
