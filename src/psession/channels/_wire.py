@@ -56,7 +56,6 @@ class WireChannel(FrameChannel):
         self._pending: deque[Message | MessageError] = deque()
         self._closed = False
         self.weights: Mapping[int, int] | None = _NONE_LONG
-        self._estimated = 0
         self._goodbye = trio.CancelScope()
         self._gone = trio.Event()
 
@@ -204,21 +203,18 @@ class WireChannel(FrameChannel):
     def _decoded(self, payloads: list[Any]) -> list[Message | MessageError]:
         """The messages of one read, each in its place; what is no payload but an error already stays as it is."""
         messages: list[Message | MessageError] = []
-        decode = self._open
+        decode, weights = self._open, _NONE_LONG
         for payload in payloads:
             try:
                 messages.append(payload if isinstance(payload, MessageError) else decode(payload))
             except MessageError as error:
                 messages.append(error)
-        if self.bytes_received - self._estimated >= LONG_BYTES:
-            self.weights = {
-                place: estimate(payload, text=self._codec.text)
-                for place, payload in enumerate(payloads)
-                if not isinstance(payload, MessageError) and len(payload) >= LONG_BYTES
-            }
-        elif self.weights is not _NONE_LONG:
-            self.weights = _NONE_LONG
-        self._estimated = self.bytes_received
+                continue
+            if type(payload) is bytes and len(payload) < LONG_BYTES:
+                continue
+            if not isinstance(payload, MessageError) and len(payload) >= LONG_BYTES:
+                weights = {**weights, len(messages) - 1: estimate(payload, text=self._codec.text)}
+        self.weights = weights
         return messages
 
     @abstractmethod
