@@ -198,10 +198,10 @@ async def test_a_turn_that_is_over_lets_go_of_its_frame() -> None:
 
             __slots__ = ()
 
-            def join(self, payload: Any, sid: int, header: dict[str, Any]) -> Any:
-                joined = Heavy(super().join(payload, sid, header))
-                seen.append(weakref.ref(joined))
-                return joined
+            def open(self, payload: Any, sid: int, *, exact: bool) -> tuple[Any, dict[str, Any]]:
+                message = Heavy(super().open(payload, sid, exact=exact)[0])
+                seen.append(weakref.ref(message))
+                return message, message
 
         port._engine.connection._dialect = Watched()
         nursery.start_soon(peer)

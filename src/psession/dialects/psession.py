@@ -72,25 +72,23 @@ class _Flat(Dialect):
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
-    def join(self, payload: Any, sid: int, header: dict[str, Any]) -> Any:
-        """Make a message: the payload's own fields first, then the number, then the header."""
+    def open(self, payload: Any, sid: int, *, exact: bool) -> tuple[Any, dict[str, Any]]:
+        """Begin a message: the payload's own fields first, then the number; the header is put behind them."""
         if type(payload) is dict:
             message = payload.copy()  # half the price of `{**payload}`
         elif isinstance(payload, Mapping):
             message = dict(payload)
         else:
-            self._check_type(payload, exact=bool(header))
-            return Joined(payload, {self.session_id_name: sid, **header})
-        if header:
+            self._check_type(payload, exact=exact)
+            fields = {self.session_id_name: sid}
+            return Joined(payload, fields), fields
+        if exact:
             if not self._reserved.isdisjoint(payload):
                 raise self._reserved_name(next(name for name in payload if name in self._reserved))
-            message[self.session_id_name] = sid
-            message.update(header)
-        else:
-            if self.session_id_name in payload:
-                raise self._reserved_name(self.session_id_name)
-            message[self.session_id_name] = sid
-        return message
+        elif self.session_id_name in payload:
+            raise self._reserved_name(self.session_id_name)
+        message[self.session_id_name] = sid
+        return message, message
 
     def check_plain(self, payload: Any) -> None:
         """Refuse a payload that has a session's number in it."""

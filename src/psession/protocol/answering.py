@@ -329,12 +329,13 @@ class Answering:
         held, stream = exact.memory or shared.turns.held(dialogue.key), exact.stream
         assert held is not None
         assert stream is not None
-        header: dict[str, Any] = {names.re: exact.holding, names.part: stream.made + 1}
+        message, header = shared.dialect.open(payload, dialogue.sid, exact=True)
+        header[names.re], header[names.part] = exact.holding, stream.made + 1
         if is_last:
             header[names.end] = True
         if exact.life is not None:
             header[names.life] = exact.life
-        frame = shared.encode(shared.dialect.join(payload, dialogue.sid, header))
+        frame = shared.encode(message)
         exact.began = now  # how long it takes for the next: what an attempt is put off by
         event = PeerEvent.FINISH if is_last else PeerEvent.PART
         shared.turns.add_part(held, frame, shared.size(frame), event)

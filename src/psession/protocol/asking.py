@@ -100,7 +100,8 @@ class Asking:
         shared, dialogue, names = self._shared, turn.dialogue, self._shared.names
         exact = dialogue.exact
         assert exact is not None
-        header: dict[str, Any] = {names.turn: turn.number}
+        message, header = shared.dialect.open(payload, dialogue.sid, exact=True)
+        header[names.turn] = turn.number
         if turn.answers:
             header[names.re] = turn.answers
         elif exact.opened is not Opened.OPEN and exact.must_open and not dialogue.incoming:
@@ -114,7 +115,7 @@ class Asking:
             header[names.wait] = within if within > SHORTEST_WAIT else SHORTEST_WAIT
         if exact.life is not None:
             header[names.life] = exact.life
-        return shared.encode(shared.dialect.join(payload, dialogue.sid, header))
+        return shared.encode(message)
 
     def grant(self, turn: AskedTurn, credit: int) -> Any:
         """The frame that gives the peer more credit for a turn; ``None`` where nobody is to be told."""

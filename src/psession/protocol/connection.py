@@ -655,7 +655,7 @@ class Connection:
             MessageError: It cannot travel.
         """
         if not turn.number:
-            return self._encode(self._dialect.join(payload, turn.dialogue.sid, {}))
+            return self._encode(self._dialect.open(payload, turn.dialogue.sid, exact=False)[0])
         frame = self._asking.question(turn, payload, within)
         if turn.answers:
             dialogue = turn.dialogue
@@ -714,24 +714,24 @@ class Connection:
         exact = dialogue.exact
         if exact is None:
             if dialogue.incoming or not self._asks_exactly:
-                return self._encode(self._dialect.join(payload, dialogue.sid, {})), 0, False
+                return self._encode(self._dialect.open(payload, dialogue.sid, exact=False)[0]), 0, False
             exact = self._asking.exact(dialogue)
         names, asked = self._dialect.fields, exact.holding
         held = self._answering.owed_to(dialogue, exact, asked) if asked else None
-        header: dict[str, Any]
+        message, header = self._dialect.open(payload, dialogue.sid, exact=True)
         opens = False
         if held is not None:
-            header = {self._re: asked}
+            header[self._re] = asked
         elif exact.must_open and not dialogue.incoming:
             # What opens a session is a turn, so that a copy of it cannot open it again, but one that waits 0 seconds.
-            header = {names.turn: self._asking.number(dialogue, exact), names.new: True, names.wait: 0}
+            header[names.turn], header[names.new], header[names.wait] = self._asking.number(dialogue, exact), True, 0
             opens = True
         else:
             exact.posted += 1
-            header = {names.part: exact.posted}
+            header[names.part] = exact.posted
         if exact.life is not None:
             header[self._life] = exact.life
-        frame = self._encode(self._dialect.join(payload, dialogue.sid, header))
+        frame = self._encode(message)
         if held is not None:
             self._answering.answered(exact, held, frame)
         elif opens:

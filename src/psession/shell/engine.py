@@ -76,6 +76,7 @@ class Engine:
         drained: Set when it is being drained and nothing is left; ``None`` while it is not being drained.
         account: What the messages hold that nobody has received.
         thread: The thread of its ``trio.run``, in which there is no other while the port is open.
+        tells_deadlines: True where this side's turns say how long their callers wait.
         needy: The turns that wait for a session number that no late reply can reach.
         said: What has been logged about this port.
     """
@@ -120,6 +121,7 @@ class Engine:
         self.account = Account(budget, options.max_held_bytes, options.inbox_limit, self._give_way)
         self._tasks: Tasks = tasks
         self.thread = get_ident()
+        self.tells_deadlines = connection.asks_exactly and options.deadlines
         self._sessions = connection.sessions
         self._for_number: WaitingLine[object] = WaitingLine()
 

@@ -87,7 +87,9 @@ class Turn(Waiter, AskedTurn):
             await live.line_up(self)
         with self:
             is_safe = self.start()
-            await trio.lowlevel.checkpoint_if_cancelled()
+            caller_due = self.caller_due() if engine.tells_deadlines else None
+            if caller_due is None or caller_due == -math.inf:
+                await trio.lowlevel.checkpoint_if_cancelled()  # else its caller is not cancelled
             if not is_safe:
                 await self.make_safe(patience.timeout)
             self.begin(payload, patience.total, retry)
@@ -102,7 +104,8 @@ class Turn(Waiter, AskedTurn):
                 failure = None
                 try:
                     if is_paid:
-                        self.transmit()
+                        self.transmit(caller_due)
+                        caller_due = None  # it may be another one by the next attempt
                         if busy is not None and self.ticket is None and engine.outbox.turns == 1:
                             await busy.until(self._look)  # it is alone: its peer may be near
                             if self.outcome is not None:
@@ -138,27 +141,35 @@ class Turn(Waiter, AskedTurn):
         if retry.budget != math.inf:
             engine.bucket.put(retry.budget)
 
-    def transmit(self) -> None:
-        """Make one attempt, unless the last one's frame is still in the queue."""
+    def caller_due(self) -> float:
+        """The moment at which the caller's own cancel scopes end; minus infinity where they have."""
+        handler = answering.get()
+        if handler is not None:
+            handler.show_deadline()
+        return trio.current_effective_deadline()
+
+    def transmit(self, caller_due: float | None = None) -> None:
+        """Make one attempt, unless the last one's frame is still in the queue.
+
+        Args:
+            caller_due: What `caller_due` says, where that is known.
+        """
         if self.ticket is not None and not self.ticket.written:
             self.attempts += 1
             return
         engine = self.live.engine
-        frame = self._frame() if self.number else engine.connection.ask(self, self.payload, math.inf)
+        frame = self._frame(caller_due) if self.number else engine.connection.ask(self, self.payload, math.inf)
         self.attempts += 1
         self.ticket = engine.outbox.put(frame, self)
 
-    def _frame(self) -> Any:
+    def _frame(self, caller_due: float | None = None) -> Any:
         """The frame of an attempt on the exact wire: it says how long the turn still waits."""
         engine = self.live.engine
         if not engine.options.deadlines:
             return engine.connection.ask(self, self.payload, math.inf)
         due, within = math.inf, self.total
         if self.keeps_deadline:
-            handler = answering.get()
-            if handler is not None:
-                handler.show_deadline()
-            due = trio.current_effective_deadline()
+            due = self.caller_due() if caller_due is None else caller_due
         if due < self.deadline or self.attempts:
             due = min(due, self.deadline)
             within = round(due - (engine.now() if self.attempts else self.started), 3)
