@@ -120,6 +120,13 @@ def bring_chromium(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def attacks(session: nox.Session) -> None:
+    """What hostile clients cost an honest one, and the server: figures, no test. `nox -s attacks -- --attackers 10`."""
+    session.install(".[all]")
+    session.run("python", "tests/attacks/field.py", *session.posargs)
+
+
+@nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """The benchmarks, on the newest dependencies; their tables are the result. `-- --quick` only tries them."""
     session.install(".[all]", *group("bench"))
