@@ -231,7 +231,7 @@ class MsgpackCodec(_TypedCodec):
             raise MalformedMessageError("text came where MessagePack belongs, which is bytes")
         value = self._decode_generic(data)
         if (FLOAT64 in data and odd_float64(data)) or (FLOAT32 in data and odd_float32(data)):
-            _faults.refuse_odd_members(value)
+            _faults.refuse_odd_members(value, _faults.MOST_SEARCHED)
         return value
 
     def _strip(self, data: Any, without: frozenset[str]) -> bytes:
@@ -284,7 +284,7 @@ class MsgpackCodec(_TypedCodec):
         except Exception as error:
             raise _faults.not_decoded("MessagePack", data, error) from error
         if (FLOAT64 in data and odd_float64(data)) or (FLOAT32 in data and odd_float32(data)):
-            _faults.refuse_odd_members(message)
+            _faults.refuse_odd_members(message, _faults.MOST_SEARCHED)
         return message
 
 
