@@ -82,8 +82,8 @@ class Account:
     Attributes:
         used: The bytes in use.
         most_messages: As given.
-        weight: The estimate that came with the message that is being delivered; 0: it is a short one; ``None``: nobody
-            knows.
+        weight: The estimate that came with the message that is being delivered; 0: it is a short one, as those of a
+            channel are that tells of long ones; ``None``: nobody knows.
     """
 
     __slots__ = ("_budget", "_most_bytes", "give_way", "most_messages", "used", "weight")

@@ -213,7 +213,7 @@ async def test_a_read_grows_while_it_costs_little_and_shrinks_with_the_time_that
     monkeypatch.setattr(_framed, "perf_counter", lambda: now[0])
     raw = Raw(lines)
     sizes: list[int] = []
-    for took in [0.0] * 8 + [0.032] * 3 + [1.0, 1.0, 0.0, 0.0]:
+    for took in [0.0] * 8 + [0.064] * 3 + [1.0, 1.0, 0.0, 0.0]:
         await raw.say(b'{"a":1}\n' * 8192)
         sizes.append(8 * len(await raw.channel.receive_batch()))
         now[0] += took

@@ -27,9 +27,10 @@ FIRST_BYTES: Final = 1024
 LEAST_BYTES: Final = 128
 """How little a read takes, whatever it costs."""
 
-LONG_SECONDS: Final = 0.001
+LONG_SECONDS: Final = 0.002
 """How long all that came with one read may keep the other tasks waiting before the next reads less. 64 KiB of requests
-of 100 bytes take 5 ms, of the smallest control frames 300: so it is time that counts, not bytes."""
+of 100 bytes take 5 ms, of the smallest control frames 300: so it is time that counts, not bytes. With 1 ms, 64 turns in
+flight lost 5 %."""
 
 
 class FramedChannel(WireChannel):

@@ -205,14 +205,14 @@ class WireChannel(FrameChannel):
         messages: list[Message | MessageError] = []
         decode, weights = self._open, _NONE_LONG
         for payload in payloads:
+            if isinstance(payload, MessageError):
+                messages.append(payload)
+                continue
             try:
-                messages.append(payload if isinstance(payload, MessageError) else decode(payload))
+                messages.append(decode(payload))
             except MessageError as error:
                 messages.append(error)
-                continue
-            if type(payload) is bytes and len(payload) < LONG_BYTES:
-                continue
-            if not isinstance(payload, MessageError) and len(payload) >= LONG_BYTES:
+            if len(payload) >= LONG_BYTES:
                 weights = {**weights, len(messages) - 1: estimate(payload, text=self._codec.text)}
         self.weights = weights
         return messages

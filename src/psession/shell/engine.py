@@ -146,8 +146,15 @@ class Engine:
         happened = self.connection.receive(message, self.now())
         if happened and type(happened[-1]) is events.Plain:
             return False
-        self.perform(happened)
+        self.perform_unweighed(happened)
         return True
+
+    def perform_unweighed(self, happened: list[events.Event]) -> None:
+        """Carry out what a message leads to that did not come by the port's channel, and may be of any size."""
+        account = self.account
+        usual, account.weight = account.weight, None
+        self.perform(happened)
+        account.weight = usual
 
     def drain(self) -> trio.Event:
         """Take no new sessions. Return what is set when nothing is left."""

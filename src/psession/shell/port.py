@@ -217,7 +217,7 @@ class Session:
         """
         engine = self._live.engine
         engine.check_run()
-        engine.perform(engine.connection.deliver(self._live.dialogue, message, engine.now()))
+        engine.perform_unweighed(engine.connection.deliver(self._live.dialogue, message, engine.now()))
 
     # -- the end -----------------------------------------------------------------------------------------------------
 

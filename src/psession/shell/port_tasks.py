@@ -135,6 +135,8 @@ class PortTasks:
             busy=BusyWait() if looks else None,
             look=self._look,
         )
+        if frames is not None and frames.weights is not None:
+            self._engine.account.weight = 0
         self._handlers = Handlers(self._engine)
         self.port = port_over(self._engine)
         if self._channel is not None:
@@ -192,8 +194,6 @@ class PortTasks:
         if weights:
             self._route_long(batch, weights)
             return
-        account = engine.account
-        account.weight = None if weights is None else 0
         for message in batch:
             if type(message) is not dict:
                 self.take(message)
@@ -206,7 +206,6 @@ class PortTasks:
                     event.dialogue.owner.received(event)  # type: ignore[union-attr]
                 else:
                     engine.carry_out(event)
-        account.weight = None
         if len(batch) >= MANY and self._frames is not None:
             self._frames.pace()
 
@@ -216,7 +215,7 @@ class PortTasks:
         for place, message in enumerate(batch):
             account.weight = weights.get(place, 0)
             self.take(message)
-        account.weight = None
+        account.weight = 0
         assert self._frames is not None
         self._frames.pace()
 
