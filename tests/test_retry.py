@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from psession import Exact, Retry, Session, SessionCancelError, SessionError, SessionManager, SessionTimeoutError
 from psession.channels import memory_pair
-from psession.protocol.bucket import MILLIONTH, RETRY_TOKENS, RetryBucket
+from psession.protocol.bucket import MILLIONTH, RETRY_TOKENS, TokenBucket
 from psession.protocol.retry import Patience
 
 from .peers import Caught, Wire, settle
@@ -123,7 +123,7 @@ def test_a_value_that_makes_no_sense_is_refused_by_name(field: str, value: objec
 
 @given(st.lists(st.floats(0, 20) | st.just(math.inf) | st.none()))
 def test_the_bucket_never_holds_less_than_nothing_or_more_than_its_size(deeds: list[float | None]) -> None:
-    bucket = RetryBucket()
+    bucket = TokenBucket(RETRY_TOKENS)
     for budget in deeds:
         before = bucket.millionths
         if budget is not None:
@@ -134,7 +134,7 @@ def test_the_bucket_never_holds_less_than_nothing_or_more_than_its_size(deeds: l
 
 
 def test_ten_turns_at_a_tenth_pay_for_one_retry() -> None:
-    bucket = RetryBucket()
+    bucket = TokenBucket(RETRY_TOKENS)
     while bucket.take():
         pass
     for _ in range(10):

@@ -1,4 +1,4 @@
-"""The tokens that the retries of a port are paid from. Pure."""
+"""Tokens that something is paid from: the retries of a port, the lines of its log. Pure."""
 
 from __future__ import annotations
 
@@ -12,25 +12,29 @@ MILLIONTH: Final = 1_000_000
 """Tokens are counted in whole millionths: ten times 0.1 pay for one retry, which in floating point they do not."""
 
 
-class RetryBucket:
-    """The tokens that the retries of a port are paid from.
+class TokenBucket:
+    """Tokens that something is paid from; it is full at first.
+
+    Args:
+        most: How many it holds.
 
     Attributes:
-        millionths: What is in it, in millionths of a retry.
+        millionths: What is in it, in millionths of a token.
     """
 
-    __slots__ = ("millionths",)
+    __slots__ = ("_most", "millionths")
 
-    def __init__(self) -> None:
-        self.millionths = RETRY_TOKENS * MILLIONTH
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.millionths = most * MILLIONTH
 
-    def put(self, budget: float) -> None:
-        """A new turn brings its budget; what is past `RETRY_TOKENS` spills."""
-        added = round(min(budget, RETRY_TOKENS) * MILLIONTH)
-        self.millionths = min(RETRY_TOKENS * MILLIONTH, self.millionths + added)
+    def put(self, tokens: float) -> None:
+        """Put tokens in; what it does not hold spills."""
+        added = round(min(tokens, self._most) * MILLIONTH)
+        self.millionths = min(self._most * MILLIONTH, self.millionths + added)
 
     def take(self) -> bool:
-        """Pay for one retry. ``False`` when there is not enough for it: then nothing is taken."""
+        """Take one token. ``False`` when there is not a whole one: then nothing is taken."""
         if self.millionths < MILLIONTH:
             return False
         self.millionths -= MILLIONTH

@@ -11,7 +11,7 @@ import trio
 
 from psession.budget import Account
 from psession.protocol import events
-from psession.protocol.bucket import RetryBucket
+from psession.protocol.bucket import RETRY_TOKENS, TokenBucket
 from psession.protocol.endings import expired
 from psession.protocol.states import Peer
 from psession.shell.said import Said
@@ -104,7 +104,7 @@ class Engine:
         self.look = look
         self.now = trio.lowlevel.current_clock().current_time
         self.luck = random.random
-        self.bucket = RetryBucket()
+        self.bucket = TokenBucket(RETRY_TOKENS)
         self.ending: Ending | None = None
         self.closed = trio.Event()
         self.drained: trio.Event | None = None

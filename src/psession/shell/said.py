@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from psession.protocol.bucket import TokenBucket
 from psession.protocol.counters import ADVICE, EXPECTED
 
 if TYPE_CHECKING:
@@ -21,25 +22,15 @@ SECONDS_A_LINE: Final = 30.0
 """After these one line in so many seconds, with the number of those in between."""
 
 
-class _Budget:
-    """The lines that there may be of one kind: a token bucket."""
+class _Lines:
+    """The lines of one kind: what they are paid from, since when, and how many there was nothing for."""
 
-    __slots__ = ("_at", "_lines", "skipped")
+    __slots__ = ("bucket", "since", "skipped")
 
     def __init__(self, now: float) -> None:
-        self._at = now
-        self._lines = float(LINES_AT_ONCE)
+        self.bucket = TokenBucket(LINES_AT_ONCE)
+        self.since = now
         self.skipped = 0
-
-    def take(self, now: float) -> bool:
-        """Take a line out of it. Return False if there is none left: the line is counted."""
-        self._lines = min(LINES_AT_ONCE, self._lines + (now - self._at) / SECONDS_A_LINE)
-        self._at = now
-        if self._lines < 1:
-            self.skipped += 1
-            return False
-        self._lines -= 1
-        return True
 
 
 class Said:
@@ -49,12 +40,12 @@ class Said:
         who: The beginning of each line.
     """
 
-    __slots__ = ("_budgets", "_said", "_who")
+    __slots__ = ("_lines", "_said", "_who")
 
     def __init__(self, who: str) -> None:
         self._who = who
         self._said: set[str] = set()
-        self._budgets: dict[str, _Budget] = {}
+        self._lines: dict[str, _Lines] = {}
 
     def once(self, about: str, text: str, *values: object, level: int = logging.WARNING) -> None:
         """Log a line the first time, and for debugging alone after that."""
@@ -85,18 +76,19 @@ class Said:
             error: What it raised.
         """
         now = trio.current_time()
-        budget = self._budgets.get(what)
-        if budget is None:
-            budget = self._budgets[what] = _Budget(now)
-        if not budget.take(now):
+        lines = self._lines.setdefault(what, _Lines(now))
+        lines.bucket.put((now - lines.since) / SECONDS_A_LINE)
+        lines.since = now
+        if not lines.bucket.take():
+            lines.skipped += 1
             return
-        more = f" (and {budget.skipped:,} times more since the last such line)" if budget.skipped else ""
-        budget.skipped = 0
+        more = f" (and {lines.skipped:,} times more since the last such line)" if lines.skipped else ""
+        lines.skipped = 0
         log.error("%s: %s%s raised%s", self._who, what, whose, more, exc_info=error)
 
     def end(self) -> None:
         """Say what has not been said: there will be no next line."""
-        for what, budget in self._budgets.items():
-            if budget.skipped:
-                log.error("%s: %s raised %s times more", self._who, what, f"{budget.skipped:,}")
-                budget.skipped = 0
+        for what, lines in self._lines.items():
+            if lines.skipped:
+                log.error("%s: %s raised %s times more", self._who, what, f"{lines.skipped:,}")
+                lines.skipped = 0
