@@ -107,12 +107,7 @@ class Account:
 
         Most of all messages are such; to weigh each would cost a request 2 %.
         """
-        budget, used = self._budget, self.used + FIRST_MESSAGE
-        if used > self._most_bytes or budget.used + FIRST_MESSAGE > budget.bytes:
-            return self._take(FIRST_MESSAGE)
-        self.used = used
-        budget.used += FIRST_MESSAGE
-        return FIRST_MESSAGE
+        return self._take(FIRST_MESSAGE)
 
     def _take(self, size: int) -> int:
         budget = self._budget

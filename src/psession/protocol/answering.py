@@ -275,8 +275,8 @@ class Answering:
         """The application has the message that asks a turn: what it says next in the session answers that."""
         exact = dialogue.exact
         assert exact is not None
-        held = exact.memory or self._shared.turns.held(dialogue.key)
-        if held is not None and held.turn == question and held.state in AT_WORK:
+        held = self.owed_to(dialogue, exact, question)
+        if held is not None:
             exact.holding = question
             exact.stream = held.stream
 

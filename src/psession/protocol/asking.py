@@ -45,10 +45,6 @@ class Asking:
 
     # -- what goes ---------------------------------------------------------------------------------------------------
 
-    def is_exact(self, dialogue: Dialogue) -> bool:
-        """Return True if what this side says in a session has exact fields."""
-        return dialogue.exact is not None or (self._shared.dialect.asks_exactly and not dialogue.incoming)
-
     def exact(self, dialogue: Dialogue) -> ExactState:
         """The exact state of a session, made when it is first asked for."""
         exact = dialogue.exact
