@@ -31,6 +31,11 @@ async def busy(session: Session) -> None:
     await trio.sleep(600)
 
 
+async def deaf(session: Session) -> None:
+    """Take no message at all."""
+    await trio.sleep(600)
+
+
 async def test_a_port_holds_no_more_than_its_share_whatever_the_number_of_sessions(autojump_clock: MockClock) -> None:
     manager = SessionManager(on_session=busy, max_held_bytes=MB)
     async with manager.port("attacked", memory_pair()[0]) as port:
@@ -251,4 +256,20 @@ async def test_what_waits_for_a_peer_that_does_not_read_is_bounded_and_the_posts
         assert len(failed) > 250
         assert all((error.sid in range(1, 400), error.outcome) == (True, "not_sent") for error in failed)
         port.close()
+    assert_empty(manager, port)
+
+
+async def test_what_came_before_the_port_was_opened_is_weighed_as_well(autojump_clock: MockClock) -> None:
+    left, right = trio.testing.memory_stream_pair()
+    channel = lines(left)
+    text = b"x" * 5000
+    await right.send_all(b'{"user":"lamp"}\n' + b"".join(b'{"sid":%d,"text":"%s"}\n' % (sid, text) for sid in (1, 2)))
+    for _ in range(4):  # so that one read takes it all
+        channel.pace()
+    assert await channel.receive() == {"user": "lamp"}
+    manager = SessionManager(on_session=deaf)
+    async with manager.port("p", channel) as port:
+        await settle()
+        assert set(port.sessions) == {1, 2}
+        assert manager._budget.used > 2 * len(text)
     assert_empty(manager, port)

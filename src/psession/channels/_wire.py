@@ -138,7 +138,7 @@ class WireChannel(FrameChannel):
             await self._pause()
             batch = list(self._pending)
             self._pending.clear()
-            self.weights = None
+            self.weights = None  # they were of the whole batch, of which `receive` may have taken some
             return batch
         self._check_open()
         self._receiving = True

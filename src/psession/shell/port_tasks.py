@@ -135,7 +135,8 @@ class PortTasks:
             busy=BusyWait() if looks else None,
             look=self._look,
         )
-        if frames is not None and frames.weights is not None:
+        self._tells_weights = frames is not None and frames.weights is not None
+        if self._tells_weights:
             self._engine.account.weight = 0
         self._handlers = Handlers(self._engine)
         self.port = port_over(self._engine)
@@ -191,8 +192,8 @@ class PortTasks:
         engine = self._engine
         receive, now = engine.connection.receive, engine.now()
         weights = self._frames.weights if self._frames is not None else None
-        if weights:
-            self._route_long(batch, weights)
+        if weights or (weights is None and self._tells_weights):
+            self._route_weighed(batch, weights)
             return
         for message in batch:
             if type(message) is not dict:
@@ -209,11 +210,11 @@ class PortTasks:
         if len(batch) >= MANY and self._frames is not None:
             self._frames.pace()
 
-    def _route_long(self, batch: list[Any], weights: Mapping[int, int]) -> None:
-        """Route a batch in which a message is long: what it may take comes with it."""
+    def _route_weighed(self, batch: list[Any], weights: Mapping[int, int] | None) -> None:
+        """Route a batch in which a message is long, or may be: what it may take comes with it, or nobody knows."""
         account = self._engine.account
         for place, message in enumerate(batch):
-            account.weight = weights.get(place, 0)
+            account.weight = None if weights is None else weights.get(place, 0)
             self.take(message)
         account.weight = 0
         assert self._frames is not None
