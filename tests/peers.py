@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from psession import Port, Session
 
@@ -105,3 +105,22 @@ class Caught:
         except Exception as error:
             self.error = error
         self.at = trio.current_time()
+
+
+async def start_and_cancel(passes: int, serve: Callable[..., Awaitable[Any]], *arguments: Any) -> trio.CancelScope:
+    """Start a server as a nursery does, and cancel it after so many passes of the scheduler, started or not.
+
+    Returns:
+        The scope, which caught the cancellation.
+    """
+    async with trio.open_nursery() as nursery:
+
+        async def cancel() -> None:
+            for _ in range(passes):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(cancel)
+        await nursery.start(serve, *arguments)
+        await trio.sleep_forever()
+    return nursery.cancel_scope

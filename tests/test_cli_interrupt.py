@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import trio
 
 import psession
 from psession._cli._tcp import serve_tcp
 from psession._cli._websocket import serve_ws
 
 from .commands import LIMIT, echoing, environment, finish, start
+from .peers import start_and_cancel
 
 INTERRUPTED = 130
 
@@ -114,17 +114,8 @@ def test_ctrl_c_ends_a_listening_echo_with_status_130(delay: int, scheme: str) -
 async def test_a_server_is_cancelled_at_any_step_of_its_start(
     passes: int, serve: Callable[..., Awaitable[None]]
 ) -> None:
-    async with trio.open_nursery() as nursery:
-
-        async def cancel() -> None:
-            for _ in range(passes):
-                await trio.lowlevel.checkpoint()
-            nursery.cancel_scope.cancel()
-
-        nursery.start_soon(cancel)
-        await nursery.start(serve, handle, "127.0.0.1", 0)
-        await trio.sleep_forever()
-    assert nursery.cancel_scope.cancelled_caught
+    scope = await start_and_cancel(passes, serve, handle, "127.0.0.1", 0)
+    assert scope.cancelled_caught
 
 
 async def handle(channel: object) -> None:

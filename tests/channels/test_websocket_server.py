@@ -17,6 +17,7 @@ import trio.testing
 from psession import SessionManager
 from psession.channels import HandshakeError, WebSocketChannel, WebSocketServer, open_websocket, serve_websocket
 
+from ..peers import start_and_cancel
 from .websocket_ends import HERE, echo, serving, url
 
 Contexts = tuple[ssl.SSLContext, ssl.SSLContext]
@@ -379,20 +380,9 @@ def open_sockets() -> set[str]:
 @pytest.mark.parametrize("host", [HERE, "localhost", None])
 @pytest.mark.parametrize("passes", range(16))
 async def test_a_server_that_is_cancelled_while_it_starts_leaves_no_socket_open(passes: int, host: str | None) -> None:
-    before = open_sockets()
-    async with trio.open_nursery() as nursery:
-
-        async def cancel() -> None:
-            for _ in range(passes):
-                await trio.lowlevel.checkpoint()
-            nursery.cancel_scope.cancel()
-
-        nursery.start_soon(cancel)
-        await nursery.start(serve_websocket, echo, host, 0)
-        await trio.sleep_forever()
-    await settled(
-        lambda: not trio.to_thread.current_default_thread_limiter().borrowed_tokens
-    )  # names are looked up there
+    before, threads = open_sockets(), trio.to_thread.current_default_thread_limiter()
+    await start_and_cancel(passes, serve_websocket, echo, host, 0)
+    await settled(lambda: not threads.borrowed_tokens)  # a name may still be looked up
     assert not open_sockets() - before
 
 
