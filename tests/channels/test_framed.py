@@ -350,3 +350,74 @@ async def test_the_error_of_a_batch_is_a_fresh_object_each_time() -> None:
     first, second = await raw.channel.receive_batch()
     assert isinstance(first, MessageError)
     assert first is not second
+
+
+async def flood(raw: Raw, useless: bytes) -> None:
+    """Send the same without end, until nobody listens any more."""
+    while True:
+        await raw.say(useless * 100)
+        await trio.sleep(0.001)
+
+
+async def read_all(channel: FramedChannel, seen: list[tuple[float, int]]) -> None:
+    """Read messages that cannot be read, until the channel ends."""
+    while True:
+        batch = await channel.receive_batch()
+        assert all(isinstance(message, MalformedMessageError) for message in batch)
+        seen.append((trio.current_time(), len(batch)))
+
+
+def useless_of(make: Callable[..., FramedChannel]) -> bytes:
+    return b"!\n" if make is lines else b"\0\0\0\x01!"
+
+
+@either
+async def test_a_peer_that_sends_little_of_use_is_read_more_slowly_and_then_no_more(
+    make: Callable[..., FramedChannel], autojump_clock: MockClock
+) -> None:
+    raw = Raw(make)
+    seen: list[tuple[float, int]] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(flood, raw, useless_of(make))
+        with pytest.raises(trio.BrokenResourceError, match=r"the peer sends little of use: .* messages that cannot"):
+            await read_all(raw.channel, seen)
+        assert 5 <= trio.current_time() < 7
+        nursery.cancel_scope.cancel()
+    assert sum(number for at, number in seen if at < 0.05) >= 1000
+    assert sum(number for at, number in seen if at > 1.1) <= 150 * 6
+
+
+@either
+async def test_useless_messages_among_as_many_useful_ones_cost_nothing(
+    make: Callable[..., FramedChannel], autojump_clock: MockClock
+) -> None:
+    raw = Raw(make)
+    pair = b"!\n{}\n" if make is lines else b"\0\0\0\x01!\0\0\0\x02{}"
+    for _ in range(100):
+        await raw.say(pair * 100)
+        got = 0
+        while got < 200:
+            got += len(await raw.channel.receive_batch())
+    assert trio.current_time() == 0
+
+
+@either
+async def test_a_reader_that_is_made_to_wait_is_woken_when_the_channel_is_closed(
+    make: Callable[..., FramedChannel], autojump_clock: MockClock
+) -> None:
+    raw = Raw(make)
+    await raw.say(useless_of(make) * 2000)
+    closed = outcome.Value[None](None)
+
+    async def read() -> None:
+        nonlocal closed
+        closed = await outcome.acapture(read_all, raw.channel, [])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await trio.sleep(0.5)
+        assert raw.channel.receive_batch_now() == []
+        await raw.channel.aclose()
+    assert isinstance(closed, outcome.Error)
+    assert isinstance(closed.error, trio.ClosedResourceError)
+    assert trio.current_time() == 0.5

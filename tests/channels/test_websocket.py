@@ -9,7 +9,7 @@ import trio
 import trio.testing
 from websockets.protocol import Side
 
-from psession.channels import MsgpackCodec
+from psession.channels import MsgpackCodec, WebSocketChannel
 from psession.channels._websocket_options import WebSocketOptions
 from psession.errors import MalformedMessageError, MessageTooLargeError
 
@@ -414,3 +414,49 @@ async def test_a_code_that_no_close_frame_may_have_is_refused(code: int) -> None
 def test_options_out_of_their_range_are_refused(wrong: Any) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong.values())) if "codec" in wrong else next(iter(wrong))):
         WebSocketOptions(**wrong)
+
+
+USELESS = {
+    "pings": PING,
+    "pongs": b"\x8a\x00",
+    "empty fragments": b"\x00\x00",
+    "texts that are no message": b"\x81\x00",
+}
+
+
+async def read_all(channel: WebSocketChannel) -> None:
+    """Read until the channel ends."""
+    while True:
+        await channel.receive_batch()
+
+
+@pytest.mark.parametrize("kind", USELESS)
+async def test_a_peer_that_sends_little_of_use_is_told_why_it_is_listened_to_no_more(
+    kind: str, autojump_clock: MockClock
+) -> None:
+    async with raw_end(Side.CLIENT) as raw, trio.open_nursery() as nursery:
+        if kind == "empty fragments":
+            await raw.say(b"\x01\x01{")
+
+        async def flood() -> None:
+            for _ in range(60):
+                await raw.say(USELESS[kind] * 500)
+                await trio.sleep(0.5)
+
+        nursery.start_soon(flood)
+        with pytest.raises(trio.BrokenResourceError, match="the peer sends little of use"):
+            await read_all(raw.channel)
+        assert 5 <= trio.current_time() < 7
+        nursery.cancel_scope.cancel()
+        heard = await raw.hear()
+        first, reason = told(heard[-(6 + 2 + len(b"too little of use")) :])
+        assert (first, reason) == (0x88, struct.pack(">H", 1008) + b"too little of use")
+
+
+async def test_pings_now_and_then_are_no_nuisance(autojump_clock: MockClock) -> None:
+    async with raw_end(Side.CLIENT) as raw:
+        for _ in range(300):
+            await raw.say(PING * 10, ONE)
+            assert await raw.channel.receive() == {"a": 1}
+            await trio.sleep(0.1)
+        assert trio.current_time() == pytest.approx(30)

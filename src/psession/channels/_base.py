@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from psession.errors import MessageError
 
@@ -39,6 +39,9 @@ class FrameChannel(trio.abc.Channel[Message]):
     weights: Mapping[int, int] | None = None
     """What the long messages of the last batch take once they are decoded, by their places in it: bytes, about; the
     others have fewer than 4 KiB. ``None`` where the channel does not know."""
+
+    kept_bytes: int = 0
+    """What the channel keeps of a message that has come in part."""
 
     bytes_sent: int = 0
     bytes_received: int = 0
@@ -72,10 +75,19 @@ class FrameChannel(trio.abc.Channel[Message]):
         """
         return None
 
-    def pace(self) -> None:
+    def pace(self, more: float = 0.0) -> None:
         """Take note that the port is done with the last batch: where that took long, the next is to be smaller.
 
         A port calls it before it waits again. Nothing happens where the channel cannot read less.
+
+        Args:
+            more: Seconds of work that the batch leaves to other tasks.
+        """
+
+    def watch_kept_bytes(self, call: Callable[[], None]) -> None:
+        """Have `call` called where more of a message has come, and it is not whole: `kept_bytes` grew.
+
+        A port calls it once. Nothing happens where the channel keeps no part of a message.
         """
 
     def receive_batch_now(self) -> list[Message | MessageError]:

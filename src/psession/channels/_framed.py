@@ -10,13 +10,13 @@ import trio
 
 from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES, Message
 from psession.channels._framings import Framing, LengthFraming, LineFraming
+from psession.channels._useless import UselessLimit
 from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT, WireChannel
 from psession.channels.codecs import Codec, CodecName, find_codec
+from psession.errors import MessageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from psession.errors import MessageError
+    from collections.abc import Callable, Sequence
 
 RECEIVE_BYTES: Final = 65536
 """How much one read takes at most: what trio.SocketStream itself asks for."""
@@ -56,6 +56,9 @@ class FramedChannel(WireChannel):
         self._read_bytes = FIRST_BYTES
         self._read_at = 0.0
         self._is_paced = True
+        self._useless = UselessLimit()
+        self._slowed = trio.CancelScope()
+        self._tell_kept: Callable[[], None] | None = None
         # Only a socket can be written to without waiting: TLS has records to build, a pipe is not Trio's to look into.
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) and os.name == "posix" else None
         self.joins = self._socket is not None
@@ -98,16 +101,35 @@ class FramedChannel(WireChannel):
             if self._at_end or self._framing.lost is not None:
                 await trio.lowlevel.checkpoint()
                 self._raise_end()
+            if self._useless.until and not self._closed:
+                await self._slow_down()
             data = await self._receive_some()
             self._at_end = not data
             messages = self._messages(data)
             if messages:
                 return messages
             self.pace()
+            if self._tell_kept is not None:
+                self._tell_kept()
 
-    def pace(self) -> None:
+    async def _slow_down(self) -> None:
+        """Read nothing for as long as the peer has sent too much that is of no use."""
+        with trio.CancelScope(deadline=self._useless.until) as self._slowed:
+            await trio.sleep_forever()
+        self._useless.until = 0.0
+
+    @property
+    def kept_bytes(self) -> int:  # type: ignore[override]
+        """The bytes of a message that has come in part."""
+        return self._framing.kept_bytes
+
+    def watch_kept_bytes(self, call: Callable[[], None]) -> None:
+        """Have `call` called where more of a message has come, and it is not whole."""
+        self._tell_kept = call
+
+    def pace(self, more: float = 0.0) -> None:
         """Take note that the port is done with the last batch: where that took long, the next is to be smaller."""
-        took = 0.0 if self._is_paced else perf_counter() - self._read_at
+        took = 0.0 if self._is_paced else perf_counter() - self._read_at + more
         self._is_paced = True
         if took > LONG_SECONDS:
             self._read_bytes = max(LEAST_BYTES, int(self._read_bytes * LONG_SECONDS / 2 / took))
@@ -127,6 +149,8 @@ class FramedChannel(WireChannel):
         """
         if self._socket is None or self._closed or self._pending or self._at_end or self._failure is not None:
             return []
+        if self._useless.until:
+            return []
         try:
             data = os.read(self._socket.fileno(), self._read_bytes)
         except BlockingIOError:
@@ -143,7 +167,23 @@ class FramedChannel(WireChannel):
         self.bytes_received += len(data)
         if len(data) > LEAST_BYTES:
             self._begin_pace()
-        return self._decoded(self._framing.feed(data))
+        messages = self._decoded(self._framing.feed(data))
+        if self._malformed + self._framing.useless != self._useless.seen:
+            self._note_useless(messages)
+        return messages
+
+    def _note_useless(self, messages: list[Message | MessageError]) -> None:
+        """Take note of what came with a read and is of no use. A peer that sends little else is listened to no more."""
+        useless = self._malformed + self._framing.useless - self._useless.seen
+        bad = sum(isinstance(message, MessageError) for message in messages)
+        goes_on = self._useless.note(useless, len(messages) - bad, trio.current_time())
+        if self._useless.until:
+            self._read_bytes = LEAST_BYTES
+        if not goes_on and self._framing.lost is None:
+            self._framing.give_up(
+                f"the peer sends little of use: {self._useless.seen} messages that cannot be read, control frames and "
+                "empty fragments"
+            )
 
     async def _receive_some(self) -> bytes:
         """One read of the stream; of a socket as soon as it is readable.
@@ -180,6 +220,7 @@ class FramedChannel(WireChannel):
         raise trio.BrokenResourceError(str(wrong)) from wrong
 
     async def _close(self) -> None:
+        self._slowed.cancel()
         await self._stream.aclose()
 
 

@@ -23,12 +23,24 @@ class Framing(Protocol):
     lost: MessageError | None
     """Why the edges are lost: nothing after this can be understood."""
 
+    useless: int
+    """Control frames and empty fragments so far."""
+
+    @property
+    def kept_bytes(self) -> int:
+        """What is kept of a message that has come in part."""
+        ...
+
     def frame(self, payload: bytes) -> bytes:
         """The payload with its edges."""
         ...
 
     def feed(self, data: bytes) -> list[bytes | MessageError]:
         """The payloads that end in ``data``; one that is bad but has its edges stands in its place as its error."""
+        ...
+
+    def give_up(self, why: str) -> None:
+        """Listen no more: the peer does what no peer should."""
         ...
 
     def end(self) -> MessageError | None:
@@ -45,9 +57,10 @@ class LineFraming:
         max_message_bytes: How long a line may be, its end not counted.
     """
 
-    lost: MessageError | None = None
+    useless = 0
 
     def __init__(self, max_message_bytes: float) -> None:
+        self.lost: MessageError | None = None
         self._limit = max_message_bytes
         self._kept = bytearray()
         self._skipped = 0
@@ -95,6 +108,15 @@ class LineFraming:
     def _too_large(self, length: int) -> MessageTooLargeError:
         return MessageTooLargeError(f"a line of {length} bytes; max_message_bytes is {self._limit}")
 
+    @property
+    def kept_bytes(self) -> int:
+        """The bytes of a line without its end."""
+        return len(self._kept)
+
+    def give_up(self, why: str) -> None:
+        """Listen no more."""
+        self.lost = MalformedMessageError(why)
+
     def end(self) -> MessageError | None:
         """A line without its end is what is wrong with the stream's ending here."""
         length = self._skipped or len(self._kept)
@@ -112,6 +134,8 @@ class LengthFraming:
     Args:
         max_message_bytes: How long a message may be, its length field not counted.
     """
+
+    useless = 0
 
     def __init__(self, max_message_bytes: float) -> None:
         self.lost: MessageError | None = None
@@ -165,6 +189,15 @@ class LengthFraming:
             f"a length of {length} bytes; max_message_bytes is {self._limit}. "
             f"If {field!r} is not a length, the peer speaks another protocol"
         )
+
+    @property
+    def kept_bytes(self) -> int:
+        """The bytes of a message without its last ones, its length field counted."""
+        return len(self._kept)
+
+    def give_up(self, why: str) -> None:
+        """Listen no more."""
+        self.lost = MalformedMessageError(why)
 
     def end(self) -> MessageError | None:
         """A message without its last bytes is what is wrong with the stream's ending here."""

@@ -192,6 +192,8 @@ class WebSocketChannel(FramedChannel):
         if len(data) > LEAST_BYTES:
             self._begin_pace()
         messages = self._decoded(framing.feed(data))
+        if self._malformed + framing.useless != self._useless.seen:
+            self._note_useless(messages)
         if framing.control_waits or framing.ended:
             self._at_end = self._at_end or framing.ended
             self._answer()
@@ -226,6 +228,7 @@ class WebSocketChannel(FramedChannel):
                 raise trio.BrokenResourceError(f"the connection broke: {error}") from error
 
     def _wake_reader(self) -> None:
+        self._slowed.cancel()
         if self._reading is not None:
             self._reading.cancel()
         elif self._receiving and self._socket is not None and self._socket.fileno() != -1:

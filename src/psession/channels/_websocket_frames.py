@@ -46,6 +46,7 @@ _SHORT: Final = struct.Struct(">H")
 _LONG: Final = struct.Struct(">Q")
 _FIELDS: Final = {_LENGTH_16: _SHORT, _LENGTH_16 + 1: _LONG}
 
+_CONTROL: Final = frozenset((PING, PONG, CLOSE))
 _BREACH: Final = "the peer broke the WebSocket protocol"
 
 _BEHIND_FINAL_BLOCK: Final = (b"\0\0\xff\xff", b"\0\0\0\xff\xff")
@@ -73,6 +74,7 @@ class WebSocketFraming:
         close_code: The code of the peer's close frame; 1005 when it gave none.
         close_reason: Its reason.
         control_waits: There is something in `take_control`.
+        useless: Control frames and empty fragments so far.
         hangs_up: A server that has said its goodbye closes its direction of the connection.
         compresses: Messages are compressed in the order in which they go, so `frame` cannot: `finish` does.
     """
@@ -85,6 +87,7 @@ class WebSocketFraming:
         self.close_reason = ""
         self.control_waits = False
         self.hangs_up = False
+        self.useless = 0
         self.compresses = bool(protocol.extensions)
         self._protocol = protocol
         self._text = text
@@ -224,6 +227,16 @@ class WebSocketFraming:
             self._wanted = wanted
         return found
 
+    @property
+    def kept_bytes(self) -> int:
+        """The bytes of a message that has come in part."""
+        return len(self._kept) + (len(self._fragments) if self._fragments is not None else 0)
+
+    def give_up(self, why: str) -> None:
+        """Say goodbye and listen no more: the peer does what no peer should."""
+        self.lost = MalformedMessageError(why)
+        self.fail(CloseCode.POLICY_VIOLATION, "too little of use")
+
     def end(self) -> MessageError | None:
         """The error that broke the protocol."""
         return self.lost
@@ -242,6 +255,7 @@ class WebSocketFraming:
     def _hand_over(self, data: bytes, found: list[Any]) -> None:
         """Let the library's parser have one whole frame, or one that it refuses from its first bytes."""
         protocol = self._protocol
+        self.useless += data[0] & 0x0F in _CONTROL or not data[1] & ~_MASKED
         unfinished = self._fragments is not None and data[0] & 0x0F == CLOSE
         if unfinished:
             # The library calls a close frame between two fragments a breach. Any control frame may stand there (RFC

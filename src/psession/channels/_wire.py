@@ -53,6 +53,7 @@ class WireChannel(FrameChannel):
         self._send_lock = trio.Lock()
         self._torn = False
         self._receiving = False
+        self._malformed = 0
         self._pending: deque[Message | MessageError] = deque()
         self._closed = False
         self.weights: Mapping[int, int] | None = _NONE_LONG
@@ -206,11 +207,13 @@ class WireChannel(FrameChannel):
         decode, weights = self._open, _NONE_LONG
         for payload in payloads:
             if isinstance(payload, MessageError):
+                self._malformed += 1
                 messages.append(payload)
                 continue
             try:
                 messages.append(decode(payload))
             except MessageError as error:
+                self._malformed += 1
                 messages.append(error)
             if len(payload) >= LONG_BYTES:
                 weights = {**weights, len(messages) - 1: estimate(payload, text=self._codec.text)}

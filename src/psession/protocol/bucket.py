@@ -33,6 +33,13 @@ class TokenBucket:
         added = round(min(tokens, self._most) * MILLIONTH)
         self.millionths = min(self._most * MILLIONTH, self.millionths + added)
 
+    def take_many(self, tokens: int) -> float:
+        """Take as many, or what there is. Return how many are missing."""
+        wanted = max(0, tokens) * MILLIONTH
+        taken = min(wanted, self.millionths)
+        self.millionths -= taken
+        return (wanted - taken) / MILLIONTH
+
     def take(self) -> bool:
         """Take one token. ``False`` when there is not a whole one: then nothing is taken."""
         if self.millionths < MILLIONTH:

@@ -22,7 +22,7 @@ from psession.message import flat
 from psession.nursery import close_forcefully
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from psession.protocol.handshake import Handshake
 
@@ -99,6 +99,7 @@ class LinkedChannel(FrameChannel):
         self._past_bytes = (0, 0)
         self._is_closed = False
         self._over: Exception | None = None
+        self._tell_kept: Callable[[], None] | None = None
         self._peers = 0
         """How often the peer that came back was another."""
         if within and opener is None:
@@ -179,6 +180,8 @@ class LinkedChannel(FrameChannel):
     def _stand(self, link: trio.abc.Channel[Any], batch: list[Any], *, known: bool) -> None:
         """`link` is the next; `batch` came on it already."""
         self._link = self._last = link
+        if isinstance(link, FrameChannel) and self._tell_kept is not None:
+            link.watch_kept_bytes(self._tell_kept)
         self._pending = [Reopened(known), *batch]
         self._peers += not known
         self._tell()
@@ -284,10 +287,21 @@ class LinkedChannel(FrameChannel):
             self._half = link, left
         return left
 
-    def pace(self) -> None:
+    def pace(self, more: float = 0.0) -> None:
         """Let the link read less at once, or more."""
         if isinstance(self._link, FrameChannel):
-            self._link.pace()
+            self._link.pace(more)
+
+    @property
+    def kept_bytes(self) -> int:  # type: ignore[override]
+        """The bytes of a message that has come in part on the link that stands."""
+        return self._link.kept_bytes if isinstance(self._link, FrameChannel) else 0
+
+    def watch_kept_bytes(self, call: Callable[[], None]) -> None:
+        """Have `call` called as the links do, this one and the next."""
+        self._tell_kept = call
+        if isinstance(self._link, FrameChannel):
+            self._link.watch_kept_bytes(call)
 
     def receive_batch_now(self) -> list[Any]:
         """Read as the link does, but nothing overtakes what is pending."""

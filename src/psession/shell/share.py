@@ -55,10 +55,10 @@ class SharedChannel(FrameChannel):
         """Receive as the channel does; a bad message stands in its place as its error."""
         return await receive_some(self._channel)
 
-    def pace(self) -> None:
+    def pace(self, more: float = 0.0) -> None:
         """Let the channel read less at once, or more."""
         if isinstance(self._channel, FrameChannel):
-            self._channel.pace()
+            self._channel.pace(more)
 
     @trio.lowlevel.enable_ki_protection
     async def aclose(self) -> None:
