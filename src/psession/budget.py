@@ -1,4 +1,4 @@
-"""Bytes that messages may hold which nobody has received: of one port, and of all ports together. Pure."""
+"""Bytes that peers make this side hold: by one port, and by all ports together. Pure."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from psession import checks
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-DEFAULT_BYTES: Final = 256 * 2**20
-"""A quarter of a server with 1 GiB."""
+DEFAULT_BYTES: Final = 128 * 2**20
+"""An eighth of a server with 1 GiB: what is counted as one byte may take two, and the server has other things to do."""
 
 MOST_WEIGHED: Final = 4096
 """Members of a message that are looked at, in half a millisecond: more than 1 KiB can have. One that has more came with
@@ -26,17 +26,22 @@ _WEIGHTLESS: Final = frozenset((bool, type(None)))
 
 
 class Budget:
-    """Bytes that any number of ports may hold together: messages that came, and that nobody has received.
+    """Bytes that the peers of any number of ports may make this side hold together.
 
-    Where they are used up, the port that holds the most gives way: of its sessions the one that holds the most ends
-    with `psession.SessionOverrunError`. Give one budget to several managers, or leave each its own.
+    That are messages which nobody has received, as they take decoded, messages that have come in part, those that wait
+    for a peer which does not read, stored answers, and 3 KiB for each session of a peer's whose handler is at work.
+
+    Where they are used up, the port that holds the most gives way. If most of it are messages in one session, that
+    session ends with `psession.SessionOverrunError`; otherwise the port closes. Give one budget to several managers,
+    or leave each its own.
 
     Args:
-        bytes: How many, as the decoded messages take them. 256 MiB by default.
+        bytes: How many. 128 MiB by default.
 
     Attributes:
         bytes: The same.
         used: How many are in use.
+        gave_way: How often a port gave way.
 
     Raises:
         TypeError, ValueError: Not a whole number above 0.
@@ -46,6 +51,7 @@ class Budget:
         checks.count("bytes", bytes)
         self.bytes = bytes
         self.used = 0
+        self.gave_way = 0
         self._accounts: dict[Account, None] = {}
 
     def __repr__(self) -> str:
@@ -59,15 +65,22 @@ class Budget:
         """Let it take part no more: what it held is free."""
         if account in self._accounts:
             del self._accounts[account]
-            self.used -= account.used
+            self.used -= account.all
 
-    def make_room(self, size: int, asker: Account) -> bool:
+    def make_room(self, size: int, asker: Account | None = None) -> bool:
         """Have those that hold the most give way until there is room. Return False where that is the asker itself."""
         while self.used + size > self.bytes:
-            largest = max(self._accounts, key=lambda account: account.used)
-            if largest is asker or not largest.used or not largest.give_way():
+            largest = max(self._accounts, key=lambda account: account.all, default=None)
+            if largest is None or largest is asker or not largest.all or not largest.give_way():
                 return False
+            self.gave_way += 1
         return True
+
+    def measure_next(self) -> None:
+        """Measure the port whose turn it is: one that hears nothing any more may hold more than when it did."""
+        account = next(iter(self._accounts))
+        self._accounts[account] = self._accounts.pop(account)
+        account.measure()
 
 
 class Account:
@@ -75,21 +88,32 @@ class Account:
 
     Args:
         budget: What all ports may hold together.
-        most_bytes: What this one may hold.
+        most_bytes: What its messages may hold that nobody has received.
         most_messages: How many messages one session of it may hold.
-        give_way: Ends the session of the port's that holds the most. Returns False if there is none.
+        give_way: Ends the session of the port's that holds the most, or the port. Returns False if nothing can be done.
+        rest: Measures what else the port holds, which is not counted as it comes.
 
     Attributes:
-        used: The bytes in use.
+        used: The bytes of messages that nobody has received.
+        rest: The bytes of all else, when they were measured last.
         most_messages: As given.
         weight: The estimate that came with the message that is being delivered; 0: it is a short one, as those of a
             channel are that tells of long ones; ``None``: nobody knows.
     """
 
-    __slots__ = ("_budget", "_most_bytes", "give_way", "most_messages", "used", "weight")
+    __slots__ = ("_budget", "_measure", "_most_bytes", "give_way", "most_messages", "rest", "used", "weight")
 
-    def __init__(self, budget: Budget, most_bytes: float, most_messages: int, give_way: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        budget: Budget,
+        most_bytes: float,
+        most_messages: int,
+        give_way: Callable[[], bool],
+        rest: Callable[[], int] = int,
+    ) -> None:
         self.used = 0
+        self.rest = 0
+        self._measure = rest
         self.most_messages = most_messages
         self.weight: int | None = None
         self.give_way = give_way
@@ -125,10 +149,32 @@ class Account:
             self.used -= size
             self._budget.used -= size
 
+    @property
+    def all(self) -> int:
+        """The bytes that the port holds."""
+        return self.used + self.rest
+
+    def measure(self) -> None:
+        """Account for what is not counted as it comes; where the budget does not hold it, somebody gives way."""
+        budget = self._budget
+        if not self._most_bytes:
+            return
+        rest = self._measure()
+        budget.used += rest - self.rest
+        self.rest = rest
+        if budget.used > budget.bytes:
+            budget.make_room(0)
+
+    def measure_all(self) -> None:
+        """Measure this port and, where half of the budget is used up, the others in their turn."""
+        self.measure()
+        if 2 * self._budget.used > self._budget.bytes:
+            self._budget.measure_next()
+
     def close(self) -> None:
         """The port is over: it holds nothing any more, whatever its handlers still receive."""
         self._budget.leave(self)
-        self.used = 0
+        self.used = self.rest = 0
         self._most_bytes = 0
 
 

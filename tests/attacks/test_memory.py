@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from psession import Budget, Exact, Session, SessionManager, SessionOverrunError
+from psession import Budget, Exact, PortClosedError, Session, SessionError, SessionManager, SessionOverrunError
 from psession.budget import MOST_WEIGHED, Account, estimate, weigh
 from psession.channels import lines, memory_pair
 
@@ -145,6 +146,149 @@ async def test_the_error_of_a_session_that_has_no_room_says_what_to_do() -> None
             port.dispatch({"sid": session.sid, "text": TEXT + str(n)})
         with pytest.raises(SessionOverrunError, match="raise max_held_bytes or the budget"):
             await session.receive()
+
+
+# -- what is held beside messages that nobody has received ------------------------------------------------------------
+
+
+async def say_in_reads(stream: Any, *messages: bytes) -> None:
+    """Each message in a read of its own, as many as there are between two looks at what a port holds."""
+    for message in messages:
+        await stream.send_all(message + b"\n")
+        await settle()
+    for _ in range(16):
+        await stream.send_all(b"{}\n")
+        await settle()
+
+
+async def ask_exactly(stream: Any) -> None:
+    """Ask many turns, whose answers are kept."""
+    questions = [b'{"sid":%d,"_turn":%d,"_new":true,"_life":7}' % (n, n) for n in range(1, 40)]
+    await say_in_reads(stream, *questions)
+
+
+async def ask_classically(stream: Any) -> None:
+    """Open sessions whose handlers are at work, or wait to say something that nobody reads."""
+    await say_in_reads(stream, *[b'{"sid":%d}' % n for n in range(1, 40)])
+
+
+async def say_the_half(stream: Any) -> None:
+    """Begin a message and do not end it."""
+    await stream.send_all(b"x" * 150_000)
+    await settle()
+
+
+HELD: dict[str, tuple[Any, Any]] = {
+    "stored answers": (ask_exactly, {"max_queued_bytes": 10**6}),
+    "handlers at work": (ask_classically, {}),
+    "posts that wait for room": (ask_classically, {"max_queued_bytes": 1}),
+    "a message that has come in part": (say_the_half, {}),
+}
+
+
+@pytest.mark.parametrize("held", HELD)
+async def test_whatever_a_peer_makes_this_side_hold_counts_in_the_budget_and_its_port_gives_way(
+    held: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    attack, options = HELD[held]
+
+    async def answer(session: Session) -> None:
+        await session.receive()
+        if held == "handlers at work":
+            await trio.sleep(600)
+        await session.post({"text": "x" * 5000})
+
+    (left, far), (right, honest_far) = trio.testing.memory_stream_pair(), trio.testing.lockstep_stream_pair()
+    if held == "posts that wait for room":
+        left, far = trio.testing.lockstep_stream_pair()
+    budget = Budget(100_000)
+    manager = SessionManager(on_session=answer, budget=budget, grace=1, on_message=lambda _: None)
+    async with manager.port("honest", lines(right)) as honest, manager.port("hostile", lines(left), **options) as port:
+        await honest_far.send_all(b'{"sid":1}\n')
+        await settle()
+        with trio.move_on_after(60), suppress(trio.BrokenResourceError):
+            await attack(far)
+        honest.create().end()
+        assert budget.used <= budget.bytes
+        assert budget.gave_way == 1
+        with pytest.raises(PortClosedError, match="budget of all ports is used up"):
+            await port.request({"n": 1})
+        assert "'hostile': closed, since the budget is used up" in caplog.text
+    assert budget.used == 0
+    assert_empty(manager, port, honest)
+
+
+async def test_a_port_that_hears_nothing_more_is_measured_when_the_budget_runs_low(autojump_clock: MockClock) -> None:
+    late = trio.Event()
+
+    async def answer(session: Session) -> None:
+        await session.receive()
+        await late.wait()
+        await session.post({"text": TEXT})
+
+    (left, far), (right, other_far) = trio.testing.memory_stream_pair(), trio.testing.memory_stream_pair()
+    budget = Budget(200_000)
+    manager = SessionManager(on_session=answer, budget=budget, max_queued_bytes=10**6)
+    async with manager.port("quiet", lines(left)) as quiet, manager.port("other", lines(right)) as other:
+        for n in range(1, 35):
+            await far.send_all(b'{"sid":%d,"_turn":%d,"_new":true,"_life":7}\n' % (n, n))
+        await say_in_reads(far)
+        assert budget.used > 100_000
+        late.set()
+        await settle()
+        assert quiet._engine.connection.held_bytes > budget.bytes, "nobody has measured it yet"
+        await say_in_reads(other_far)
+        await say_in_reads(other_far)
+        with pytest.raises(PortClosedError, match="budget of all ports is used up"):
+            await quiet.request({"n": 1})
+        assert not other.sessions
+    assert_empty(manager, quiet, other)
+
+
+async def test_a_port_that_gives_way_is_logged_less_and_less_often(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    budget = Budget(100_000)
+    manager = SessionManager(budget=budget, grace=1)
+    for n in range(20):
+        left, far = trio.testing.memory_stream_pair()
+        async with manager.port(f"p{n}", lines(left)):
+            await say_the_half(far)
+    assert budget.gave_way == 20
+    assert caplog.text.count("to make room") == 0
+    assert caplog.text.count("the budget is used up") == 5, "the 1st, 2nd, 4th, 8th and 16th"
+
+
+async def test_a_post_that_waits_for_room_is_turned_back_when_its_session_ends(autojump_clock: MockClock) -> None:
+    errors: list[tuple[str, float]] = []
+
+    async def answer(session: Session) -> None:
+        await session.receive()
+        try:
+            await session.post({"text": TEXT})
+        except SessionError as error:
+            errors.append((type(error).__name__, trio.current_time()))
+            raise
+
+    left, right = trio.testing.lockstep_stream_pair()
+    manager = SessionManager(on_session=answer, max_queued_bytes=1, inbox_limit=5)
+    async with manager.port("p", lines(left), grace=1) as port:
+        for sid in (1, 2, 3, 4):  # the first is being written, the second is queued
+            await right.send_all(b'{"sid":%d}\n' % sid)
+        await trio.sleep(1)
+        await right.send_all(b'{"sid":3}\n' * 6)
+        await trio.sleep(1)
+        assert errors == [("SessionOverrunError", 1.0)], "the others go on waiting"
+        assert 3 not in port.sessions
+        outbox = port._engine.outbox
+        assert outbox._waiting_bytes == len(port._engine.connection._encode({"text": TEXT, "sid": 4}))
+        got = b""
+        while got.count(b"\n") < 3:
+            got += await right.receive_some(10**6)
+        assert [msgspec.json.decode(line)["sid"] for line in got.splitlines()] == [1, 2, 4], "in order, and no other"
+        await settle()
+        assert (outbox._waiting_bytes, outbox._wanting, len(outbox._for_room)) == (0, 0, 0)
+    assert_empty(manager, port)
 
 
 # -- what a message takes ----------------------------------------------------------------------------------------------

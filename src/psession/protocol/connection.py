@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 PAST_LIVES: Final = 16
 """Lives of the peer's that are remembered as over. One message of each older one could be taken for a new life."""
 
+HANDLER_BYTES: Final = 3200
+"""What a session of the peer's takes with its handler's task (benchmarks/scale.py)."""
+
 _WAITING: Final = Turn.WAITING
 _REPLIED: Final = ASKER[Turn.WAITING, TurnEvent.REPLY].to
 _OPEN: Final = Opened.OPEN
@@ -123,6 +126,11 @@ class Connection:
     def asks_exactly(self) -> bool:
         """True where this side numbers the turns that it asks."""
         return self._dialect.asks_exactly
+
+    @property
+    def held_bytes(self) -> int:
+        """What the peer makes this side hold: stored answers, and sessions whose handlers are at work."""
+        return self._shared.turns.stored_bytes + HANDLER_BYTES * self.handlers
 
     def is_empty(self, payload: Any) -> bool:
         """Return True if a payload has no members, so that a message with it could be taken for a bare one."""

@@ -75,6 +75,12 @@ def port_closed(why: str, cause: Exception | None = None) -> Ending:
     return Ending(error, why, cause, clean=cause is None, after=error, counter="aborted")
 
 
+def gave_way(held: int) -> Ending:
+    """The ending of a port that held the most when the budget of all was used up."""
+    why = f"the budget of all ports is used up, and its peer made this one hold the most ({held} bytes)"
+    return Ending(errors.PortClosedError, why, after=errors.PortClosedError, counter="aborted", code=rules.CLOSED)
+
+
 def overrun(limit: int) -> Ending:
     """The ending of a session whose inbox is full."""
     why = f"the peer sent more than the {limit} messages that the inbox holds; receive them, or raise inbox_limit"

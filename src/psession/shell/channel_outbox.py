@@ -48,8 +48,9 @@ class ChannelOutbox(Outbox):
         counters: Counters,
         start: Callable[[], None],
         most_waiting_bytes: float = math.inf,
+        on_waiting: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(limit_bytes, counters, start, most_waiting_bytes)
+        super().__init__(limit_bytes, counters, start, most_waiting_bytes, on_waiting)
         self._channel = channel
         self._frames = channel if isinstance(channel, FrameChannel) else None
         if self._frames is not None:

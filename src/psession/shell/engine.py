@@ -12,7 +12,7 @@ import trio
 from psession.budget import Account
 from psession.protocol import events
 from psession.protocol.bucket import RETRY_TOKENS, TokenBucket
-from psession.protocol.endings import expired
+from psession.protocol.endings import expired, gave_way
 from psession.protocol.states import Peer
 from psession.shell.said import Said
 from psession.shell.timekeeper import Timekeeper
@@ -69,6 +69,7 @@ class Engine:
         hops: Scheduler passes from the socket to the port.
         busy: The place where a turn that is alone waits awake; ``None``: it does not.
         look: Takes what has come already, without waiting. Returns True if there was anything.
+        kept_bytes: Measures what the channel keeps of a message that has come in part.
 
     Attributes:
         ending: Why the port is over; ``None`` while it is open.
@@ -93,6 +94,7 @@ class Engine:
         hops: int,
         busy: BusyWait | None,
         look: Callable[[], bool],
+        kept_bytes: Callable[[], int],
     ) -> None:
         self.name = name
         self.options = options
@@ -118,7 +120,9 @@ class Engine:
             silence=self._silence,
             expire=self._expire,
         )
-        self.account = Account(budget, options.max_held_bytes, options.inbox_limit, self._give_way)
+        self._budget = budget
+        self.account = Account(budget, options.max_held_bytes, options.inbox_limit, self._give_way, self._rest)
+        self._kept_bytes = kept_bytes
         self._tasks: Tasks = tasks
         self.thread = get_ident()
         self.tells_deadlines = connection.asks_exactly and options.deadlines
@@ -283,14 +287,32 @@ class Engine:
         """Stop reading and close the channel."""
         self._tasks.stop()
 
+    def _rest(self) -> int:
+        """The bytes that this port holds beside messages that nobody has received."""
+        return self.outbox.held_bytes + self.connection.held_bytes + self._kept_bytes()
+
     def _give_way(self) -> bool:
-        """End the session that holds the most. Return False if none holds anything."""
+        """End the session that holds most of what this port does, or the port. Return False if it is over already."""
+        if self.ending is not None:
+            return False
+        held, account = self.account.all, self.account
         owners = [dialogue.owner for dialogue in self._sessions.all() if dialogue.owner is not None]
         most = max(owners, key=lambda owner: owner.held, default=None)
-        if most is None or not most.held:
-            return False
-        most.overrun()
+        if most is not None and most.held > account.rest:
+            most.overrun()
+        else:
+            self._say_gave_way(held)
+            self.close(gave_way(held))
+            self.outbox.discard()
+            self.stop()
         return True
+
+    def _say_gave_way(self, held: int) -> None:
+        """Log it the first, second, fourth, eighth time and so on: peers that fill budgets are not to fill logs."""
+        times = self._budget.gave_way + 1
+        if not times & (times - 1):
+            text = "port %r: closed, since the budget is used up and it held the most, %d bytes (it happened %d times)"
+            log.warning(text, self.name, held, times)
 
     def check_run(self) -> None:
         """Refuse a call from another ``trio.run`` than the port's, or from a thread: Trio's objects are not shared.

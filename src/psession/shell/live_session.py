@@ -36,10 +36,21 @@ class LiveSession:
         inbox: Messages for `receive`, made for the first of them.
         handler: The scope of its handler, where that has one: for an exact session of the peer's.
         waiting_turns: The turns that wait behind the one that is under way, made for the first of them.
+        places: The places of its posts that wait for room, made for the first of them.
         face: The `Session` by which users know it, while it is open.
     """
 
-    __slots__ = ("_for_credit", "dialogue", "engine", "face", "handler", "inbox", "patience", "waiting_turns")
+    __slots__ = (
+        "_for_credit",
+        "dialogue",
+        "engine",
+        "face",
+        "handler",
+        "inbox",
+        "patience",
+        "places",
+        "waiting_turns",
+    )
 
     def __init__(self, engine: Engine, dialogue: Dialogue, patience: Patience) -> None:
         self.engine = engine
@@ -47,6 +58,7 @@ class LiveSession:
         self.patience = patience
         self.inbox: Inbox | None = None
         self.handler: HandlerScope | None = None
+        self.places: set[object] | None = None
         self.face: Any = None
         self.waiting_turns: WaitingLine[AskedTurn] | None = None
         self._for_credit: trio.lowlevel.ParkingLot | None = None
@@ -110,6 +122,8 @@ class LiveSession:
         if event.cancels and self.handler is not None:
             self.handler.scope.cancel()
         self._end_waiting(event.ending)
+        if self.places:
+            self.engine.outbox.turn_back(self.places)
         if self.inbox is not None:
             self.inbox.close()
             if not self.dialogue.incoming:
@@ -218,7 +232,7 @@ class LiveSession:
             try:
                 await trio.lowlevel.checkpoint_if_cancelled()
                 if not outbox.post_now(frame):
-                    await outbox.post(frame, self.check_open)
+                    await outbox.post(frame, self.check_open, self._waiting_places)
             except BaseException as error:
                 if isinstance(error, errors.SessionOverrunError) and error.sid is None:
                     error.port, error.sid = engine.name, dialogue.sid
@@ -229,6 +243,11 @@ class LiveSession:
                 engine.perform(connection.answer_sent(dialogue, engine.now()))
         if not dialogue.incoming and dialogue.turn is None and dialogue.ending is None:
             engine.rests(dialogue)
+
+    def _waiting_places(self) -> set[object]:
+        if self.places is None:
+            self.places = set()
+        return self.places
 
     async def finish(self, payload: Any = None) -> None:
         """End the answer to the turn that was received (see `Session.finish`)."""
@@ -260,7 +279,7 @@ class LiveSession:
             return frame
 
         try:
-            await self.engine.outbox.post_made(make, lambda: self._check_stream(stream))
+            await self.engine.outbox.post_made(make, lambda: self._check_stream(stream), self._waiting_places)
         finally:
             if not is_numbered:
                 stream.spent -= 1
@@ -277,7 +296,7 @@ class LiveSession:
         if payload is not None:
             await self._post_part(payload, stream)  # alone it would be taken for an end mark
         make = lambda: self._make_part({}, is_last=True)  # noqa: E731 - one name for what is made when there is room
-        await self.engine.outbox.post_made(make, lambda: self._check_stream(stream))
+        await self.engine.outbox.post_made(make, lambda: self._check_stream(stream), self._waiting_places)
 
     async def finish_stream(self) -> None:
         """The handler turns to something else: its stream, if it has one, is finished."""

@@ -14,6 +14,7 @@ import msgspec
 import trio
 
 from psession import errors
+from psession.shell.waiting import Handed, WaitingLine
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -26,6 +27,10 @@ scheduler that a checkpoint costs (a tenth of a loopback round trip) would only 
 
 UNSIZED_BYTES = 256
 """What a message counts whose encoded size nobody knows (a memory channel, a sender): a small JSON request's size."""
+
+
+_PROMISED = Handed(True)
+_TURNED_BACK = Handed(False)
 
 
 class Sending(Protocol):
@@ -78,7 +83,12 @@ class Outbox:
     """The bytes that the writer takes at once: by default one frame, so that the others can still be withdrawn."""
 
     def __init__(
-        self, limit_bytes: int, counters: Counters, start: Callable[[], None], most_waiting_bytes: float = math.inf
+        self,
+        limit_bytes: int,
+        counters: Counters,
+        start: Callable[[], None],
+        most_waiting_bytes: float = math.inf,
+        on_waiting: Callable[[], None] = lambda: None,
     ) -> None:
         self.turns = 0
         self.burst = 0
@@ -92,10 +102,11 @@ class Outbox:
         self._start: Callable[[], None] | None = start
         self._asleep = trio.lowlevel.ParkingLot()
         self._rests = True
-        self._for_room = trio.lowlevel.ParkingLot()
+        self._for_room: WaitingLine[object] = WaitingLine()
         self._wanting = 0
         self._waiting_bytes = 0
         self._most_waiting_bytes = most_waiting_bytes
+        self._on_waiting = on_waiting
         self._room_promised = False
         self._since_yield = 0
         self._until_writable: Callable[[], Awaitable[None]] | None = None
@@ -120,7 +131,9 @@ class Outbox:
         """Accept a frame as `post` does, if that need not wait; the checkpoint is the caller's. Return True if so."""
         return False
 
-    async def post(self, frame: Any, check: Callable[[], None]) -> None:
+    async def post(
+        self, frame: Any, check: Callable[[], None], places: Callable[[], set[object]] | None = None
+    ) -> None:
         """Accept a frame that no turn waits on, as soon as there is room, the posts before it first.
 
         Cancelled before there was room: never sent; after that: sent whole. A cancellation point in any case, and every
@@ -129,10 +142,11 @@ class Outbox:
         Args:
             frame: What `put` takes.
             check: Raises when the poster may not send any more; called when there is room or never will be.
+            places: Gives what has the post's place while it waits for room, for `turn_back`.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         if self.closed or self._wanting or self.queued_bytes >= self._limit_bytes:
-            ticket = await self._put_when_room(lambda: frame, check, size_of(frame))
+            ticket = await self._put_when_room(lambda: frame, check, places, size_of(frame))
         else:
             ticket = self.put(frame, None)
         if ticket is not None and ticket.done is not None:
@@ -143,11 +157,13 @@ class Outbox:
         if self._is_turn_of_others():
             await trio.lowlevel.cancel_shielded_checkpoint()
 
-    async def post_made(self, make: Callable[[], Any], check: Callable[[], None]) -> None:
+    async def post_made(
+        self, make: Callable[[], Any], check: Callable[[], None], places: Callable[[], set[object]] | None = None
+    ) -> None:
         """As `post`, of a frame that `make` makes when there is room for it; from then on nothing takes it back."""
         await trio.lowlevel.checkpoint_if_cancelled()
         if self.closed or self._wanting or self.queued_bytes >= self._limit_bytes:
-            ticket = await self._put_when_room(make, check)
+            ticket = await self._put_when_room(make, check, places)
         else:
             check()
             ticket = self.put(make(), None)
@@ -166,7 +182,14 @@ class Outbox:
         self._since_yield = (self._since_yield + 1) % POSTS_A_PASS
         return not self._since_yield
 
-    async def _put_when_room(self, make: Callable[[], Any], check: Callable[[], None], size: int = 0) -> Ticket | None:
+    async def _put_when_room(
+        self,
+        make: Callable[[], Any],
+        check: Callable[[], None],
+        places: Callable[[], set[object]] | None,
+        size: int = 0,
+    ) -> Ticket | None:
+        self._on_waiting()  # which may close this
         if not self.closed:
             if self._waiting_bytes + size > self._most_waiting_bytes:
                 raise errors.SessionOverrunError(
@@ -174,18 +197,22 @@ class Outbox:
                     "wait for its next message before the next post, or raise max_held_bytes",
                     outcome="not_sent",
                 )
+            place = object()
+            taken = set[object]() if places is None else places()
+            taken.add(place)
             self._wanting += 1
             self._waiting_bytes += size
+            promised = False
             try:
-                await self._for_room.park()
-            except BaseException:
+                promised = await self._for_room.park(place)
+            finally:
                 self._wanting -= 1
                 self._waiting_bytes -= size
-                self._offer_room()  # the next task may have waited for this one alone
-                raise
-            self._wanting -= 1
-            self._waiting_bytes -= size
-            self._room_promised = False
+                taken.discard(place)
+                if promised:
+                    self._room_promised = False
+                else:
+                    self._offer_room()  # the next task may have waited for this one alone
         try:
             check()
             return self.put(make(), None)
@@ -199,7 +226,12 @@ class Outbox:
         """
         if self._wanting and self._for_room and not self._room_promised and self.queued_bytes < self._limit_bytes:
             self._room_promised = True
-            self._for_room.unpark()
+            self._for_room.wake_first(_PROMISED)
+
+    def turn_back(self, places: set[object]) -> None:
+        """Wake the posts that wait in these places: they may not be sent any more, as they find out."""
+        for place in places:
+            self._for_room.wake(place, _TURNED_BACK)
 
     async def _written(self, ticket: Ticket) -> None:
         raise NotImplementedError
@@ -214,7 +246,8 @@ class Outbox:
         """Accept nothing more; the writer ends when the queue is written."""
         self.closed = True
         self._asleep.unpark_all()
-        self._for_room.unpark_all()
+        while self._for_room:
+            self._for_room.wake_first(_TURNED_BACK)
         if self._start is not None:
             self.finished.set()
 
@@ -225,6 +258,11 @@ class Outbox:
                 ticket.done.set()
         self._queue.clear()
         self._unqueue_bytes(self.queued_bytes)
+
+    @property
+    def held_bytes(self) -> int:
+        """The bytes that are queued, and those of posts that wait for room."""
+        return self.queued_bytes + self._waiting_bytes
 
     def wire_bytes(self) -> tuple[int, int]:
         """Bytes sent and received, where somebody counts them."""

@@ -31,8 +31,9 @@ class SenderOutbox(Outbox):
         counters: Counters,
         start: Callable[[], None],
         most_waiting_bytes: float = math.inf,
+        on_waiting: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(limit_bytes, counters, start, most_waiting_bytes)
+        super().__init__(limit_bytes, counters, start, most_waiting_bytes, on_waiting)
         self._sender = sender
         call = getattr(sender, "__call__", sender)  # noqa: B004 - an object whose __call__ is async counts as async
         self._is_async = inspect.iscoroutinefunction(inspect.unwrap(getattr(sender, "func", sender))) or (

@@ -116,6 +116,13 @@ class WaitingLine(Generic[K]):
         return trio.lowlevel.wait_task_rescheduled(abort)  # noqa: ASYNC105 - likewise
 
     @trio.lowlevel.enable_ki_protection
+    def wake(self, key: K, outcome: Delivery) -> None:
+        """Give the task that waits under this key its outcome, if one still does."""
+        task = self._tasks.pop(key, None)
+        if task is not None:
+            trio.lowlevel.reschedule(task, outcome)  # type: ignore[arg-type]
+
+    @trio.lowlevel.enable_ki_protection
     def wake_first(self, outcome: Delivery) -> None:
         """Give the task that waits longest its outcome, out of the line."""
         _, task = self._tasks.popitem(last=False)
