@@ -3,7 +3,8 @@
 python tests/attacks/field.py [ATTACK ...] [--attackers N] [--seconds S]
 
 Prints for each attack the honest client's 50th and 99th percentile and longest time of a request in milliseconds, its
-errors, how much memory of the server's is in use above its start, and the size of its log.
+errors, the longest time of a newcomer to connect and be answered, how many failed to, how much memory of the server's
+is in use above its start, and the size of its log.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from psession import Exact, Session, SessionError, SessionManager
-from psession.channels import lines, open_websocket, serve_websocket
+from psession.channels import length_prefixed, lines, open_websocket, serve_websocket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +56,7 @@ def memory() -> float:
 
 
 async def serve(log: str) -> None:
-    """Serve lines over TCP and a WebSocket; print the two ports; answer each line of standard input with the memory."""
+    """Serve lines, MessagePack and a WebSocket; print the ports; answer each line of standard input with the memory."""
     logging.basicConfig(filename=log, level=logging.INFO)
     manager = SessionManager(on_session=handle)
 
@@ -63,15 +64,22 @@ async def serve(log: str) -> None:
         async with manager.accept(lines(stream), name=None) as port:
             await port.wait_closed()
 
+    async def packed(stream: trio.SocketStream) -> None:
+        async with manager.accept(length_prefixed(stream, codec="msgpack"), name=None) as port:
+            await port.wait_closed()
+
     async def websocket(channel: Any) -> None:
-        async with manager.accept(channel, name=None) as port:
+        resumes = 30 if channel.path == "/resume" else None
+        async with manager.accept(channel, name=None, resume_within=resumes) as port:
             await port.wait_closed()
 
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(partial(trio.serve_tcp, tcp, 0, host=HOST))
-        server = await nursery.start(serve_websocket, websocket, HOST, 0)
+        more = await nursery.start(partial(trio.serve_tcp, packed, 0, host=HOST))
+        serving = partial(serve_websocket, websocket, HOST, 0, compression="deflate")
+        server = await nursery.start(serving)
         gc.freeze()  # what a server that counts in milliseconds does: a full collection of what was imported takes 10
-        print(listeners[0].socket.getsockname()[1], server.port, flush=True)
+        print(listeners[0].socket.getsockname()[1], server.port, more[0].socket.getsockname()[1], flush=True)
         async for _ in trio.lowlevel.FdStream(os.dup(0)):
             print(memory(), flush=True)
         nursery.cancel_scope.cancel()
@@ -95,12 +103,17 @@ def tcp(ports: list[int]) -> socket.socket:
     return socket.create_connection((HOST, ports[0]))
 
 
-def websocket(ports: list[int], *, deflate: bool = False) -> socket.socket:
+def packed(ports: list[int]) -> socket.socket:
+    """Connect to the server of MessagePack."""
+    return socket.create_connection((HOST, ports[2]))
+
+
+def websocket(ports: list[int], *, deflate: bool = False, path: str = "/") -> socket.socket:
     """Connect to the WebSocket server."""
     connection = socket.create_connection((HOST, ports[1]))
     extension = "Sec-WebSocket-Extensions: permessage-deflate\r\n" if deflate else ""
     connection.sendall(
-        f"GET / HTTP/1.1\r\nHost: {HOST}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         f"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n{extension}\r\n".encode()
     )
     connection.recv(4096)
@@ -214,11 +227,121 @@ def unread(ports: list[int], until: float) -> None:
             connection.send(data)
 
 
+def hold(connections: list[socket.socket], until: float) -> None:
+    """Keep connections, and read nothing."""
+    time.sleep(max(0.0, until - time.monotonic()))
+    for connection in connections:
+        connection.close()
+
+
+def say_all(connections: list[socket.socket], data: bytes) -> None:
+    """Say the same on each, as far as it is taken."""
+    for connection in connections:
+        connection.settimeout(0.2)
+        with suppress(OSError):
+            connection.sendall(data)
+
+
+def unfinished(ports: list[int], until: float) -> None:
+    """400 messages of 1 MB without their ends, as lines and as frames."""
+    connections = [tcp(ports) for _ in range(200)]
+    say_all(connections, b"x" * 1_000_000)
+    framed = [websocket(ports) for _ in range(200)]
+    say_all(framed, struct.pack("!BBQ", 0x81, 0xFF, 1_048_000) + b"\0\0\0\0" + b"x" * 1_000_000)
+    hold(connections + framed, until)
+
+
+def fragments(ports: list[int], until: float) -> None:
+    """200 messages of 1 MB in fragments, the last of which does not come."""
+    connections = [websocket(ports) for _ in range(200)]
+    say_all(connections, frame(1, b"x" * 60_000, 0) + frame(0, b"x" * 60_000, 0) * 16)
+    hold(connections, until)
+
+
+def sessions(ports: list[int], until: float) -> None:
+    """100 clients with 1,000 sessions each, whose handlers are at work."""
+    connections = [tcp(ports) for _ in range(100)]
+    say_all(connections, b"".join(b'{"sid":%d,"n":0,"hard":600}\n' % sid for sid in range(1, 1001)))
+    hold(connections, until)
+
+
+def deaf(ports: list[int], until: float) -> None:
+    """200 clients that ask without end and never read."""
+    connections = [tcp(ports) for _ in range(200)]
+    data = b"".join(b'{"sid":%d,"n":"%s"}\n' % (n, b"y" * 5000) for n in range(1, 100))
+    for connection in connections:
+        connection.setblocking(False)
+    while time.monotonic() < until:
+        for connection in connections:
+            with suppress(OSError):
+                connection.send(data)
+        time.sleep(0.01)
+
+
+def silent(ports: list[int], until: float) -> None:
+    """1,000 connections that say nothing, and new ones for those that are closed."""
+    connections: list[socket.socket] = []
+    while time.monotonic() < until:
+        with suppress(OSError):
+            connections.append(socket.create_connection((HOST, ports[1]), timeout=0.5))
+        if len(connections) > 1000:
+            connections.pop(0).close()
+
+
+def come_and_go(ports: list[int], until: float) -> None:
+    """Connect, say hello by which one could come back, go."""
+    life = 0
+    while time.monotonic() < until:
+        life += 1
+        with suppress(OSError):
+            connection = websocket(ports, path="/resume")
+            connection.sendall(frame(1, b'{"_new":true,"_life":%d}' % life))
+            connection.close()
+
+
+def packed_nested(ports: list[int], until: float) -> None:
+    """MessagePack of 1 MB of empty lists, a busy handler."""
+    connection = packed(ports)
+    first = b"\x83\xa3sid\x01\xa1n\x00\xa4hard\xcd\x02\x58"
+    connection.sendall(struct.pack("!I", len(first)) + first)
+    data = b"\x82\xa3sid\x01\xa1n\xdd" + struct.pack("!I", 1_000_000) + b"\x90" * 1_000_000
+    flood(connection, struct.pack("!I", len(data)) + data, until)
+
+
+def packed_keys(ports: list[int], until: float) -> None:
+    """MessagePack whose keys collide: pairs of -1 and -2, whose hashes are the same."""
+    key = [b"\x9f" + bytes(0xFF - (n >> bit & 1) for bit in range(15)) for n in range(2**15)]
+    data = b"\x82\xa3sid\x01\xa1n\xdf" + struct.pack("!I", len(key)) + b"".join(one + b"\x01" for one in key)
+    flood(packed(ports), struct.pack("!I", len(data)) + data, until)
+
+
+def packed_nan(ports: list[int], until: float) -> None:
+    """MessagePack of 1 MB that looks like NaN in nine places."""
+    blob = b"\xcb\x7f\xf8\0\0\0\0\0\0"
+    data = b"\x82\xa3sid\x01\xa1n\x92\xc4\x09" + blob + b"\xdd" + struct.pack("!I", 100_000)
+    data += b"\xcb\x3f\xf8\0\0\0\0\0\0" * 100_000
+    flood(packed(ports), struct.pack("!I", len(data)) + data, until)
+
+
+def packed_tiny(ports: list[int], until: float) -> None:
+    """Messages of one byte, each after its length."""
+    flood(packed(ports), b"\0\0\0\x01\x01" * 10_000, until)
+
+
+def waits(ports: list[int], until: float) -> None:
+    """Numbers that no honest peer uses."""
+    strange = [b"1" + b"0" * 400, b"1e300", b"-1", b"[]", b"{}", b'"1"', b"9007199254740993", b"1.5", b"true", b"null"]
+    names = [b"sid", b"_turn", b"_wait", b"_re", b"_part", b"_credit", b"_life"]
+    lines_ = [b'{"sid":1,"n":1,"_turn":1,"_life":7,"%s":%s}\n' % (name, odd) for name in names for odd in strange]
+    flood(tcp(ports), b"".join(lines_) * 50, until)
+
+
 ATTACKS: dict[str, Callable[[list[int], float], None]] = {
     attack.__name__: attack
     for attack in (
         nested, one_sid, many_sids, tiny_lines, empty_objects, pings, continuations, empty_texts, deflated, crashing,
-        closing, collisions, unread,
+        closing, collisions, unread, unfinished, fragments, sessions, deaf, silent, come_and_go, packed_nested,
+        packed_keys, packed_nan, packed_tiny, waits,
     )
 }  # fmt: skip
 
@@ -230,6 +353,8 @@ async def honest(ports: list[int], seconds: float, over: str) -> dict[str, Any]:
     """Ask at a steady rate; each request's time, and what failed."""
     times: list[float] = []
     errors: list[str] = []
+    new: list[float] = []
+    failed: list[str] = []
 
     async def one(port: Any) -> None:
         start = time.perf_counter()
@@ -246,17 +371,39 @@ async def honest(ports: list[int], seconds: float, over: str) -> dict[str, Any]:
                 nursery.start_soon(one, port)
                 await trio.sleep(1 / RATE)
 
-    if over == "websocket":
-        async with open_websocket(f"ws://{HOST}:{ports[1]}", connect_timeout=30) as channel:
-            await ask(channel)
-    else:
-        await ask(lines(await trio.open_tcp_stream(HOST, ports[0])))
+    async def arrive() -> None:
+        start = time.perf_counter()
+        try:
+            async with (
+                open_websocket(f"ws://{HOST}:{ports[1]}", connect_timeout=10) as channel,
+                SessionManager(dialect=Exact()).port("new", channel) as port,
+            ):
+                await port.request({"n": 1}, timeout=10)
+        except (OSError, SessionError) as error:
+            failed.append(repr(error)[:200])
+        new.append(time.perf_counter() - start)
+
+    async def newcomers() -> None:
+        while True:
+            await arrive()
+            await trio.sleep(0.5)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(newcomers)
+        if over == "websocket":
+            async with open_websocket(f"ws://{HOST}:{ports[1]}", connect_timeout=30) as channel:
+                await ask(channel)
+        else:
+            await ask(lines(await trio.open_tcp_stream(HOST, ports[0])))
+        nursery.cancel_scope.cancel()
     times.sort()
     return {
         "p50": times[len(times) // 2] * 1000,
         "p99": times[int(len(times) * 0.99)] * 1000,
         "longest": times[-1] * 1000,
         "errors": errors,
+        "newcomer": max(new) * 1000,
+        "failed": failed[:1] and [len(failed), *failed[:1]],
     }
 
 
@@ -267,7 +414,7 @@ async def measure(attack: str, attackers: int, seconds: float, over: str, log: P
     async with trio.open_nursery() as nursery:
         server = await nursery.start(partial(trio.run_process, command, stdin=PIPE, stdout=PIPE, check=False))
         output = words(server.stdout)
-        ports = [int(await anext(output)), int(await anext(output))]
+        ports = [int(await anext(output)) for _ in range(3)]
         await server.stdin.send_all(b"?\n")
         before = float(await anext(output))
         peak = 0.0
@@ -318,7 +465,7 @@ def main() -> None:
         return
     if sys.argv[1:2] == ["--attack"]:
         with suppress(OSError):
-            ATTACKS[sys.argv[2]]([int(sys.argv[3]), int(sys.argv[4])], time.monotonic() + float(sys.argv[5]))
+            ATTACKS[sys.argv[2]]([*map(int, sys.argv[3:6])], time.monotonic() + float(sys.argv[6]))
         return
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("attacks", nargs="*", default=["nothing", *ATTACKS])
@@ -329,7 +476,8 @@ def main() -> None:
     given = parser.parse_args()
     for attack in given.attacks:
         found = trio.run(measure, attack, given.attackers, given.seconds, given.over, given.log)
-        print(attack, json.dumps(found, default=str), flush=True)
+        shown = {name: round(value, 1) if isinstance(value, float) else value for name, value in found.items()}
+        print(attack, json.dumps(shown), flush=True)
 
 
 if __name__ == "__main__":

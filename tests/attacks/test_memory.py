@@ -156,7 +156,7 @@ async def say_in_reads(stream: Any, *messages: bytes) -> None:
     for message in messages:
         await stream.send_all(message + b"\n")
         await settle()
-    for _ in range(16):
+    for _ in range(32):
         await stream.send_all(b"{}\n")
         await settle()
 

@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 import os
-from time import perf_counter
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import trio
 
 from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES, Message
 from psession.channels._framings import Framing, LengthFraming, LineFraming
+from psession.channels._pace import LEAST_BYTES, MOST_BYTES, Pace
 from psession.channels._useless import UselessLimit
 from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT, WireChannel
 from psession.channels.codecs import Codec, CodecName, find_codec
-from psession.errors import MessageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-RECEIVE_BYTES: Final = 65536
-"""How much one read takes at most: what trio.SocketStream itself asks for."""
+    from psession.errors import MessageError
 
-FIRST_BYTES: Final = 1024
-"""How much the first read takes. In 1 KiB of the smallest frames there is work for 5 ms, in 64 KiB for 300."""
-
-LEAST_BYTES: Final = 128
-"""How little a read takes, whatever it costs."""
-
-LONG_SECONDS: Final = 0.002
-"""How long all that came with one read may keep the other tasks waiting before the next reads less. 64 KiB of requests
-of 100 bytes take 5 ms, of the smallest control frames 300: so it is time that counts, not bytes. With 1 ms, 64 turns in
-flight lost 5 %."""
+RECEIVE_BYTES: Final = MOST_BYTES
 
 
 class FramedChannel(WireChannel):
@@ -53,11 +42,8 @@ class FramedChannel(WireChannel):
         self._framing = framing
         self._at_end = False
         self._failure: OSError | None = None
-        self._read_bytes = FIRST_BYTES
-        self._read_at = 0.0
-        self._is_paced = True
+        self._pace = Pace()
         self._useless = UselessLimit()
-        self._slowed = trio.CancelScope()
         self._tell_kept: Callable[[], None] | None = None
         # Only a socket can be written to without waiting: TLS has records to build, a pipe is not Trio's to look into.
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) and os.name == "posix" else None
@@ -101,8 +87,6 @@ class FramedChannel(WireChannel):
             if self._at_end or self._framing.lost is not None:
                 await trio.lowlevel.checkpoint()
                 self._raise_end()
-            if self._useless.until and not self._closed:
-                await self._slow_down()
             data = await self._receive_some()
             self._at_end = not data
             messages = self._messages(data)
@@ -111,12 +95,6 @@ class FramedChannel(WireChannel):
             self.pace()
             if self._tell_kept is not None:
                 self._tell_kept()
-
-    async def _slow_down(self) -> None:
-        """Read nothing for as long as the peer has sent too much that is of no use."""
-        with trio.CancelScope(deadline=self._useless.until) as self._slowed:
-            await trio.sleep_forever()
-        self._useless.until = 0.0
 
     @property
     def kept_bytes(self) -> int:  # type: ignore[override]
@@ -129,18 +107,7 @@ class FramedChannel(WireChannel):
 
     def pace(self, more: float = 0.0) -> None:
         """Take note that the port is done with the last batch: where that took long, the next is to be smaller."""
-        took = 0.0 if self._is_paced else perf_counter() - self._read_at + more
-        self._is_paced = True
-        if took > LONG_SECONDS:
-            self._read_bytes = max(LEAST_BYTES, int(self._read_bytes * LONG_SECONDS / 2 / took))
-        elif self._read_bytes < RECEIVE_BYTES:
-            self._read_bytes *= 2
-
-    def _begin_pace(self) -> None:
-        if not self._is_paced:  # it is not a port that reads, and nobody says how long it takes
-            self._read_bytes = min(2 * self._read_bytes, RECEIVE_BYTES)
-        self._is_paced = False
-        self._read_at = perf_counter()
+        self._pace.done(more)
 
     def receive_batch_now(self) -> list[Message | MessageError]:
         """Receive what one read of the socket gives without waiting; nothing on any other stream.
@@ -149,10 +116,10 @@ class FramedChannel(WireChannel):
         """
         if self._socket is None or self._closed or self._pending or self._at_end or self._failure is not None:
             return []
-        if self._useless.until:
+        if self._pace.waits:
             return []
         try:
-            data = os.read(self._socket.fileno(), self._read_bytes)
+            data = os.read(self._socket.fileno(), self._pace.read_bytes)
         except BlockingIOError:
             return []
         except OSError as error:
@@ -165,21 +132,17 @@ class FramedChannel(WireChannel):
 
     def _messages(self, data: bytes) -> list[Message | MessageError]:
         self.bytes_received += len(data)
-        if len(data) > LEAST_BYTES:
-            self._begin_pace()
-        messages = self._decoded(self._framing.feed(data))
-        if self._malformed + self._framing.useless != self._useless.seen:
-            self._note_useless(messages)
-        return messages
+        if len(data) >= LEAST_BYTES:  # less is done before its time could be taken
+            self._pace.begin(len(data))
+        return self._decoded(self._framing.feed(data))
 
-    def _note_useless(self, messages: list[Message | MessageError]) -> None:
+    def _note_useless(self, useless: int, useful: int) -> None:
         """Take note of what came with a read and is of no use. A peer that sends little else is listened to no more."""
-        useless = self._malformed + self._framing.useless - self._useless.seen
-        bad = sum(isinstance(message, MessageError) for message in messages)
-        goes_on = self._useless.note(useless, len(messages) - bad, trio.current_time())
-        if self._useless.until:
-            self._read_bytes = LEAST_BYTES
-        if not goes_on and self._framing.lost is None:
+        now = trio.current_time()
+        pause = self._useless.note(useless, useful, now)
+        if pause:
+            self._pace.pause(now + pause)
+        elif pause is None and self._framing.lost is None:
             self._framing.give_up(
                 f"the peer sends little of use: {self._useless.seen} messages that cannot be read, control frames and "
                 "empty fragments"
@@ -192,7 +155,9 @@ class FramedChannel(WireChannel):
         try would be a system call and an exception between a message and the task that it woke.
         """
         if self._socket is None:
-            return bytes(await self._stream.receive_some(self._read_bytes))
+            if self._pace.waits:
+                await self._pace.turn()
+            return bytes(await self._stream.receive_some(self._pace.read_bytes))
         while True:
             if self._socket.fileno() < 0:
                 raise trio.ClosedResourceError("somebody else closed the stream under this channel")
@@ -204,10 +169,12 @@ class FramedChannel(WireChannel):
                 if self._framing.lost is None:
                     raise
                 return b""
+            if self._pace.waits:
+                await self._pace.turn()
             try:
                 if self._failure is not None:
                     raise self._failure
-                return os.read(self._socket.fileno(), self._read_bytes)
+                return os.read(self._socket.fileno(), self._pace.read_bytes)
             except BlockingIOError:
                 continue  # somebody took it meanwhile, without waiting
             except OSError as error:
@@ -220,8 +187,11 @@ class FramedChannel(WireChannel):
         raise trio.BrokenResourceError(str(wrong)) from wrong
 
     async def _close(self) -> None:
-        self._slowed.cancel()
-        await self._stream.aclose()
+        self._pace.hurry()
+        try:
+            await self._stream.aclose()
+        finally:
+            self._framing.forget()
 
 
 def lines(

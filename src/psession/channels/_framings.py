@@ -23,9 +23,6 @@ class Framing(Protocol):
     lost: MessageError | None
     """Why the edges are lost: nothing after this can be understood."""
 
-    useless: int
-    """Control frames and empty fragments so far."""
-
     @property
     def kept_bytes(self) -> int:
         """What is kept of a message that has come in part."""
@@ -43,6 +40,10 @@ class Framing(Protocol):
         """Listen no more: the peer does what no peer should."""
         ...
 
+    def forget(self) -> None:
+        """Let go of what is kept: the channel is closed, and may be held for some time yet."""
+        ...
+
     def end(self) -> MessageError | None:
         """The error that the stream's ending here is: ``None`` between two messages."""
         ...
@@ -56,8 +57,6 @@ class LineFraming:
     Args:
         max_message_bytes: How long a line may be, its end not counted.
     """
-
-    useless = 0
 
     def __init__(self, max_message_bytes: float) -> None:
         self.lost: MessageError | None = None
@@ -117,6 +116,10 @@ class LineFraming:
         """Listen no more."""
         self.lost = MalformedMessageError(why)
 
+    def forget(self) -> None:
+        """Let go of what is kept."""
+        self._kept.clear()
+
     def end(self) -> MessageError | None:
         """A line without its end is what is wrong with the stream's ending here."""
         length = self._skipped or len(self._kept)
@@ -134,8 +137,6 @@ class LengthFraming:
     Args:
         max_message_bytes: How long a message may be, its length field not counted.
     """
-
-    useless = 0
 
     def __init__(self, max_message_bytes: float) -> None:
         self.lost: MessageError | None = None
@@ -198,6 +199,10 @@ class LengthFraming:
     def give_up(self, why: str) -> None:
         """Listen no more."""
         self.lost = MalformedMessageError(why)
+
+    def forget(self) -> None:
+        """Let go of what is kept."""
+        self._kept.clear()
 
     def end(self) -> MessageError | None:
         """A message without its last bytes is what is wrong with the stream's ending here."""

@@ -29,21 +29,19 @@ class UselessLimit:
     """Says when a peer may be read again, and when no more.
 
     Attributes:
-        until: The moment before which it is not to be read.
         seen: The useless ones so far.
     """
 
-    __slots__ = ("_bucket", "_filled", "_since", "seen", "until")
+    __slots__ = ("_bucket", "_filled", "_since", "seen")
 
     def __init__(self) -> None:
-        self.until = 0.0
         self.seen = 0
         self._bucket = TokenBucket(AT_ONCE)
         self._filled = 0.0
         self._since: float | None = None
 
-    def note(self, useless: int, useful: int, now: float) -> bool:
-        """Take note of what came with one read. Return False if the peer is not to be read any more.
+    def note(self, useless: int, useful: int, now: float) -> float | None:
+        """Take note of what came with one read. Return the seconds to pause; ``None``: it is not to be read any more.
 
         Args:
             useless: How many were of no use; at least one.
@@ -58,8 +56,7 @@ class UselessLimit:
         if not missing:
             if 2 * bucket.millionths >= AT_ONCE * MILLIONTH:
                 self._since = None  # it has behaved for some time
-            return True
-        self.until = now + min(missing / A_SECOND, LONGEST_PAUSE)
+            return 0.0
         if self._since is None:
             self._since = now
-        return now - self._since < PATIENCE
+        return min(missing / A_SECOND, LONGEST_PAUSE) if now - self._since < PATIENCE else None

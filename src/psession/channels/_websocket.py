@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import trio
 
-from psession.channels._framed import LEAST_BYTES, RECEIVE_BYTES, FramedChannel
+from psession.channels._framed import RECEIVE_BYTES, FramedChannel
+from psession.channels._pace import LEAST_BYTES
 from psession.text import printable
 
 if TYPE_CHECKING:
@@ -189,11 +190,12 @@ class WebSocketChannel(FramedChannel):
     def _messages(self, data: bytes) -> list[Message | MessageError]:
         framing = self._frames
         self.bytes_received += len(data)
-        if len(data) > LEAST_BYTES:
-            self._begin_pace()
+        if len(data) >= LEAST_BYTES:
+            self._pace.begin(len(data))
         messages = self._decoded(framing.feed(data))
-        if self._malformed + framing.useless != self._useless.seen:
-            self._note_useless(messages)
+        if framing.useless:
+            useless, framing.useless = framing.useless, 0
+            self._note_useless(useless, len(messages))
         if framing.control_waits or framing.ended:
             self._at_end = self._at_end or framing.ended
             self._answer()
@@ -204,8 +206,10 @@ class WebSocketChannel(FramedChannel):
         try:
             if self._socket is not None:
                 return await self._receive_from(self._socket)
+            if self._pace.waits:
+                await self._pace.turn()
             with trio.CancelScope() as self._reading:  # nothing else wakes who reads from TLS
-                return bytes(await self._stream.receive_some(self._read_bytes))
+                return bytes(await self._stream.receive_some(self._pace.read_bytes))
         except trio.ClosedResourceError:
             if self._at_end and not self._closed:
                 return b""
@@ -217,9 +221,11 @@ class WebSocketChannel(FramedChannel):
         while True:
             try:
                 await trio.lowlevel.wait_readable(source)
+                if self._pace.waits:
+                    await self._pace.turn()
                 if self._failure is not None:
                     raise self._failure
-                return b"" if self._at_end or self._closed else os.read(source.fileno(), self._read_bytes)
+                return b"" if self._at_end or self._closed else os.read(source.fileno(), self._pace.read_bytes)
             except BlockingIOError:
                 continue
             except (OSError, ValueError) as error:
@@ -228,7 +234,7 @@ class WebSocketChannel(FramedChannel):
                 raise trio.BrokenResourceError(f"the connection broke: {error}") from error
 
     def _wake_reader(self) -> None:
-        self._slowed.cancel()
+        self._pace.hurry()
         if self._reading is not None:
             self._reading.cancel()
         elif self._receiving and self._socket is not None and self._socket.fileno() != -1:
@@ -308,7 +314,10 @@ class WebSocketChannel(FramedChannel):
         try:
             await self._part()
         finally:
-            await trio.aclose_forcefully(self._stream)
+            try:
+                await trio.aclose_forcefully(self._stream)
+            finally:
+                self._frames.forget()
 
     async def _part(self) -> None:
         framing = self._frames

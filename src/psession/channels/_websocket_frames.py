@@ -74,7 +74,7 @@ class WebSocketFraming:
         close_code: The code of the peer's close frame; 1005 when it gave none.
         close_reason: Its reason.
         control_waits: There is something in `take_control`.
-        useless: Control frames and empty fragments so far.
+        useless: Control frames and empty fragments, since somebody took note of them and set it to 0.
         hangs_up: A server that has said its goodbye closes its direction of the connection.
         compresses: Messages are compressed in the order in which they go, so `frame` cannot: `finish` does.
     """
@@ -236,6 +236,11 @@ class WebSocketFraming:
         """Say goodbye and listen no more: the peer does what no peer should."""
         self.lost = MalformedMessageError(why)
         self.fail(CloseCode.POLICY_VIOLATION, "too little of use")
+
+    def forget(self) -> None:
+        """Let go of what is kept."""
+        self._kept.clear()
+        self._fragments = None
 
     def end(self) -> MessageError | None:
         """The error that broke the protocol."""

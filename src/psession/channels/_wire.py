@@ -53,7 +53,6 @@ class WireChannel(FrameChannel):
         self._send_lock = trio.Lock()
         self._torn = False
         self._receiving = False
-        self._malformed = 0
         self._pending: deque[Message | MessageError] = deque()
         self._closed = False
         self.weights: Mapping[int, int] | None = _NONE_LONG
@@ -204,21 +203,26 @@ class WireChannel(FrameChannel):
     def _decoded(self, payloads: list[Any]) -> list[Message | MessageError]:
         """The messages of one read, each in its place; what is no payload but an error already stays as it is."""
         messages: list[Message | MessageError] = []
-        decode, weights = self._open, _NONE_LONG
+        decode, weights, useless = self._open, _NONE_LONG, 0
         for payload in payloads:
             if isinstance(payload, MessageError):
-                self._malformed += 1
+                useless += 1
                 messages.append(payload)
                 continue
             try:
                 messages.append(decode(payload))
             except MessageError as error:
-                self._malformed += 1
+                useless += 1
                 messages.append(error)
             if len(payload) >= LONG_BYTES:
                 weights = {**weights, len(messages) - 1: estimate(payload, text=self._codec.text)}
         self.weights = weights
+        if useless:
+            self._note_useless(useless, len(messages) - useless)
         return messages
+
+    def _note_useless(self, useless: int, useful: int) -> None:
+        """Take note of messages that cannot be read, and of those that came with them."""
 
     @abstractmethod
     async def _write(self, frames: Sequence[Frame]) -> None:

@@ -795,6 +795,10 @@ class Connection:
             self._say_plain(self.handshake.closing(self._shared.turns.highest))
         return self.take()
 
+    def forget(self) -> None:
+        """Let go of stored answers: nobody will ask for them, and this may be held for some time yet."""
+        self._shared.turns = PeerTurns(self._settings.max_answer_bytes)
+
     def ask_for_life(self, patience: float) -> list[events.Event]:
         """Ask the peer for a sign of life within so many seconds."""
         self._say_plain(self.handshake.ask_for_life(patience))

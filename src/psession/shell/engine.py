@@ -346,6 +346,7 @@ class Engine:
         """The port's tasks are over. A handler that a Ctrl-C met before its first step has not said so itself."""
         if self.drained is not None:
             self.drained.set()
+        self.connection.forget()
 
     def crashed(self, sid: int | None, error: Exception) -> None:
         """Count and log what user code raised: its session ends alone, unless ``strict``."""
