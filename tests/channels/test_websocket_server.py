@@ -215,17 +215,141 @@ async def test_process_request_may_refuse_sync_or_async(caplog: pytest.LogCaptur
                 raise AssertionError
 
 
+# -- places ------------------------------------------------------------------------------------------------------------
+
+
 async def test_clients_beyond_the_limit_get_503_until_one_leaves() -> None:
-    async with serving(max_connections=2) as server, open_websocket(url(server)), open_websocket(url(server)):
-        with pytest.raises(HandshakeError, match="HTTP status 503 Service Unavailable: There is no room"):
+    async with serving(max_connections=2) as server, open_websocket(url(server)):
+        async with open_websocket(url(server)):
+            with pytest.raises(HandshakeError, match="HTTP status 503 Service Unavailable: There is no room"):
+                async with open_websocket(url(server)):
+                    raise AssertionError
+            assert (server.refused, server.connections) == (1, 2)
+        await settled(lambda: server.connections == 1)
+        async with open_websocket(url(server)):
+            assert (server.refused, server.connections, server.handlers) == (1, 2, 2)
+
+
+async def test_the_oldest_handshake_is_given_up_for_a_newcomer() -> None:
+    async with serving(max_handshakes=3) as server, contextlib.AsyncExitStack() as stack:
+        silent: list[trio.SocketStream] = []
+        for number in range(1, 6):
+            silent.append(await stack.enter_async_context(await trio.open_tcp_stream(HERE, server.port)))
+            await settled(lambda number=number: server.handshakes + server.given_up == number)  # type: ignore[misc]
+        assert (server.handshakes, server.given_up, server.connections) == (3, 2, 0)
+        assert [await stream.receive_some() for stream in silent[:2]] == [b"", b""]
+        async with open_websocket(url(server)) as client:
+            await client.send({})
+            assert await client.receive() == {}
+            assert (server.handshakes, server.given_up, server.connections) == (2, 3, 1)
+        assert await silent[2].receive_some() == b""
+        await silent[4].send_all(REQUEST)
+        assert (await silent[4].receive_some()).startswith(b"HTTP/1.1 101 ")
+
+
+async def test_a_client_that_was_refused_is_given_up_before_one_that_shakes_hands() -> None:
+    async with serving(max_handshakes=2) as server, contextlib.AsyncExitStack() as stack:
+        honest = await stack.enter_async_context(await trio.open_tcp_stream(HERE, server.port))
+        await settled(lambda: server.handshakes == 1)
+        bad = await stack.enter_async_context(await trio.open_tcp_stream(HERE, server.port))
+        await bad.send_all(REQUEST.replace(b"GET", b"PUT"))
+        assert (await bad.receive_some()).startswith(b"HTTP/1.1 405 ")
+        assert server.handshakes == 2
+        late = await stack.enter_async_context(await trio.open_tcp_stream(HERE, server.port))
+        await settled(lambda: server.given_up == 1)
+        for stream in (honest, late):
+            await stream.send_all(REQUEST)
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 101 ")
+
+
+async def test_no_more_get_in_than_may_however_many_are_decided_on_at_once() -> None:
+    decided, asked, outcomes = trio.Event(), [], list[int | None]()
+
+    async def hook(request: Any) -> None:
+        asked.append(request)
+        await decided.wait()
+
+    async def come(server: WebSocketServer) -> None:
+        try:
             async with open_websocket(url(server)):
+                outcomes.append(101)
+                await trio.sleep_forever()
+        except HandshakeError as error:
+            outcomes.append(error.status)
+
+    async with serving(max_connections=2, process_request=hook) as server, trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(come, server)
+        await settled(lambda: len(asked) == 5)
+        assert (server.connections, server.handshakes) == (0, 5)
+        decided.set()
+        await settled(lambda: len(outcomes) == 5)
+        assert (sorted(outcomes, key=str), server.connections, server.refused) == ([101, 101, 503, 503, 503], 2, 3)
+        await ask(server, REQUEST)
+        assert len(asked) == 5  # where there is no room the hook is not troubled
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize("ends", ["closes", "vanishes", "is closed"])
+async def test_a_place_is_held_by_an_open_channel_and_not_by_a_handler_that_goes_on(
+    ends: str, secure: bool, tls_contexts: Contexts
+) -> None:
+    found: list[Exception] = []
+
+    async def handler(channel: WebSocketChannel) -> None:
+        if ends == "is closed":
+            await channel.aclose()
+        for _ in range(2):
+            try:
+                await channel.receive()
+            except Exception as error:
+                found.append(error)
+        with pytest.raises((trio.BrokenResourceError, trio.ClosedResourceError)):
+            await channel.send({})
+        await trio.sleep_forever()
+
+    options: Any = {"ssl_context": tls_contexts[1]} if secure else {}
+    before = open_sockets()
+    async with serving(handler, max_connections=1, max_handlers=2, close_timeout=1, **options) as server:
+        listening = open_sockets()
+        where = f"wss://localhost:{server.port}" if secure else url(server)
+        reaches: Any = {"ssl_context": tls_contexts[0]} if secure else {}
+        for number in (1, 2):
+            async with open_websocket(where, **reaches) as client:
+                if ends == "vanishes":
+                    await trio.aclose_forcefully(client._stream)
+                elif ends == "is closed":
+                    with pytest.raises(trio.EndOfChannel):
+                        await client.receive()
+            await settled(lambda number=number: len(found) == 2 * number)  # type: ignore[misc]
+            await settled(lambda: server.connections == 0)
+            assert server.handlers == number
+        with pytest.raises(HandshakeError, match="HTTP status 503"):
+            async with open_websocket(where, **reaches):
                 raise AssertionError
-        assert server.refused == 1
-        crowd = [await trio.open_tcp_stream(HERE, server.port) for _ in range(40)]
-        await settled(lambda: server.refused == 41)
-        assert server.connections == 2
-        for stream in crowd:
-            await stream.aclose()
+        expected: Any = {"closes": trio.EndOfChannel, "vanishes": trio.BrokenResourceError}
+        assert {type(error) for error in found} == {expected.get(ends, trio.ClosedResourceError)}
+        await settled(lambda: server.handshakes == 0)
+        assert open_sockets() <= listening
+    assert open_sockets() <= before
+    assert (server.connections, server.handlers) == (0, 0)
+
+
+async def test_a_client_that_is_silent_for_too_long_holds_no_place_though_its_handler_goes_on() -> None:
+    async def handler(channel: WebSocketChannel) -> None:
+        with suppress(trio.BrokenResourceError):
+            await channel.receive()
+        await trio.sleep_forever()
+
+    async with (
+        serving(handler, ping_interval=0.01, ping_timeout=0.01) as server,
+        await trio.open_tcp_stream(HERE, server.port) as stream,
+    ):
+        await stream.send_all(REQUEST)
+        await settled(lambda: server.handlers == 1)
+        await settled(lambda: server.connections == 0)
+        assert server.handlers == 1
 
 
 @pytest.mark.parametrize(
@@ -294,7 +418,11 @@ async def test_arguments_that_are_wrong_are_refused_before_anything_is_opened(
             raise AssertionError
 
 
-@pytest.mark.parametrize("wrong", [{"handshake_timeout": 0}, {"max_connections": 0}, {"ping_interval": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{name: 0} for name in ("handshake_timeout", "max_connections", "max_handshakes", "max_handlers")]
+    + [{"ping_interval": -1}],
+)
 async def test_a_server_with_wrong_options_does_not_start(wrong: Any) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         await serve_websocket(echo, HERE, 0, **wrong)
