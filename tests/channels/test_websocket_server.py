@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import ssl
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -350,6 +351,52 @@ async def test_a_client_that_is_silent_for_too_long_holds_no_place_though_its_ha
         await settled(lambda: server.handlers == 1)
         await settled(lambda: server.connections == 0)
         assert server.handlers == 1
+
+
+PROGRAM = """
+import logging, resource, trio
+from psession.channels import serve_websocket
+
+async def echo(channel):
+    async for message in channel:
+        await channel.send(message)
+
+async def main():
+    logging.basicConfig(format="%(name)s %(levelname)s %(message)s")
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (40, hard))
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(serve_websocket, echo, "127.0.0.1", 0)
+        print(server.port, flush=True)
+
+trio.run(main)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+async def test_a_server_that_runs_out_of_files_lets_newcomers_in_and_logs_few_lines() -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(trio.fail_after(20))
+        program = await trio.lowlevel.open_process(
+            [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert program.stdout is not None
+        assert program.stderr is not None
+        async with program.stdout, program.stderr:
+            try:
+                port = int(await program.stdout.receive_some())
+                for _ in range(100):
+                    await stack.enter_async_context(await trio.open_tcp_stream(HERE, port))
+                with trio.fail_after(2):
+                    async with open_websocket(f"ws://{HERE}:{port}") as client:
+                        await client.send({"a": 1})
+                        assert await client.receive() == {"a": 1}
+            finally:
+                program.kill()
+            said = b"".join([bytes(data) async for data in program.stderr]).decode().splitlines()
+        await program.wait()
+    assert 1 <= len(said) <= 3
+    assert all(line.startswith("psession WARNING no more connections can be taken for now: Too many") for line in said)
 
 
 @pytest.mark.parametrize(

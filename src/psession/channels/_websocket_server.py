@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias
 
 import trio
 
-from psession._listeners import open_listeners
+from psession._listeners import PatientListener, open_listeners
 from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES
 from psession.channels._places import Places
 from psession.channels._websocket import GOING_AWAY, INTERNAL_ERROR, WebSocketChannel
@@ -21,6 +21,7 @@ from psession.channels._websocket_options import (
 )
 from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT
 from psession.nursery import open_quiet_nursery
+from psession.protocol.bucket import Lines
 
 if TYPE_CHECKING:
     import re
@@ -175,7 +176,8 @@ async def serve_websocket(
     Each connection takes one of the files that a process may have open, in its handshake too. `max_connections` and
     `max_handshakes` together, and some for the rest of the program, should be fewer than these (``ulimit -n``, most
     often 1,024): with the defaults raise that to 2,048, for instance by ``resource.setrlimit``, or take 800 connections
-    at most.
+    at most. Where files run out nothing breaks: the oldest handshake makes room for the next client, and where there is
+    none, clients wait in the system's backlog; a line of the log says so.
 
     Args:
         handler: Gets a `WebSocketChannel`; ``path``, ``request.headers``, ``subprotocol`` and ``remote`` say whose.
@@ -245,11 +247,13 @@ async def serve_websocket(
         listeners = await open_listeners(host, port, backlog)  # no checkpoint from here to `serve_listeners`
         addresses = [listener.socket.getsockname() for listener in listeners]
         server = WebSocketServer(addresses, acceptor, places, handler)
+        lines = Lines(trio.current_time())
+        patient = [PatientListener(listener, places.give_up_handshake, lines) for listener in listeners]
         handlers.cancel_scope.shield = True  # only now: cancelled while the server starts, they must be left
         try:
             task_status.started(server)
             with server._listening:
-                await trio.serve_listeners(partial(server._visit, options), listeners, handler_nursery=handlers)
+                await trio.serve_listeners(partial(server._visit, options), patient, handler_nursery=handlers)
             await trio.sleep_forever()
         finally:
             server._leave()
