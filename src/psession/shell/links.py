@@ -11,10 +11,13 @@ import hmac
 import logging
 import math
 import secrets
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import trio
 
+from psession.absences import Absence, host_of
 from psession.channels._base import FrameChannel
 from psession.channels._plain import UNKNOWN_HOPS, receive_some
 from psession.errors import MessageError
@@ -22,9 +25,11 @@ from psession.message import flat
 from psession.nursery import close_forcefully
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from psession.absences import Absences
     from psession.protocol.handshake import Handshake
+    from psession.shell.said import Said
 
 log = logging.getLogger("psession")
 
@@ -72,13 +77,17 @@ class LinkedChannel(FrameChannel):
         within: Seconds that a break may last; 0: there is one link alone.
         opener: What opens the next link, on the side that connects; ``None``: it is handed over by `adopt`.
         pending: What was read from the first link already.
+        absences: Where this port waits, on the side that accepts, while it has no link.
+        on_given_up: Called with the reason if that wait is given up for others.
     """
 
     def __init__(
         self,
         link: trio.abc.Channel[Any],
         handshake: Handshake,
+        absences: Absences,
         *,
+        on_given_up: Callable[[str], None],
         within: float = 0.0,
         opener: Opener | None = None,
         pending: Sequence[Any] = (),
@@ -101,6 +110,10 @@ class LinkedChannel(FrameChannel):
         self._over: Exception | None = None
         self._peers = 0
         """How often the peer that came back was another."""
+        self._absences = absences
+        self._absence = Absence(self._give_up)
+        self._on_given_up = on_given_up
+        self._adopting = 0
         if within and opener is None:
             handshake.secret = secrets.token_urlsafe(SECRET_BYTES)
 
@@ -117,7 +130,7 @@ class LinkedChannel(FrameChannel):
     @property
     def _comes_back(self) -> bool:
         """True where there may be another link after this one: by what it could be known again, the peer has said."""
-        if self._is_closed or not self._within:
+        if self._is_closed or not self._within or self._over is not None:
             return False
         return self._opener is not None or self._handshake.guest_life is not None
 
@@ -167,9 +180,14 @@ class LinkedChannel(FrameChannel):
         Raises:
             trio.BrokenResourceError: It broke at once.
         """
-        await self.drop(trio.BrokenResourceError("the peer came back on another link"))
-        await link.send(self._handshake.welcome())
-        self._stand(link, rest, known=True)
+        self._adopting += 1  # the peer is here: nobody need be given up for it
+        try:
+            await self.drop(trio.BrokenResourceError("the peer came back on another link"))
+            await link.send(self._handshake.welcome())
+            self._stand(link, rest, known=True)
+        finally:
+            self._adopting -= 1
+            self._note_absence()
 
     async def until_lost(self, link: trio.abc.Channel[Any]) -> None:
         """Return when `link` is no longer the one that stands."""
@@ -181,6 +199,7 @@ class LinkedChannel(FrameChannel):
         self._link = self._last = link
         self._pending = [Reopened(known), *batch]
         self._peers += not known
+        self._note_absence()
         self._tell()
 
     @trio.lowlevel.enable_ki_protection
@@ -194,6 +213,7 @@ class LinkedChannel(FrameChannel):
         if isinstance(lost, FrameChannel):
             sent, received = self._past_bytes
             self._past_bytes = sent + lost.bytes_sent, received + lost.bytes_received
+        self._note_absence()
         self._tell()
         return lost
 
@@ -203,24 +223,36 @@ class LinkedChannel(FrameChannel):
         if link is not None:
             await close_forcefully(link)
 
+    def _note_absence(self) -> None:
+        """Wait among the others for the peer, exactly while there is no link and the peer may bring another."""
+        if self._link is None and self._opener is None and not self._adopting and self._comes_back:
+            self._absences.enter(self._absence, host_of(getattr(self._last, "remote", None)))
+        else:
+            self._absences.leave(self._absence)
+
+    def _give_up(self, why: str) -> None:
+        """Wait no more: too many do."""
+        self._over = trio.BrokenResourceError(f"the link broke, and {why}")
+        self._on_given_up(why)
+        self._tell()
+
     def _tell(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
 
     async def _reopen(self) -> None:
-        try:
-            with trio.move_on_at(self._broken_at + self._within):
-                while self._link is None and self._comes_back:
-                    await self._next_link()
-        except LINK_ENDS as error:
-            self._over = error
+        with suppress(*LINK_ENDS), trio.move_on_at(self._broken_at + self._within):
+            while self._link is None and self._comes_back:
+                await self._next_link()
         if self._is_closed:
             raise trio.ClosedResourceError("this side closed the channel")
         if self._link is None:
-            why = f"the link broke, and did not come back within {self._within:g} s (resume_within)"
-            if not self._comes_back:
-                why = "the link broke, and its peer had not said by what it could be known again"
-            self._over = trio.BrokenResourceError(why)
+            if self._over is None:
+                why = f"the link broke, and did not come back within {self._within:g} s (resume_within)"
+                if not self._comes_back:
+                    why = "the link broke, and its peer had not said by what it could be known again"
+                self._over = trio.BrokenResourceError(why)
+            self._note_absence()
             self._tell()
             raise self._over from self._broken_by
 
@@ -347,6 +379,7 @@ class LinkedChannel(FrameChannel):
         """Close the link, and wait for no other. Idempotent."""
         self._is_closed = True
         link, self._link = self._link, None
+        self._note_absence()
         self._tell()
         if self._opener is not None:
             await self._opener.aclose()
@@ -357,7 +390,15 @@ class LinkedChannel(FrameChannel):
 
 
 async def linked(
-    target: Any, handshake: Handshake, *, within: float, asks_exactly: bool, name: str, pending: Sequence[Any] = ()
+    target: Any,
+    handshake: Handshake,
+    absences: Absences,
+    *,
+    within: float,
+    asks_exactly: bool,
+    name: str,
+    said: Said,
+    pending: Sequence[Any] = (),
 ) -> Any:
     """Open what a port reads and writes over `target`: that itself, or its links one after the other.
 
@@ -365,12 +406,17 @@ async def linked(
         ValueError: The port is to live on when its link breaks, and cannot.
         Exception: As the opener.
     """
+
+    def on_given_up(why: str) -> None:
+        said.limited("given up", "port %r was given up: %s", name, why)
+
+    make = partial(LinkedChannel, handshake=handshake, absences=absences, on_given_up=on_given_up, within=within)
     if getattr(target, "comes_back", False):
         if not within:
             return await target.open()
         if not asks_exactly:
             raise ValueError(f"port {name!r}: resume_within needs dialect=Exact() on this side")
-        return LinkedChannel(await target.open(), handshake, within=within, opener=target)
+        return make(await target.open(), opener=target)
     if (within or pending) and isinstance(target, trio.abc.Channel):
-        return LinkedChannel(target, handshake, within=within, pending=pending)
+        return make(target, pending=pending)
     return target

@@ -23,12 +23,13 @@ class Said:
         who: The beginning of each line.
     """
 
-    __slots__ = ("_lines", "_said", "_who")
+    __slots__ = ("_limited", "_lines", "_said", "_who")
 
     def __init__(self, who: str) -> None:
         self._who = who
         self._said: set[str] = set()
         self._lines: dict[str, Lines] = {}
+        self._limited: dict[str, Lines] = {}
 
     def once(self, about: str, text: str, *values: object, level: int = logging.WARNING) -> None:
         """Log a line the first time, and for debugging alone after that."""
@@ -62,6 +63,13 @@ class Said:
         more = self._lines.setdefault(what, Lines(now)).take(now)
         if more is not None:
             log.error("%s: %s%s raised%s", self._who, what, whose, more, exc_info=error)
+
+    def limited(self, about: str, text: str, *values: object) -> None:
+        """Log a warning that may come often, within the budget of `about`."""
+        now = trio.current_time()
+        more = self._limited.setdefault(about, Lines(now)).take(now)
+        if more is not None:
+            log.warning(f"%s: {text}%s", self._who, *values, more)
 
     def end(self) -> None:
         """Say what has not been said: there will be no next line."""
