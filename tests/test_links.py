@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import trio.testing
 
 from psession import (
     Budget,
@@ -481,4 +482,59 @@ async def test_a_port_that_connects_waits_without_a_place(autojump_clock: MockCl
                 await line.aclose()
             await trio.sleep(10)
             assert (budget.absent, one.closed, other.closed) == (0, False, False)
+        nursery.cancel_scope.cancel()
+
+
+# -- a server that floods ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["messages", "bytes", "malformed"])
+async def test_a_server_that_floods_before_its_welcome_is_left_and_tried_again_later(
+    kind: str, autojump_clock: MockClock
+) -> None:
+    came: list[float] = []
+    errors: list[str] = []
+    said = 0
+
+    async def serve(stream: trio.abc.Stream) -> None:
+        nonlocal said
+        channel = lines(stream)
+        hello = await channel.receive()
+        assert hello["_new"] is True
+        came.append(trio.current_time())
+        if len(came) in (1, 5):
+            await channel.send({"_port": "p", "_life": 7, "_resume": "secret"})
+            if len(came) == 1:
+                await trio.sleep(1)
+                await channel.aclose()
+            return
+        flood = {"messages": b'{"n":1}\n' * 100, "bytes": b'"%s"\n' % (b"x" * 60_000), "malformed": b"}\n" * 100}
+        try:
+            while True:
+                await stream.send_all(flood[kind])
+                said += len(flood[kind])
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+
+    async with trio.open_nursery() as nursery:
+
+        async def connect() -> trio.abc.Channel[Any]:
+            near, far = trio.testing.lockstep_stream_pair()
+            nursery.start_soon(serve, far)
+            return lines(near)
+
+        def told(state: Any) -> None:
+            if state.state == "broken":
+                errors.append(str(state.error))
+
+        manager = SessionManager(dialect=Exact(), resume_within=30)
+        async with (
+            reconnecting(connect, first_delay=1, jitter=0, max_delay=4, on_state=told) as channel,
+            manager.port("server", channel) as port,
+        ):
+            await trio.sleep(15)
+            assert came == [0, 2, 4, 8, 12]
+            assert said <= 3 * 1.2 * 2**20
+            assert sum("no welcome, so this link is given up" in error for error in errors) == 3
+            assert (port.closed, port.statistics().resumed) == (False, 1)
         nursery.cancel_scope.cancel()

@@ -42,6 +42,11 @@ million times, which is as long as `SessionManager.accept` waits."""
 WELCOME_PATIENCE: Final = 5.0
 """Seconds for a welcome of a peer that has given none before, and may know of no such thing."""
 
+MESSAGES_BEFORE_WELCOME: Final = 1024
+BYTES_BEFORE_WELCOME: Final = 2**20
+"""What a peer may say before its welcome, on a link that this side opens anew: as many messages as a session holds by
+default (``inbox_limit``), and as many bytes as one of them may have. An honest peer says its welcome first of all."""
+
 SECRET_BYTES: Final = 16
 """128 bits, as many as a UUID has: not to be guessed."""
 
@@ -150,9 +155,14 @@ class LinkedChannel(FrameChannel):
         self._stand(link, batch, known=known)
 
     async def _greet(self, link: trio.abc.Channel[Any]) -> tuple[bool, list[Any]]:
-        """Say hello. Return True if the peer still knows this side, and what else it said."""
+        """Say hello. Return True if the peer still knows this side, and what else it said.
+
+        Raises:
+            trio.BrokenResourceError: The link broke, or the peer said too much before its welcome.
+        """
         handshake, others = self._handshake, list[Any]()
         until = math.inf if handshake.ticket else trio.current_time() + WELCOME_PATIENCE
+        first = link.bytes_received if isinstance(link, FrameChannel) else 0
         while trio.current_time() < until:
             await link.send(handshake.hello())
             with trio.move_on_after(HELLO_INTERVAL):
@@ -163,6 +173,10 @@ class LinkedChannel(FrameChannel):
                         if known is not None:
                             return known, others + batch[place + 1 :]
                         others.append(message)
+                        if len(others) > MESSAGES_BEFORE_WELCOME:
+                            raise _said_too_much(f"{MESSAGES_BEFORE_WELCOME} messages")
+                    if isinstance(link, FrameChannel) and link.bytes_received - first > BYTES_BEFORE_WELCOME:
+                        raise _said_too_much(f"{BYTES_BEFORE_WELCOME} bytes")
         return False, others
 
     def accepts(self, secret: str, life: int | None) -> bool:
@@ -387,6 +401,10 @@ class LinkedChannel(FrameChannel):
             await link.aclose()
         else:
             await trio.lowlevel.checkpoint()
+
+
+def _said_too_much(limit: str) -> trio.BrokenResourceError:
+    return trio.BrokenResourceError(f"the peer said more than {limit} and no welcome, so this link is given up")
 
 
 async def linked(
