@@ -494,6 +494,20 @@ async def test_a_handler_that_fails_ends_its_own_connection_alone(caplog: pytest
         await settled(lambda: server.connections == 1)
 
 
+@pytest.mark.parametrize("what", ["handler", "process_request"])
+async def test_failures_that_every_client_causes_write_a_few_tracebacks(
+    what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(thing: Any) -> None:
+        raise KeyError("missing")
+
+    options: Any = {"handler": fail} if what == "handler" else {"process_request": fail}
+    async with serving(close_timeout=0.01, **options) as server:
+        for _ in range(20):
+            assert b" 101 " in (said := await ask(server, REQUEST)) or b" 500 " in said
+        assert len([record for record in caplog.records if record.exc_info]) == 3
+
+
 async def test_a_client_that_leaves_is_no_failure_of_its_handler(caplog: pytest.LogCaptureFixture) -> None:
     async def handler(channel: WebSocketChannel) -> None:
         while True:

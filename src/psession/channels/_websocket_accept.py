@@ -10,6 +10,7 @@ import trio
 
 from psession.channels._framed import RECEIVE_BYTES
 from psession.channels._websocket_options import Opening
+from psession.protocol.bucket import Lines
 
 if TYPE_CHECKING:
     import ssl
@@ -59,6 +60,7 @@ class Acceptor:
         self._process_request = process_request
         self._ssl_context = ssl_context
         self._timeout = timeout
+        self._lines = Lines(trio.current_time())
 
     async def open(self, stream: trio.SocketStream, visit: Visit) -> tuple[trio.abc.Stream, Opening] | None:
         """A client's stream and what was agreed on, or ``None`` for one that does not get in; it has been told why.
@@ -125,7 +127,9 @@ class Acceptor:
                 if refusal is not None:
                     return protocol.reject(*refusal)
         except Exception:
-            log.exception("process_request failed")
+            more = self._lines.take(trio.current_time())
+            if more is not None:
+                log.exception("process_request failed%s", more)
             return protocol.reject(500, "The server failed; its log has more.\n")
         response = protocol.accept(request)
         if response.status_code == 101 and not visit.enter():

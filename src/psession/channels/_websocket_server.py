@@ -66,6 +66,7 @@ class WebSocketServer:
         self._places = places
         self._handler = handler
         self._channels: set[WebSocketChannel] = set()
+        self._lines = Lines(trio.current_time())
         self._leaving = False
         self._listening = trio.CancelScope()
 
@@ -119,12 +120,18 @@ class WebSocketServer:
                 if opened is not None:
                     await self._serve(opened, options, visit)
             except Exception:
-                log.exception("a WebSocket connection failed")
+                self._log_failure("a WebSocket connection failed")
 
     async def _serve(self, opened: tuple[trio.abc.Stream, Opening], options: WebSocketOptions, visit: Visit) -> None:
         async with open_quiet_nursery() as nursery:
             await self._talk(WebSocketChannel(*opened, options, nursery=nursery, on_closed=visit.disconnect))
             nursery.cancel_scope.cancel()
+
+    def _log_failure(self, text: str, *values: object) -> None:
+        """Log what was raised, within a budget: a client may be able to cause it as often as it connects."""
+        more = self._lines.take(trio.current_time())
+        if more is not None:
+            log.exception(f"{text}%s", *values, more)
 
     async def _talk(self, channel: WebSocketChannel) -> None:
         self._channels.add(channel)
@@ -137,7 +144,7 @@ class WebSocketServer:
             log.info("the WebSocket of %s ended: %s", channel.remote, str(error) or "closed by the client")
             channel.goodbye = INTERNAL_ERROR
         except Exception:
-            log.exception("the handler of the WebSocket of %s failed", channel.remote)
+            self._log_failure("the handler of the WebSocket of %s failed", channel.remote)
             channel.goodbye = INTERNAL_ERROR
         finally:
             self._channels.discard(channel)
