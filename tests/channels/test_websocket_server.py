@@ -4,7 +4,9 @@ import contextlib
 import logging
 import os
 import re
+import socket
 import ssl
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -335,6 +337,44 @@ async def test_a_place_is_held_by_an_open_channel_and_not_by_a_handler_that_goes
         assert open_sockets() <= listening
     assert open_sockets() <= before
     assert (server.connections, server.handlers) == (0, 0)
+
+
+@pytest.mark.parametrize("said", [b"", b"\x88\x80\0\0\0\0"], ids=["nothing", "goodbye"])
+async def test_a_client_that_resets_its_connection_holds_no_place(said: bytes) -> None:
+    found: list[Exception] = []
+
+    async def handler(channel: WebSocketChannel) -> None:
+        await settled(lambda: stream.socket.fileno() == -1)
+        for _ in range(2):
+            try:
+                await channel.receive()
+            except (trio.EndOfChannel, trio.BrokenResourceError) as error:
+                found.append(error)
+        await trio.sleep_forever()
+
+    async with serving(handler) as server:
+        stream = await trio.open_tcp_stream(HERE, server.port)
+        await stream.send_all(REQUEST)
+        assert (await stream.receive_some()).startswith(b"HTTP/1.1 101 ")
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await stream.send_all(said)
+        await stream.aclose()
+        await settled(lambda: len(found) == 2)
+        assert (server.connections, server.handlers) == (0, 1)
+        assert str(found[0]) == str(found[1])
+
+
+async def test_a_client_that_breaks_the_protocol_reads_why_before_its_connection_is_closed() -> None:
+    async def handler(channel: WebSocketChannel) -> None:
+        with suppress(trio.BrokenResourceError):
+            await channel.receive()
+        await trio.sleep(0.01)
+
+    async with serving(handler) as server, await trio.open_tcp_stream(HERE, server.port) as stream:
+        await stream.send_all(REQUEST)
+        assert (await stream.receive_some()).startswith(b"HTTP/1.1 101 ")
+        await stream.send_all(b"\x83\x80\0\0\0\0" + b"x" * 1000)
+        assert (await stream.receive_some()).startswith(b"\x88")
 
 
 async def test_a_client_that_is_silent_for_too_long_holds_no_place_though_its_handler_goes_on() -> None:

@@ -184,9 +184,8 @@ class WebSocketChannel(FramedChannel):
 
     def _after_control(self) -> None:
         """Where the goodbye is said, say so to TCP as well; where the peer's has come, wake who waits for more."""
-        if self._end_is_told and not (self._frames.lost or self._mid_frame or self._control):
-            # Not after a breach: closing on what the peer still sends would reset the connection before it reads why.
-            self._let_go()
+        if self._end_is_told and not self._control:
+            self._let_go_unless_needed()
         if self._frames.open or self._socket is None or self._socket.fileno() == -1:
             return
         if self._frames.hangs_up and not self._mid_frame:
@@ -261,12 +260,17 @@ class WebSocketChannel(FramedChannel):
 
     def _raise_end(self) -> NoReturn:
         self._end_is_told = True
-        if self._write_control():
-            self._after_control()
+        if self._on_closed is not None and self._write_control():  # or could not write it, and never will
+            self._let_go_unless_needed()
         wrong = self._ending()
         if wrong is None:
             raise trio.EndOfChannel
         raise trio.BrokenResourceError(wrong) from self._frames.lost
+
+    def _let_go_unless_needed(self) -> None:
+        # After a breach it is: closing on what the peer still sends would reset the connection before it reads why.
+        if self._frames.lost is None and not self._mid_frame:
+            self._let_go()
 
     def _let_go(self, fault: str | None = None) -> None:
         """Close a server's connection that the peer has ended: its handler may go on, without a file and a place.
