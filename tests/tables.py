@@ -42,7 +42,7 @@ def assert_empty(manager: SessionManager, *ports: Port) -> None:
     assert dict(manager.ports) == {}
     assert manager._listeners == []
     assert manager._default is None
-    assert (manager._budget.used, manager._budget._accounts) == (0, {})
+    assert (manager.budget.used, manager.budget._accounts, manager.budget.absent) == (0, {}, 0)
     for port in ports:
         assert port.closed
         assert_idle(port)

@@ -351,6 +351,28 @@ async def _(names: Names) -> AsyncIterator[None]:
         assert await port.request({"command": "status"}) == {"light": "on", "did": "status"}
 
 
+@scene("Hostile peers: budgets", 2)
+async def _(names: Names) -> AsyncIterator[None]:
+    names["handler"] = lamp
+    yield
+    manager, limits = names["manager"], names["budget"]
+    assert (manager.budget is limits, limits.used, limits.absent, limits.given_up) == (True, 0, 0, 0)
+    async with trio.open_nursery() as nursery:
+
+        async def serve(channel: Any) -> None:
+            async with manager.accept(channel) as port:
+                await port.wait_closed()
+
+        here, there = memory_pair()
+        nursery.start_soon(serve, there)
+        await here.send({"_new": True, "_life": 5})
+        assert "_resume" in await here.receive()
+        await here.aclose()
+        await trio.sleep(1)
+        assert limits.absent == 1
+    assert (trio.current_time(), limits.absent, limits.given_up) == (30, 0, 0)
+
+
 # -- tests -------------------------------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ import psession
 PACKAGE = Path(psession.__file__).parent
 SOURCES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 FLOORS = [
-    ["_interrupt", "_version", "checks", "errors", "text"],
+    ["_interrupt", "_version", "absences", "checks", "errors", "text"],
     ["budget", "message", "nursery"],
     ["protocol"],
     ["dialects"],
@@ -29,6 +29,7 @@ FLOORS = [
 """The house from the bottom up: a room imports from its own floor and those below it. ``""`` is the package itself."""
 
 PURE = [
+    "absences.py",
     "budget.py",
     "checks.py",
     "errors.py",

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import trio.testing
 
 from psession import (
+    Budget,
     Exact,
     PortClosedError,
     SessionAbortError,
@@ -372,3 +374,167 @@ async def test_the_rest_of_a_message_that_the_link_broke_in_does_not_begin_the_n
             await there.send({"sid": question["sid"], "_re": question["_turn"], "_life": question["_life"]})
             await trio.sleep(1)
             assert (caught.error, caught.at) == (None, 0)
+
+
+# -- waiting for a peer ------------------------------------------------------------------------------------------------
+
+
+class From(HalfOpen):
+    """A line from somewhere."""
+
+    def __init__(self, channel: trio.abc.Channel[Any], host: str | None) -> None:
+        super().__init__(channel)
+        self.remote = None if host is None else (host, 5)
+
+
+async def come_and_go(network: Network, host: str | None, life: int = 5) -> dict[str, Any]:
+    """Say hello from that host, take the welcome, and hang up. Return the hello of a client that comes back."""
+    here, there = memory_pair()
+    network.nursery.start_soon(network.serve, From(there, host))
+    await here.send({"_new": True, "_life": life})
+    welcome: dict[str, Any] = await here.receive()
+    await here.aclose()
+    await settle()
+    return {"_new": True, "_life": life, "_port": welcome["_port"], "_resume": welcome["_resume"]}
+
+
+async def test_of_the_ports_that_wait_for_peers_of_one_address_the_oldest_is_given_up(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    budget = Budget(absent_ports=5, absent_ports_per_address=3)
+    async with trio.open_nursery() as nursery:
+        network = Network(nursery, Work(), resume_within=30, budget=budget)
+        await come_and_go(network, "192.0.2.9")
+        for _ in range(5):
+            await come_and_go(network, "192.0.2.1")
+        assert [port.closed for port in network.ports] == [False, True, True, False, False, False]
+        assert (budget.absent, budget.given_up) == (4, 2)
+        with pytest.raises(PortClosedError, match=r"a peer at 192\.0\.2\.1.*absent_ports_per_address=3") as caught:
+            await network.ports[1].request({})
+        assert isinstance(caught.value.__cause__, trio.BrokenResourceError)
+        for _ in range(2):
+            await come_and_go(network, None)
+        assert (budget.absent, budget.given_up, network.ports[0].closed) == (5, 3, True)
+        assert trio.current_time() == 0.0
+        for _ in range(20):
+            await come_and_go(network, "192.0.2.1")
+        assert (budget.absent, budget.given_up) == (5, 23)
+    assert trio.current_time() == 30.0
+    assert_empty(network.server, *network.ports)
+    lines = [record.getMessage() for record in caplog.records if "was given up" in record.getMessage()]
+    assert len(lines) == 3
+    assert lines[0].startswith(
+        "manager: port 'client 1' was given up: of all ports that waited for a peer at 192.0.2.1"
+    )
+
+
+async def test_a_peer_that_comes_back_waits_no_more_and_its_port_is_not_given_up(autojump_clock: MockClock) -> None:
+    budget = Budget(absent_ports=2)
+    async with trio.open_nursery() as nursery:
+        network = Network(nursery, Work(), resume_within=30, budget=budget)
+        first = await come_and_go(network, "192.0.2.1")
+        assert budget.absent == 1
+        back, there = memory_pair()
+        nursery.start_soon(network.serve, From(there, "192.0.2.1"))
+        await back.send(first)
+        assert (await back.receive())["_port"] == first["_port"]
+        await settle()
+        assert (network.served, budget.absent) == (["fresh", "resumed"], 0)
+        for _ in range(4):
+            await come_and_go(network, "192.0.2.1")
+        assert (network.ports[0].closed, budget.absent, budget.given_up) == (False, 2, 2)
+        again, there = memory_pair()  # its old link still looks well: that it is replaced makes nobody wait
+        nursery.start_soon(network.serve, From(there, "192.0.2.1"))
+        await again.send(first)
+        await again.receive()
+        await settle()
+        assert (network.ports[0].closed, budget.absent, budget.given_up) == (False, 2, 2)
+        await again.send({"_end": True, "_life": 5})
+        await again.aclose()
+    assert_empty(network.server, *network.ports)
+
+
+async def test_managers_that_share_a_budget_share_the_places_of_ports_that_wait(autojump_clock: MockClock) -> None:
+    budget = Budget(absent_ports=2)
+    async with trio.open_nursery() as nursery:
+        networks = [Network(nursery, Work(), resume_within=30, budget=budget) for _ in range(2)]
+        for network in networks * 2:
+            await come_and_go(network, None)
+        assert (budget.absent, budget.given_up) == (2, 2)
+        assert [port.closed for network in networks for port in network.ports] == [True, False] * 2
+        assert networks[0].server.budget is budget
+        for network in networks:
+            for port in network.ports:
+                port.close()
+    for network in networks:
+        assert_empty(network.server, *network.ports)
+
+
+async def test_a_port_that_connects_waits_without_a_place(autojump_clock: MockClock) -> None:
+    budget = Budget(absent_ports=1)
+    async with trio.open_nursery() as nursery:
+        network = Network(nursery, Work())
+        async with client(network, budget=budget) as one, client(network, budget=budget) as other:
+            for port in (one, other):
+                await port.request({"n": 1})
+            network.up = False
+            for line in network.lines:
+                await line.aclose()
+            await trio.sleep(10)
+            assert (budget.absent, one.closed, other.closed) == (0, False, False)
+        nursery.cancel_scope.cancel()
+
+
+# -- a server that floods ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["messages", "bytes", "malformed"])
+async def test_a_server_that_floods_before_its_welcome_is_left_and_tried_again_later(
+    kind: str, autojump_clock: MockClock
+) -> None:
+    came: list[float] = []
+    errors: list[str] = []
+    said = 0
+
+    async def serve(stream: trio.abc.Stream) -> None:
+        nonlocal said
+        channel = lines(stream)
+        hello = await channel.receive()
+        assert hello["_new"] is True
+        came.append(trio.current_time())
+        if len(came) in (1, 5):
+            await channel.send({"_port": "p", "_life": 7, "_resume": "secret"})
+            if len(came) == 1:
+                await trio.sleep(1)
+                await channel.aclose()
+            return
+        flood = {"messages": b'{"n":1}\n' * 100, "bytes": b'"%s"\n' % (b"x" * 60_000), "malformed": b"}\n" * 100}
+        try:
+            while True:
+                await stream.send_all(flood[kind])
+                said += len(flood[kind])
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+
+    async with trio.open_nursery() as nursery:
+
+        async def connect() -> trio.abc.Channel[Any]:
+            near, far = trio.testing.lockstep_stream_pair()
+            nursery.start_soon(serve, far)
+            return lines(near)
+
+        def told(state: Any) -> None:
+            if state.state == "broken":
+                errors.append(str(state.error))
+
+        manager = SessionManager(dialect=Exact(), resume_within=30)
+        async with (
+            reconnecting(connect, first_delay=1, jitter=0, max_delay=4, on_state=told) as channel,
+            manager.port("server", channel) as port,
+        ):
+            await trio.sleep(15)
+            assert came == [0, 2, 4, 8, 12]
+            assert said <= 3 * 1.2 * 2**20
+            assert sum("no welcome, so this link is given up" in error for error in errors) == 3
+            assert (port.closed, port.statistics().resumed) == (False, 1)
+        nursery.cancel_scope.cancel()

@@ -6,6 +6,7 @@ from sys import getsizeof
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from psession import checks
+from psession.absences import DEFAULT_ABSENT_PORTS, DEFAULT_ABSENT_PORTS_PER_ADDRESS, Absences
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,36 +27,63 @@ _WEIGHTLESS: Final = frozenset((bool, type(None)))
 
 
 class Budget:
-    """Bytes that the peers of any number of ports may make this side hold together.
+    """What the peers of any number of ports may make this side hold together: bytes, and ports that wait for them.
 
-    That are messages which nobody has received, as they take decoded, messages that have come in part, those that wait
-    for a peer which does not read, stored answers, and 3 KiB for each session of a peer's whose handler is at work.
+    The bytes are those of messages that nobody has received, as they take decoded, of messages that have come in part
+    or wait for a peer which does not read, of stored answers, and 3 KiB for each session of a peer's whose handler is
+    at work. Where they are used up, the port that holds the most gives way. If most of it are messages in one session,
+    that session ends with `psession.SessionOverrunError`; otherwise the port closes.
 
-    Where they are used up, the port that holds the most gives way. If most of it are messages in one session, that
-    session ends with `psession.SessionOverrunError`; otherwise the port closes. Give one budget to several managers,
-    or leave each its own.
+    Of the ports that wait for their peer to come back (``resume_within``) the one that has waited longest is given up
+    where there are too many: it ends with `psession.PortClosedError`. Give one budget to several managers, or leave
+    each its own.
 
     Args:
         bytes: How many. 128 MiB by default.
+        absent_ports: How many ports may wait for their peer, on the side that accepts. By default 1000, as many as
+            `psession.channels.serve_websocket` lets in.
+        absent_ports_per_address: How many of these for peers of one address, by default 100. The address is the host in
+            the ``remote`` of the channel, of public IPv6 addresses the first 64 bits; without a ``remote`` only
+            `absent_ports` counts. Behind a proxy all peers have its address: then give both the same value.
 
     Attributes:
         bytes: The same.
         used: How many are in use.
         gave_way: How often a port gave way.
+        absences: The ports that wait; for psession's own use.
 
     Raises:
         TypeError, ValueError: Not a whole number above 0.
     """
 
-    def __init__(self, bytes: int = DEFAULT_BYTES) -> None:
+    def __init__(
+        self,
+        bytes: int = DEFAULT_BYTES,
+        *,
+        absent_ports: int = DEFAULT_ABSENT_PORTS,
+        absent_ports_per_address: int = DEFAULT_ABSENT_PORTS_PER_ADDRESS,
+    ) -> None:
         checks.count("bytes", bytes)
+        checks.count("absent_ports", absent_ports)
+        checks.count("absent_ports_per_address", absent_ports_per_address)
         self.bytes = bytes
         self.used = 0
         self.gave_way = 0
+        self.absences = Absences(absent_ports, absent_ports_per_address)
         self._accounts: dict[Account, None] = {}
 
     def __repr__(self) -> str:
-        return f"<psession.Budget: {self.used} of {self.bytes} bytes in use>"
+        return f"<psession.Budget: {self.used} of {self.bytes} bytes in use, {self.absent} ports absent>"
+
+    @property
+    def absent(self) -> int:
+        """The number of ports that wait for their peer now."""
+        return len(self.absences)
+
+    @property
+    def given_up(self) -> int:
+        """The number of ports so far that were given up, since more waited than may."""
+        return self.absences.given_up
 
     def enter(self, account: Account) -> None:
         """Let an account take part."""

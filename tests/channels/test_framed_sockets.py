@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from psession.channels import lines
+from psession.channels import length_prefixed, lines
 
 OpenTcp = Callable[[], AbstractAsyncContextManager[tuple[trio.SocketStream, trio.SocketStream]]]
 
@@ -27,6 +27,20 @@ async def test_a_frame_goes_out_at_once_over_a_socket_alone(open_tcp: OpenTcp, o
         assert lines(left).send_frame_now(b"{}\n") is None
     stream, _ = trio.testing.memory_stream_pair()
     assert lines(stream).send_frame_now(b"{}\n") is None
+
+
+async def test_a_channel_knows_the_address_of_its_peer_where_there_is_one(open_tcp: OpenTcp, open_tls: Any) -> None:
+    async with open_tcp() as (left, right):
+        assert lines(left).remote == length_prefixed(left).remote == right.socket.getsockname()
+        await right.aclose()
+        await left.aclose()
+        assert lines(left).remote is None
+    async with open_tls() as (left, right):
+        assert lines(left).remote == right.transport_stream.socket.getsockname()
+    one, other = trio.socket.socketpair()
+    with one, other:
+        assert lines(trio.SocketStream(one)).remote is None
+    assert lines(trio.testing.memory_stream_pair()[0]).remote is None
 
 
 async def test_a_frame_does_not_go_out_into_the_middle_of_another(open_tcp: OpenTcp) -> None:

@@ -4,7 +4,10 @@ import contextlib
 import logging
 import os
 import re
+import socket
 import ssl
+import struct
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -215,17 +218,225 @@ async def test_process_request_may_refuse_sync_or_async(caplog: pytest.LogCaptur
                 raise AssertionError
 
 
+# -- places ------------------------------------------------------------------------------------------------------------
+
+
 async def test_clients_beyond_the_limit_get_503_until_one_leaves() -> None:
-    async with serving(max_connections=2) as server, open_websocket(url(server)), open_websocket(url(server)):
-        with pytest.raises(HandshakeError, match="HTTP status 503 Service Unavailable: There is no room"):
+    async with serving(max_connections=2) as server, open_websocket(url(server)):
+        async with open_websocket(url(server)):
+            with pytest.raises(HandshakeError, match="HTTP status 503 Service Unavailable: There is no room"):
+                async with open_websocket(url(server)):
+                    raise AssertionError
+            assert (server.refused, server.connections) == (1, 2)
+        await settled(lambda: server.connections == 1)
+        async with open_websocket(url(server)):
+            assert (server.refused, server.connections, server.handlers) == (1, 2, 2)
+
+
+async def test_the_oldest_handshake_is_given_up_for_a_newcomer() -> None:
+    async with serving(max_handshakes=3) as server, contextlib.AsyncExitStack() as stack:
+        silent: list[trio.SocketStream] = []
+        for number in range(1, 6):
+            silent.append(await stack.enter_async_context(await trio.open_tcp_stream(HERE, server.port)))
+            await settled(lambda number=number: server.handshakes + server.given_up == number)  # type: ignore[misc]
+        assert (server.handshakes, server.given_up, server.connections) == (3, 2, 0)
+        assert [await stream.receive_some() for stream in silent[:2]] == [b"", b""]
+        async with open_websocket(url(server)) as client:
+            await client.send({})
+            assert await client.receive() == {}
+            assert (server.handshakes, server.given_up, server.connections) == (2, 3, 1)
+        assert await silent[2].receive_some() == b""
+        await silent[4].send_all(REQUEST)
+        assert (await silent[4].receive_some()).startswith(b"HTTP/1.1 101 ")
+
+
+async def test_a_client_that_was_refused_is_given_up_before_one_that_shakes_hands() -> None:
+    async with serving(max_handshakes=2) as server, contextlib.AsyncExitStack() as stack:
+        honest = await stack.enter_async_context(await trio.open_tcp_stream(HERE, server.port))
+        await settled(lambda: server.handshakes == 1)
+        bad = await stack.enter_async_context(await trio.open_tcp_stream(HERE, server.port))
+        await bad.send_all(REQUEST.replace(b"GET", b"PUT"))
+        assert (await bad.receive_some()).startswith(b"HTTP/1.1 405 ")
+        assert server.handshakes == 2
+        late = await stack.enter_async_context(await trio.open_tcp_stream(HERE, server.port))
+        await settled(lambda: server.given_up == 1)
+        for stream in (honest, late):
+            await stream.send_all(REQUEST)
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 101 ")
+
+
+async def test_no_more_get_in_than_may_however_many_are_decided_on_at_once() -> None:
+    decided, asked, outcomes = trio.Event(), [], list[int | None]()
+
+    async def hook(request: Any) -> None:
+        asked.append(request)
+        await decided.wait()
+
+    async def come(server: WebSocketServer) -> None:
+        try:
             async with open_websocket(url(server)):
+                outcomes.append(101)
+                await trio.sleep_forever()
+        except HandshakeError as error:
+            outcomes.append(error.status)
+
+    async with serving(max_connections=2, process_request=hook) as server, trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(come, server)
+        await settled(lambda: len(asked) == 5)
+        assert (server.connections, server.handshakes) == (0, 5)
+        decided.set()
+        await settled(lambda: len(outcomes) == 5)
+        assert (sorted(outcomes, key=str), server.connections, server.refused) == ([101, 101, 503, 503, 503], 2, 3)
+        await ask(server, REQUEST)
+        assert len(asked) == 5  # where there is no room the hook is not troubled
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize("ends", ["closes", "vanishes", "is closed"])
+async def test_a_place_is_held_by_an_open_channel_and_not_by_a_handler_that_goes_on(
+    ends: str, secure: bool, tls_contexts: Contexts
+) -> None:
+    found: list[Exception] = []
+
+    async def handler(channel: WebSocketChannel) -> None:
+        if ends == "is closed":
+            await channel.aclose()
+        for _ in range(2):
+            try:
+                await channel.receive()
+            except Exception as error:
+                found.append(error)
+        with pytest.raises((trio.BrokenResourceError, trio.ClosedResourceError)):
+            await channel.send({})
+        await trio.sleep_forever()
+
+    options: Any = {"ssl_context": tls_contexts[1]} if secure else {}
+    before = open_sockets()
+    async with serving(handler, max_connections=1, max_handlers=2, close_timeout=1, **options) as server:
+        listening = open_sockets()
+        where = f"wss://localhost:{server.port}" if secure else url(server)
+        reaches: Any = {"ssl_context": tls_contexts[0]} if secure else {}
+        for number in (1, 2):
+            async with open_websocket(where, **reaches) as client:
+                if ends == "vanishes":
+                    await trio.aclose_forcefully(client._stream)
+                elif ends == "is closed":
+                    with pytest.raises(trio.EndOfChannel):
+                        await client.receive()
+            await settled(lambda number=number: len(found) == 2 * number)  # type: ignore[misc]
+            await settled(lambda: server.connections == 0)
+            assert server.handlers == number
+        with pytest.raises(HandshakeError, match="HTTP status 503"):
+            async with open_websocket(where, **reaches):
                 raise AssertionError
-        assert server.refused == 1
-        crowd = [await trio.open_tcp_stream(HERE, server.port) for _ in range(40)]
-        await settled(lambda: server.refused == 41)
-        assert server.connections == 2
-        for stream in crowd:
-            await stream.aclose()
+        expected: Any = {"closes": trio.EndOfChannel, "vanishes": trio.BrokenResourceError}
+        assert {type(error) for error in found} == {expected.get(ends, trio.ClosedResourceError)}
+        await settled(lambda: server.handshakes == 0)
+        assert open_sockets() <= listening
+    assert open_sockets() <= before
+    assert (server.connections, server.handlers) == (0, 0)
+
+
+@pytest.mark.parametrize("said", [b"", b"\x88\x80\0\0\0\0"], ids=["nothing", "goodbye"])
+async def test_a_client_that_resets_its_connection_holds_no_place(said: bytes) -> None:
+    found: list[Exception] = []
+
+    async def handler(channel: WebSocketChannel) -> None:
+        await settled(lambda: stream.socket.fileno() == -1)
+        for _ in range(2):
+            try:
+                await channel.receive()
+            except (trio.EndOfChannel, trio.BrokenResourceError) as error:
+                found.append(error)
+        await trio.sleep_forever()
+
+    async with serving(handler) as server:
+        stream = await trio.open_tcp_stream(HERE, server.port)
+        await stream.send_all(REQUEST)
+        assert (await stream.receive_some()).startswith(b"HTTP/1.1 101 ")
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await stream.send_all(said)
+        await stream.aclose()
+        await settled(lambda: len(found) == 2)
+        assert (server.connections, server.handlers) == (0, 1)
+        assert str(found[0]) == str(found[1])
+
+
+async def test_a_client_that_breaks_the_protocol_reads_why_before_its_connection_is_closed() -> None:
+    async def handler(channel: WebSocketChannel) -> None:
+        with suppress(trio.BrokenResourceError):
+            await channel.receive()
+        await trio.sleep(0.01)
+
+    async with serving(handler) as server, await trio.open_tcp_stream(HERE, server.port) as stream:
+        await stream.send_all(REQUEST)
+        assert (await stream.receive_some()).startswith(b"HTTP/1.1 101 ")
+        await stream.send_all(b"\x83\x80\0\0\0\0" + b"x" * 1000)
+        assert (await stream.receive_some()).startswith(b"\x88")
+
+
+async def test_a_client_that_is_silent_for_too_long_holds_no_place_though_its_handler_goes_on() -> None:
+    async def handler(channel: WebSocketChannel) -> None:
+        with suppress(trio.BrokenResourceError):
+            await channel.receive()
+        await trio.sleep_forever()
+
+    async with (
+        serving(handler, ping_interval=0.01, ping_timeout=0.01) as server,
+        await trio.open_tcp_stream(HERE, server.port) as stream,
+    ):
+        await stream.send_all(REQUEST)
+        await settled(lambda: server.handlers == 1)
+        await settled(lambda: server.connections == 0)
+        assert server.handlers == 1
+
+
+PROGRAM = """
+import logging, resource, trio
+from psession.channels import serve_websocket
+
+async def echo(channel):
+    async for message in channel:
+        await channel.send(message)
+
+async def main():
+    logging.basicConfig(format="%(name)s %(levelname)s %(message)s")
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (40, hard))
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(serve_websocket, echo, "127.0.0.1", 0)
+        print(server.port, flush=True)
+
+trio.run(main)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+async def test_a_server_that_runs_out_of_files_lets_newcomers_in_and_logs_few_lines() -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(trio.fail_after(20))
+        program = await trio.lowlevel.open_process(
+            [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert program.stdout is not None
+        assert program.stderr is not None
+        async with program.stdout, program.stderr:
+            try:
+                port = int(await program.stdout.receive_some())
+                for _ in range(100):
+                    await stack.enter_async_context(await trio.open_tcp_stream(HERE, port))
+                with trio.fail_after(2):
+                    async with open_websocket(f"ws://{HERE}:{port}") as client:
+                        await client.send({"a": 1})
+                        assert await client.receive() == {"a": 1}
+            finally:
+                program.kill()
+            said = b"".join([bytes(data) async for data in program.stderr]).decode().splitlines()
+        await program.wait()
+    assert 1 <= len(said) <= 3
+    assert all(line.startswith("psession WARNING no more connections can be taken for now: Too many") for line in said)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +505,11 @@ async def test_arguments_that_are_wrong_are_refused_before_anything_is_opened(
             raise AssertionError
 
 
-@pytest.mark.parametrize("wrong", [{"handshake_timeout": 0}, {"max_connections": 0}, {"ping_interval": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{name: 0} for name in ("handshake_timeout", "max_connections", "max_handshakes", "max_handlers")]
+    + [{"ping_interval": -1}],
+)
 async def test_a_server_with_wrong_options_does_not_start(wrong: Any) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         await serve_websocket(echo, HERE, 0, **wrong)
@@ -317,6 +532,20 @@ async def test_a_handler_that_fails_ends_its_own_connection_alone(caplog: pytest
         await good.send({})
         assert await good.receive() == {}
         await settled(lambda: server.connections == 1)
+
+
+@pytest.mark.parametrize("what", ["handler", "process_request"])
+async def test_failures_that_every_client_causes_write_a_few_tracebacks(
+    what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(thing: Any) -> None:
+        raise KeyError("missing")
+
+    options: Any = {"handler": fail} if what == "handler" else {"process_request": fail}
+    async with serving(close_timeout=0.01, **options) as server:
+        for _ in range(20):
+            assert b" 101 " in (said := await ask(server, REQUEST)) or b" 500 " in said
+        assert len([record for record in caplog.records if record.exc_info]) == 3
 
 
 async def test_a_client_that_leaves_is_no_failure_of_its_handler(caplog: pytest.LogCaptureFixture) -> None:

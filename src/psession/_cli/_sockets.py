@@ -11,7 +11,8 @@ import trio
 
 from psession._cli._console import complain
 from psession._cli._problem import Exit, Problem, reason
-from psession._listeners import open_listeners
+from psession._listeners import PatientListener, open_listeners
+from psession.protocol.bucket import Lines
 
 Channel: TypeAlias = trio.abc.Channel[Any]
 Handler: TypeAlias = Callable[[Channel], Awaitable[None]]
@@ -65,7 +66,9 @@ async def serve_streams(
     async with trio.open_nursery() as nursery:
         with trio.CancelScope() as listening:
             task_status.started(Listening(listeners[0].socket.getsockname()[1], listening.cancel))
-            await trio.serve_listeners(partial(_alone, handler), listeners, handler_nursery=nursery)
+            lines = Lines(trio.current_time())
+            patient = [PatientListener(listener, lambda: False, lines) for listener in listeners]
+            await trio.serve_listeners(partial(_alone, handler), patient, handler_nursery=nursery)
         await trio.sleep_forever()
     raise AssertionError("sleep_forever never returns")
 

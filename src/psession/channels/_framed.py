@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final, NoReturn
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import trio
 
@@ -26,6 +27,9 @@ class FramedChannel(WireChannel):
     """Messages over a `trio.abc.Stream`; `lines` and `length_prefixed` make one.
 
     The channel owns the stream: it closes it, and nobody else may read or write it.
+
+    Attributes:
+        remote: The peer's address as its socket gives it, ``None`` where that is unknown.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class FramedChannel(WireChannel):
         # Only a socket can be written to without waiting: TLS has records to build, a pipe is not Trio's to look into.
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) and os.name == "posix" else None
         self.joins = self._socket is not None
+        self.remote = peer_of(stream)
 
     def encode(self, message: Message) -> bytes:
         """The message with its edges.
@@ -250,3 +255,20 @@ def length_prefixed(
     """
     framing = LengthFraming(max_message_bytes)
     return FramedChannel(stream, framing, codec=codec, max_message_bytes=max_message_bytes, close_timeout=close_timeout)
+
+
+def socket_of(stream: trio.abc.Stream) -> trio.socket.SocketType | None:
+    """The socket under a stream, TLS or not, if there is one."""
+    while isinstance(stream, trio.SSLStream):
+        stream = stream.transport_stream
+    return stream.socket if isinstance(stream, trio.SocketStream) else None
+
+
+def peer_of(stream: trio.abc.Stream) -> tuple[Any, ...] | None:
+    """The address of who is at the other end of a stream, if that is known: a Unix socket has none, nor has a pipe."""
+    connection = socket_of(stream)
+    if connection is not None:
+        with suppress(OSError):
+            address: object = connection.getpeername()
+            return address if isinstance(address, tuple) else None
+    return None

@@ -6,16 +6,16 @@ import math
 import os
 import socket
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import trio
 
-from psession.channels._framed import RECEIVE_BYTES, FramedChannel
+from psession.channels._framed import RECEIVE_BYTES, FramedChannel, socket_of
 from psession.channels._pace import LEAST_BYTES
 from psession.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from psession.channels._base import Message
     from psession.channels._websocket_options import Opening, WebSocketOptions
@@ -47,7 +47,13 @@ class WebSocketChannel(FramedChannel):
     """
 
     def __init__(
-        self, stream: trio.abc.Stream, opening: Opening, options: WebSocketOptions, *, nursery: trio.Nursery
+        self,
+        stream: trio.abc.Stream,
+        opening: Opening,
+        options: WebSocketOptions,
+        *,
+        nursery: trio.Nursery,
+        on_closed: Callable[[], None] | None = None,
     ) -> None:
         codec, framing = options.framing(opening.protocol)
         super().__init__(
@@ -61,13 +67,15 @@ class WebSocketChannel(FramedChannel):
         self.response = opening.response
         self.path: str = opening.request.path
         self.subprotocol: str | None = opening.protocol.subprotocol
-        self.remote: tuple[Any, ...] | None = peer_of(stream)
         self.joins = self.joins and not framing.compresses
         self.goodbye = NORMAL
         self._reason = ""
         self._frames = framing
         self._nursery = nursery
+        self._on_closed = on_closed
+        """Called, on a server, each time that the connection is found closed."""
         self._fault: str | None = None
+        self._end_is_told = False
         self._mid_frame = False  # the rest of a frame is with who sent its first part, and must follow before all else
         self._control = b""  # control frames taken from the framing; may begin inside of one
         self._control_waits_for_task = False
@@ -177,6 +185,8 @@ class WebSocketChannel(FramedChannel):
 
     def _after_control(self) -> None:
         """Where the goodbye is said, say so to TCP as well; where the peer's has come, wake who waits for more."""
+        if self._end_is_told and not self._control:
+            self._let_go_unless_needed()
         if self._frames.open or self._socket is None or self._socket.fileno() == -1:
             return
         if self._frames.hangs_up and not self._mid_frame:
@@ -213,6 +223,9 @@ class WebSocketChannel(FramedChannel):
         except trio.ClosedResourceError:
             if self._at_end and not self._closed:
                 return b""
+        except trio.BrokenResourceError as error:
+            self._let_go(str(error))
+            raise
         self._check_open()
         raise trio.BrokenResourceError(self._fault or _CLOSED_UNDERNEATH)
 
@@ -255,10 +268,29 @@ class WebSocketChannel(FramedChannel):
         return f"the peer closed the WebSocket with code {framing.close_code}: {reason}"
 
     def _raise_end(self) -> NoReturn:
+        self._end_is_told = True
+        if self._on_closed is not None and self._write_control():  # or could not write it, and never will
+            self._let_go_unless_needed()
         wrong = self._ending()
         if wrong is None:
             raise trio.EndOfChannel
         raise trio.BrokenResourceError(wrong) from self._frames.lost
+
+    def _let_go_unless_needed(self) -> None:
+        # After a breach it is: closing on what the peer still sends would reset the connection before it reads why.
+        if self._frames.lost is None and not self._mid_frame:
+            self._let_go()
+
+    def _let_go(self, fault: str | None = None) -> None:
+        """Close a server's connection that the peer has ended: its handler may go on, without a file and a place.
+
+        A client leaves that to the server, or to ``aclose``.
+        """
+        if self._on_closed is not None:
+            self._fault = self._fault or fault
+            if (connection := socket_of(self._stream)) is not None:
+                connection.close()
+            self._on_closed()
 
     # -- staying and leaving -----------------------------------------------------------------------------------------
 
@@ -286,7 +318,7 @@ class WebSocketChannel(FramedChannel):
         self._frames.fail(INTERNAL_ERROR, "keepalive ping timeout")
         self._write_control()
         self._fault = why
-        await trio.aclose_forcefully(self._stream)
+        await self._hang_up()
 
     async def aclose(self, code: int | None = None, reason: str = "") -> None:
         """Close the channel; who waits in ``receive`` or ``send`` gets `trio.ClosedResourceError`. Idempotent.
@@ -314,10 +346,15 @@ class WebSocketChannel(FramedChannel):
         try:
             await self._part()
         finally:
-            try:
-                await trio.aclose_forcefully(self._stream)
-            finally:
-                self._frames.forget()
+            await self._hang_up()
+
+    async def _hang_up(self) -> None:
+        try:
+            await trio.aclose_forcefully(self._stream)
+        finally:
+            self._frames.forget()
+            if self._on_closed is not None:
+                self._on_closed()
 
     async def _part(self) -> None:
         framing = self._frames
@@ -341,15 +378,3 @@ class WebSocketChannel(FramedChannel):
             # about it might be lost.
             while framing.awaits_peer and (data := await self._stream.receive_some(RECEIVE_BYTES)):
                 framing.feed(bytes(data))
-
-
-def peer_of(stream: trio.abc.Stream) -> tuple[Any, ...] | None:
-    """The address of who is at the other end of a stream, if that is known."""
-    while isinstance(stream, trio.SSLStream):
-        stream = stream.transport_stream
-    if not isinstance(stream, trio.SocketStream):
-        return None
-    with suppress(OSError):
-        address: object = stream.socket.getpeername()
-        return address if isinstance(address, tuple) else None
-    return None

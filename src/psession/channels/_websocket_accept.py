@@ -10,6 +10,7 @@ import trio
 
 from psession.channels._framed import RECEIVE_BYTES
 from psession.channels._websocket_options import Opening
+from psession.protocol.bucket import Lines
 
 if TYPE_CHECKING:
     import ssl
@@ -18,86 +19,65 @@ if TYPE_CHECKING:
     from websockets.http11 import Request, Response
     from websockets.server import ServerProtocol
 
+    from psession.channels._places import Places, Visit
+
 MAX_REQUEST_BYTES: Final = 64 * 1024
 """Of a whole handshake. Browsers send 1 to 2 kB, with large cookies 8; the library alone would let through 1 MiB."""
-
-_REFUSALS_AT_ONCE: Final = 32
-_REFUSAL_SECONDS: Final = 2.0
-"""So many clients beyond ``max_connections``, for so long, are told about it; the others are just hung up on."""
 
 _LINGER_SECONDS: Final = 1.0
 """How long a client that was refused may take to read why: closing on bytes not read would reset the connection."""
 
 Refusal: TypeAlias = tuple[int, str] | None
 """An HTTP status and a text, or nothing to go on."""
+NO_ROOM: Final = (503, "There is no room for another client.\n")
 RequestHook: TypeAlias = "Callable[[Request], Refusal | Awaitable[Refusal]]"
 
 log = logging.getLogger("psession")
 
 
 class Acceptor:
-    """Takes the handshakes of a server's clients, and counts them.
+    """Takes the handshakes of a server's clients.
 
     Args:
         make_protocol: Makes a protocol of websockets for one connection.
+        places: The places of the server.
         process_request: The user's hook.
         ssl_context: For TLS.
         timeout: Seconds for TLS and the handshake.
-        max_connections: How many clients there may be, those in their handshake included.
-
-    Attributes:
-        connections: How many there are.
-        refused: How many there was no room for.
     """
 
     def __init__(
         self,
         make_protocol: Callable[[], ServerProtocol],
+        places: Places,
         *,
         process_request: RequestHook | None,
         ssl_context: ssl.SSLContext | None,
         timeout: float,
-        max_connections: int,
     ) -> None:
-        self.connections = 0
-        self.refused = 0
         self._make_protocol = make_protocol
+        self._places = places
         self._process_request = process_request
         self._ssl_context = ssl_context
         self._timeout = timeout
-        self._max_connections = max_connections
-        self._refusing = 0
+        self._lines = Lines(trio.current_time())
 
-    async def open(self, stream: trio.SocketStream) -> tuple[trio.abc.Stream, Opening] | None:
+    async def open(self, stream: trio.SocketStream, visit: Visit) -> tuple[trio.abc.Stream, Opening] | None:
         """A client's stream and what was agreed on, or ``None`` for one that does not get in; it has been told why.
 
-        The caller has counted it in ``connections``, where it does not stay while it is turned away.
+        One that gets in has taken its places in `visit`.
         """
         try:
-            if self.connections <= self._max_connections:
-                with trio.move_on_after(self._timeout):
-                    return await self._shake_hands(stream)
-                log.debug("no WebSocket handshake in %g s", self._timeout)
-                return None
-            self.refused += 1
-            if self._refusing < _REFUSALS_AT_ONCE:
-                await self._turn_away(stream)
+            with self._places.handshake(self._timeout) as scope:
+                return await self._shake_hands(stream, visit, scope)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             log.debug("a WebSocket handshake broke off: %s", error.__cause__ or error)
+            return None
+        log.debug("a WebSocket handshake took %g s, or longer than those that came after it", self._timeout)
         return None
 
-    async def _turn_away(self, stream: trio.SocketStream) -> None:
-        self.connections -= 1
-        self._refusing += 1
-        try:
-            with trio.move_on_after(min(_REFUSAL_SECONDS, self._timeout)):
-                await self._shake_hands(stream, (503, "There is no room for another client.\n"))
-        finally:
-            self._refusing -= 1
-            self.connections += 1
-
     async def _shake_hands(
-        self, plain: trio.SocketStream, refusal: Refusal = None
+        self, plain: trio.SocketStream, visit: Visit, scope: trio.CancelScope
     ) -> tuple[trio.abc.Stream, Opening] | None:
         stream: trio.abc.Stream = plain
         if self._ssl_context is not None:
@@ -107,11 +87,12 @@ class Acceptor:
         request, rest = await self._listen(stream, protocol)
         response = None
         if request is not None:
-            response = await self._decide(protocol, request, refusal)
+            response = await self._decide(protocol, request, visit)
             protocol.send_response(response)
         await stream.send_all(b"".join(protocol.data_to_send()))
         if request is not None and response is not None and response.status_code == 101:
             return stream, Opening(protocol, request, response, rest)
+        self._places.goes_first(scope)
         await _linger(plain)
         return None
 
@@ -135,17 +116,29 @@ class Acceptor:
             protocol.writes.insert(0, protocol.reject(400, "This is no HTTP request.\n").serialize())
         return None, b""
 
-    async def _decide(self, protocol: ServerProtocol, request: Request, refusal: Refusal) -> Response:
+    async def _decide(self, protocol: ServerProtocol, request: Request, visit: Visit) -> Response:
+        """The answer. With 101 the client has its places: from here on none can get in beyond the limits."""
+        if not self._places.has_room:  # before the hook looks into a database for nothing
+            return self._refuse(protocol)
         try:
-            if refusal is None and self._process_request is not None:
+            if self._process_request is not None:
                 answer: Any = self._process_request(request)
-                refusal = await answer if inspect.isawaitable(answer) else answer
-            if refusal is not None:
-                return protocol.reject(*refusal)
+                refusal: Refusal = await answer if inspect.isawaitable(answer) else answer
+                if refusal is not None:
+                    return protocol.reject(*refusal)
         except Exception:
-            log.exception("process_request failed")
+            more = self._lines.take(trio.current_time())
+            if more is not None:
+                log.exception("process_request failed%s", more)
             return protocol.reject(500, "The server failed; its log has more.\n")
-        return protocol.accept(request)
+        response = protocol.accept(request)
+        if response.status_code == 101 and not visit.enter():
+            return self._refuse(protocol)
+        return response
+
+    def _refuse(self, protocol: ServerProtocol) -> Response:
+        self._places.refused += 1
+        return protocol.reject(*NO_ROOM)
 
 
 async def _linger(stream: trio.SocketStream) -> None:

@@ -12,6 +12,13 @@ MILLIONTH: Final = 1_000_000
 """Tokens are counted in whole millionths: ten times 0.1 pay for one retry, which in floating point they do not."""
 
 
+LINES_AT_ONCE: Final = 3
+"""Lines of one kind, tracebacks of a page each, that may come at once: who looks for a fault needs no more."""
+
+SECONDS_A_LINE: Final = 30.0
+"""After these one line in so many seconds, with the number of those in between."""
+
+
 class TokenBucket:
     """Tokens that something is paid from; it is full at first.
 
@@ -46,3 +53,32 @@ class TokenBucket:
             return False
         self.millionths -= MILLIONTH
         return True
+
+
+class Lines:
+    """The lines of one kind in the log: a few at once, then one in `SECONDS_A_LINE`, so that no peer fills the log.
+
+    Args:
+        now: The time, in seconds.
+
+    Attributes:
+        skipped: The number of lines since the last one that there was no token for.
+    """
+
+    __slots__ = ("_bucket", "_since", "skipped")
+
+    def __init__(self, now: float) -> None:
+        self.skipped = 0
+        self._bucket = TokenBucket(LINES_AT_ONCE)
+        self._since = now
+
+    def take(self, now: float) -> str | None:
+        """Pay for a line. Return what belongs at its end, about those that were skipped; ``None``: skip this one."""
+        self._bucket.put((now - self._since) / SECONDS_A_LINE)
+        self._since = now
+        if not self._bucket.take():
+            self.skipped += 1
+            return None
+        more = f" (and {self.skipped:,} times more since the last such line)" if self.skipped else ""
+        self.skipped = 0
+        return more

@@ -11,10 +11,13 @@ import hmac
 import logging
 import math
 import secrets
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import trio
 
+from psession.absences import Absence, host_of
 from psession.channels._base import FrameChannel
 from psession.channels._plain import UNKNOWN_HOPS, receive_some
 from psession.errors import MessageError
@@ -24,7 +27,9 @@ from psession.nursery import close_forcefully
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from psession.absences import Absences
     from psession.protocol.handshake import Handshake
+    from psession.shell.said import Said
 
 log = logging.getLogger("psession")
 
@@ -36,6 +41,11 @@ million times, which is as long as `SessionManager.accept` waits."""
 
 WELCOME_PATIENCE: Final = 5.0
 """Seconds for a welcome of a peer that has given none before, and may know of no such thing."""
+
+MESSAGES_BEFORE_WELCOME: Final = 1024
+BYTES_BEFORE_WELCOME: Final = 2**20
+"""What a peer may say before its welcome, on a link that this side opens anew: as many messages as a session holds by
+default (``inbox_limit``), and as many bytes as one of them may have. An honest peer says its welcome first of all."""
 
 SECRET_BYTES: Final = 16
 """128 bits, as many as a UUID has: not to be guessed."""
@@ -72,13 +82,17 @@ class LinkedChannel(FrameChannel):
         within: Seconds that a break may last; 0: there is one link alone.
         opener: What opens the next link, on the side that connects; ``None``: it is handed over by `adopt`.
         pending: What was read from the first link already.
+        absences: Where this port waits, on the side that accepts, while it has no link.
+        on_given_up: Called with the reason if that wait is given up for others.
     """
 
     def __init__(
         self,
         link: trio.abc.Channel[Any],
         handshake: Handshake,
+        absences: Absences,
         *,
+        on_given_up: Callable[[str], None],
         within: float = 0.0,
         opener: Opener | None = None,
         pending: Sequence[Any] = (),
@@ -102,6 +116,10 @@ class LinkedChannel(FrameChannel):
         self._tell_kept: Callable[[], None] | None = None
         self._peers = 0
         """How often the peer that came back was another."""
+        self._absences = absences
+        self._absence = Absence(self._give_up)
+        self._on_given_up = on_given_up
+        self._adopting = 0
         if within and opener is None:
             handshake.secret = secrets.token_urlsafe(SECRET_BYTES)
 
@@ -118,7 +136,7 @@ class LinkedChannel(FrameChannel):
     @property
     def _comes_back(self) -> bool:
         """True where there may be another link after this one: by what it could be known again, the peer has said."""
-        if self._is_closed or not self._within:
+        if self._is_closed or not self._within or self._over is not None:
             return False
         return self._opener is not None or self._handshake.guest_life is not None
 
@@ -138,9 +156,14 @@ class LinkedChannel(FrameChannel):
         self._stand(link, batch, known=known)
 
     async def _greet(self, link: trio.abc.Channel[Any]) -> tuple[bool, list[Any]]:
-        """Say hello. Return True if the peer still knows this side, and what else it said."""
+        """Say hello. Return True if the peer still knows this side, and what else it said.
+
+        Raises:
+            trio.BrokenResourceError: The link broke, or the peer said too much before its welcome.
+        """
         handshake, others = self._handshake, list[Any]()
         until = math.inf if handshake.ticket else trio.current_time() + WELCOME_PATIENCE
+        first = link.bytes_received if isinstance(link, FrameChannel) else 0
         while trio.current_time() < until:
             await link.send(handshake.hello())
             with trio.move_on_after(HELLO_INTERVAL):
@@ -151,6 +174,10 @@ class LinkedChannel(FrameChannel):
                         if known is not None:
                             return known, others + batch[place + 1 :]
                         others.append(message)
+                        if len(others) > MESSAGES_BEFORE_WELCOME:
+                            raise _said_too_much(f"{MESSAGES_BEFORE_WELCOME} messages")
+                    if isinstance(link, FrameChannel) and link.bytes_received - first > BYTES_BEFORE_WELCOME:
+                        raise _said_too_much(f"{BYTES_BEFORE_WELCOME} bytes")
         return False, others
 
     def accepts(self, secret: str, life: int | None) -> bool:
@@ -168,9 +195,14 @@ class LinkedChannel(FrameChannel):
         Raises:
             trio.BrokenResourceError: It broke at once.
         """
-        await self.drop(trio.BrokenResourceError("the peer came back on another link"))
-        await link.send(self._handshake.welcome())
-        self._stand(link, rest, known=True)
+        self._adopting += 1  # the peer is here: nobody need be given up for it
+        try:
+            await self.drop(trio.BrokenResourceError("the peer came back on another link"))
+            await link.send(self._handshake.welcome())
+            self._stand(link, rest, known=True)
+        finally:
+            self._adopting -= 1
+            self._note_absence()
 
     async def until_lost(self, link: trio.abc.Channel[Any]) -> None:
         """Return when `link` is no longer the one that stands."""
@@ -184,6 +216,7 @@ class LinkedChannel(FrameChannel):
             link.watch_kept_bytes(self._tell_kept)
         self._pending = [Reopened(known), *batch]
         self._peers += not known
+        self._note_absence()
         self._tell()
 
     @trio.lowlevel.enable_ki_protection
@@ -197,6 +230,7 @@ class LinkedChannel(FrameChannel):
         if isinstance(lost, FrameChannel):
             sent, received = self._past_bytes
             self._past_bytes = sent + lost.bytes_sent, received + lost.bytes_received
+        self._note_absence()
         self._tell()
         return lost
 
@@ -206,24 +240,36 @@ class LinkedChannel(FrameChannel):
         if link is not None:
             await close_forcefully(link)
 
+    def _note_absence(self) -> None:
+        """Wait among the others for the peer, exactly while there is no link and the peer may bring another."""
+        if self._link is None and self._opener is None and not self._adopting and self._comes_back:
+            self._absences.enter(self._absence, host_of(getattr(self._last, "remote", None)))
+        else:
+            self._absences.leave(self._absence)
+
+    def _give_up(self, why: str) -> None:
+        """Wait no more: too many do."""
+        self._over = trio.BrokenResourceError(f"the link broke, and {why}")
+        self._on_given_up(why)
+        self._tell()
+
     def _tell(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
 
     async def _reopen(self) -> None:
-        try:
-            with trio.move_on_at(self._broken_at + self._within):
-                while self._link is None and self._comes_back:
-                    await self._next_link()
-        except LINK_ENDS as error:
-            self._over = error
+        with suppress(*LINK_ENDS), trio.move_on_at(self._broken_at + self._within):
+            while self._link is None and self._comes_back:
+                await self._next_link()
         if self._is_closed:
             raise trio.ClosedResourceError("this side closed the channel")
         if self._link is None:
-            why = f"the link broke, and did not come back within {self._within:g} s (resume_within)"
-            if not self._comes_back:
-                why = "the link broke, and its peer had not said by what it could be known again"
-            self._over = trio.BrokenResourceError(why)
+            if self._over is None:
+                why = f"the link broke, and did not come back within {self._within:g} s (resume_within)"
+                if not self._comes_back:
+                    why = "the link broke, and its peer had not said by what it could be known again"
+                self._over = trio.BrokenResourceError(why)
+            self._note_absence()
             self._tell()
             raise self._over from self._broken_by
 
@@ -361,6 +407,7 @@ class LinkedChannel(FrameChannel):
         """Close the link, and wait for no other. Idempotent."""
         self._is_closed = True
         link, self._link = self._link, None
+        self._note_absence()
         self._tell()
         if self._opener is not None:
             await self._opener.aclose()
@@ -370,8 +417,20 @@ class LinkedChannel(FrameChannel):
             await trio.lowlevel.checkpoint()
 
 
+def _said_too_much(limit: str) -> trio.BrokenResourceError:
+    return trio.BrokenResourceError(f"the peer said more than {limit} and no welcome, so this link is given up")
+
+
 async def linked(
-    target: Any, handshake: Handshake, *, within: float, asks_exactly: bool, name: str, pending: Sequence[Any] = ()
+    target: Any,
+    handshake: Handshake,
+    absences: Absences,
+    *,
+    within: float,
+    asks_exactly: bool,
+    name: str,
+    said: Said,
+    pending: Sequence[Any] = (),
 ) -> Any:
     """Open what a port reads and writes over `target`: that itself, or its links one after the other.
 
@@ -379,12 +438,17 @@ async def linked(
         ValueError: The port is to live on when its link breaks, and cannot.
         Exception: As the opener.
     """
+
+    def on_given_up(why: str) -> None:
+        said.limited("given up", "port %r was given up: %s", name, why)
+
+    make = partial(LinkedChannel, handshake=handshake, absences=absences, on_given_up=on_given_up, within=within)
     if getattr(target, "comes_back", False):
         if not within:
             return await target.open()
         if not asks_exactly:
             raise ValueError(f"port {name!r}: resume_within needs dialect=Exact() on this side")
-        return LinkedChannel(await target.open(), handshake, within=within, opener=target)
+        return make(await target.open(), opener=target)
     if (within or pending) and isinstance(target, trio.abc.Channel):
-        return LinkedChannel(target, handshake, within=within, pending=pending)
+        return make(target, pending=pending)
     return target

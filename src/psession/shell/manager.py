@@ -101,6 +101,11 @@ class SessionManager:
         """The open ports by name: a live, read-only view, which may be iterated while ports come and go."""
         return PortsView(self._ports)
 
+    @property
+    def budget(self) -> Budget:
+        """The budget of its ports, unless a port was given another."""
+        return self._budget
+
     def port(
         self,
         name: str,
@@ -144,20 +149,23 @@ class SessionManager:
         life = secrets.randbelow(LIVES) + 1
         dialect = options.wire
         handshake = Handshake(dialect, name, life)
+        budget = options.budget or self._budget
         self._opening.add(name)
         try:
             channel = await linked(
                 target,
                 handshake,
+                budget.absences,
                 within=options.resume_within,
                 asks_exactly=dialect.asks_exactly,
                 name=name,
+                said=self._said,
                 pending=pending,
             )
         finally:
             self._opening.discard(name)
         try:
-            async with live(name, channel, options, options.budget or self._budget, handshake, life) as (port, take):
+            async with live(name, channel, options, budget, handshake, life) as (port, take):
                 self._ports[name] = port
                 self._takers[name] = take
                 if isinstance(channel, LinkedChannel):

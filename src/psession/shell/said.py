@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import trio
 
-from psession.protocol.bucket import TokenBucket
+from psession.protocol.bucket import Lines
 from psession.protocol.counters import ADVICE, EXPECTED
 
 if TYPE_CHECKING:
     from psession.protocol.counters import Drop
 
 log = logging.getLogger("psession")
-
-LINES_AT_ONCE: Final = 3
-"""Lines of one kind, tracebacks of a page each, that may come at once: who looks for a fault needs no more."""
-
-SECONDS_A_LINE: Final = 30.0
-"""After these one line in so many seconds, with the number of those in between."""
-
-
-class _Lines:
-    """The lines of one kind: what they are paid from, since when, and how many there was nothing for."""
-
-    __slots__ = ("bucket", "since", "skipped")
-
-    def __init__(self, now: float) -> None:
-        self.bucket = TokenBucket(LINES_AT_ONCE)
-        self.since = now
-        self.skipped = 0
 
 
 class Said:
@@ -40,12 +23,13 @@ class Said:
         who: The beginning of each line.
     """
 
-    __slots__ = ("_lines", "_said", "_who")
+    __slots__ = ("_limited", "_lines", "_said", "_who")
 
     def __init__(self, who: str) -> None:
         self._who = who
         self._said: set[str] = set()
-        self._lines: dict[str, _Lines] = {}
+        self._lines: dict[str, Lines] = {}
+        self._limited: dict[str, Lines] = {}
 
     def once(self, about: str, text: str, *values: object, level: int = logging.WARNING) -> None:
         """Log a line the first time, and for debugging alone after that."""
@@ -76,15 +60,16 @@ class Said:
             error: What it raised.
         """
         now = trio.current_time()
-        lines = self._lines.setdefault(what, _Lines(now))
-        lines.bucket.put((now - lines.since) / SECONDS_A_LINE)
-        lines.since = now
-        if not lines.bucket.take():
-            lines.skipped += 1
-            return
-        more = f" (and {lines.skipped:,} times more since the last such line)" if lines.skipped else ""
-        lines.skipped = 0
-        log.error("%s: %s%s raised%s", self._who, what, whose, more, exc_info=error)
+        more = self._lines.setdefault(what, Lines(now)).take(now)
+        if more is not None:
+            log.error("%s: %s%s raised%s", self._who, what, whose, more, exc_info=error)
+
+    def limited(self, about: str, text: str, *values: object) -> None:
+        """Log a warning that may come often, within the budget of `about`."""
+        now = trio.current_time()
+        more = self._limited.setdefault(about, Lines(now)).take(now)
+        if more is not None:
+            log.warning(f"%s: {text}%s", self._who, *values, more)
 
     def end(self) -> None:
         """Say what has not been said: there will be no next line."""
