@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import random
+import sys
 from datetime import UTC, datetime
 from typing import Any
 
@@ -316,3 +318,29 @@ def test_a_message_is_looked_through_once_whatever_type_is_asked_for(
     looks.clear()
     form().decode(form().encode({"sid": 1}))
     assert looks == []
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="there the collector waits by itself")
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_the_collector_stays_as_it_was(size: int) -> None:
+    seen: list[bool] = []
+
+    class Watched(msgspec.Struct):
+        n: str
+
+        def __post_init__(self) -> None:
+            seen.append(gc.isenabled())
+
+    data = b'{"n":"' + b"x" * size + b'"}'
+    JsonCodec(Watched).decode(data)
+    assert seen == [size == 10]
+    assert gc.isenabled()
+    with pytest.raises(MalformedMessageError):
+        JsonCodec().decode(data[:-1])
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        JsonCodec().decode(data)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

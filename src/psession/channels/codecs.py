@@ -164,7 +164,7 @@ class JsonCodec(_TypedCodec):
         if len(data) < FEW_CONTAINERS:
             return msgspec.json.decode(data)
         _limits.check_json(data)
-        return msgspec.json.decode(data)
+        return _limits.call_without_collector(msgspec.json.decode, data)
 
     def _strip(self, data: Any, without: frozenset[str]) -> bytes:
         members = self._split(data)
@@ -219,7 +219,7 @@ class JsonCodec(_TypedCodec):
     def _decode_opened(self, data: Any) -> Any:
         """Decode a message that is known to be not too much to decode."""
         try:
-            return self._decode(data)
+            return _limits.call_without_collector(self._decode, data)
         except Exception as error:
             raise _faults.not_decoded("JSON", data, error) from error
 
@@ -253,7 +253,7 @@ class MsgpackCodec(_TypedCodec):
             value = self._decode_generic(data)
         else:
             _limits.check_msgpack(data)
-            value = self._decode_generic(data)
+            value = _limits.call_without_collector(self._decode_generic, data)
         if (FLOAT64 in data and odd_float64(data)) or (FLOAT32 in data and odd_float32(data)):
             _faults.refuse_odd_members(value, _faults.MOST_SEARCHED)
         return value
@@ -316,7 +316,7 @@ class MsgpackCodec(_TypedCodec):
     def _decode_opened(self, data: Any) -> Any:
         """Decode a message that is known to be not too much to decode."""
         try:
-            message = self._decode(data)
+            message = _limits.call_without_collector(self._decode, data)
         except Exception as error:
             raise _faults.not_decoded("MessagePack", data, error) from error
         if (FLOAT64 in data and odd_float64(data)) or (FLOAT32 in data and odd_float32(data)):
