@@ -145,9 +145,21 @@ def test_containers_behind_long_texts_are_counted_where_they_stand() -> None:
 @pytest.mark.parametrize("unit", [b"[", b'{"a":', b"\x91", b"\x81\xa1a"])
 def test_a_message_as_deep_as_it_is_long_is_refused_and_nothing_of_it_stays(form: Any, unit: bytes) -> None:
     if (unit[0] < 0x80) == (form is JsonCodec):
-        for size in (30_000, MEGABYTE):
+        for size in (65_000, MEGABYTE):  # 13,000 objects deep: Python 3.13 allows for 10,000
             root = b'{"n":' if form is JsonCodec else b"\x81\xa1n"
             refused(form, root + unit * (size // len(unit)), "nested too deeply|lists and objects")
+
+
+@pytest.mark.parametrize("form", [JsonCodec, MsgpackCodec])
+@pytest.mark.parametrize("depth", [500, 900, 9_000])
+def test_a_deep_message_is_decoded_and_let_go_or_refused(form: Any, depth: int) -> None:
+    data = (
+        b'{"n":' + b"[" * depth + b"]" * depth + b"}" if form is JsonCodec else b"\x81\xa1n" + b"\x91" * depth + b"\x01"
+    )
+    try:
+        assert isinstance(form().decode(data)["n"], list)  # and it is freed
+    except MalformedMessageError as error:
+        assert "nested too deeply" in str(error)  # noqa: PT017 - it depends on the version of Python
 
 
 RANDOM = random.Random(10)
