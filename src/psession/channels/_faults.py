@@ -163,6 +163,8 @@ def _members(value: Any) -> Iterator[tuple[str, Any]]:
 
 def not_decoded(form: str, data: bytes | str, error: Exception) -> MalformedMessageError:
     """The error for data that could not be decoded."""
+    if form == "MessagePack" and isinstance(data, str):
+        return MalformedMessageError("text came where MessagePack belongs, which is bytes")
     if isinstance(error, RecursionError):
         return MalformedMessageError(f"not {form}: nested too deeply")
     if isinstance(error, msgspec.ValidationError):

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 import msgspec
 import msgspec.inspect
 
-from psession.channels import _faults
+from psession.channels import _faults, _limits
 from psession.channels._faults import FLOAT32, FLOAT64, odd_float32, odd_float64
+from psession.channels._limits import FEW_CONTAINERS, KEYED_BYTES
 from psession.errors import MalformedMessageError, MessageError
 from psession.message import Joined, flat
 
@@ -64,7 +65,7 @@ class Undecoded:
         Raises:
             MalformedMessageError: It is not of that type.
         """
-        return self._codec.decode(self._data)
+        return self._codec._decode_opened(self._data)
 
 
 class Codec(Protocol):
@@ -98,8 +99,8 @@ class _TypedCodec:
         """The same object without the named members; the bytes of the others stay as they are."""
         raise NotImplementedError
 
-    def decode(self, data: Any) -> Any:
-        """Decode a whole message."""
+    def _decode_opened(self, data: Any) -> Any:
+        """Decode a whole message, of which `open` found out that it is not too much to decode."""
         raise NotImplementedError
 
     def open(self, data: Any) -> Any:
@@ -109,17 +110,19 @@ class _TypedCodec:
             An `Undecoded`.
 
         Raises:
-            MalformedMessageError: It is not well-formed.
+            MalformedMessageError: It is not well-formed, or too much to decode.
         """
         try:
             value = self._decode_any(data)
+        except MalformedMessageError:
+            raise
         except Exception as error:
             raise _faults.not_decoded(self._form, data, error) from error
         fields: dict[str, Any] = value if type(value) is dict else {}
         return Undecoded(fields, data, self)  # type: ignore[arg-type]
 
     def payload(self, fields: dict[str, Any], data: bytes | str, without: frozenset[str]) -> Any:
-        """Decode a payload to the codec's type, without the named fields beside it.
+        """Decode a payload to the codec's type, without the named fields beside it, of data that `open` has taken.
 
         A type that ignores fields which it does not have reads the bytes as they are. Any other (a mapping, a Struct
         with ``forbid_unknown_fields``, one that has a field of such a name) is decoded from the bytes of the members
@@ -129,17 +132,19 @@ class _TypedCodec:
             MalformedMessageError: It is not of that type.
         """
         if self._names is not None and without.isdisjoint(self._names):
-            return self.decode(data)
+            return self._decode_opened(data)
         if without.isdisjoint(fields):
-            return self.decode(data)
-        return self.decode(self._strip(data, without))
+            return self._decode_opened(data)
+        return self._decode_opened(self._strip(data, without))
 
 
 class JsonCodec(_TypedCodec):
     """Messages as JSON (RFC 8259), one line of UTF-8 each.
 
     A number that no float holds (``1e400``), invalid UTF-8, nesting deeper than Python's recursion limit and anything
-    after the value are refused. Of a key given twice the last value counts. Keys that are numbers become text.
+    after the value are refused, and so are more than 65,536 lists and objects where the message has less than five
+    bytes for each of them: ``[],[],[],``. Of a key given twice the last value counts. Keys that are numbers become
+    text.
 
     Args:
         type: What is decoded: a ``dict`` by default. A msgspec Struct, a dataclass, a TypedDict or whatever else
@@ -156,7 +161,10 @@ class JsonCodec(_TypedCodec):
         self._split = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
     def _decode_any(self, data: bytes | str) -> Any:
-        return msgspec.json.decode(data)
+        if len(data) < FEW_CONTAINERS:
+            return msgspec.json.decode(data)
+        _limits.check_json(data)
+        return _limits.call_without_collector(msgspec.json.decode, data)
 
     def _strip(self, data: Any, without: frozenset[str]) -> bytes:
         members = self._split(data)
@@ -198,10 +206,20 @@ class JsonCodec(_TypedCodec):
         """The message in ``data``.
 
         Raises:
-            MalformedMessageError: It is not JSON, or not of the codec's type.
+            MalformedMessageError: It is not JSON, not of the codec's type, or holds too many lists and objects.
         """
+        if len(data) >= FEW_CONTAINERS:
+            _limits.check_json(data)
+            return self._decode_opened(data)
         try:
             return self._decode(data)
+        except Exception as error:
+            raise _faults.not_decoded("JSON", data, error) from error
+
+    def _decode_opened(self, data: Any) -> Any:
+        """Decode a message that is known to be not too much to decode."""
+        try:
+            return _limits.call_without_collector(self._decode, data)
         except Exception as error:
             raise _faults.not_decoded("JSON", data, error) from error
 
@@ -211,6 +229,10 @@ class MsgpackCodec(_TypedCodec):
 
     NaN and infinities have a form here and are refused all the same, both ways: what one codec carries the other one
     carries too, and no peer can put into our arithmetic what JSON would have kept out.
+
+    What would take long to decode is refused as well: more than 65,536 lists and maps, where the message has less than
+    four bytes for each of them (about: they are counted in samples), and more than 256 arrays, or 4,096 bytes of
+    them, as keys of maps with 32 entries or more, since Python's tuples can be made to have one hash.
 
     Args:
         type: What is decoded, as for `JsonCodec`.
@@ -226,10 +248,12 @@ class MsgpackCodec(_TypedCodec):
         self._split = msgspec.msgpack.Decoder(dict[Any, msgspec.Raw]).decode
         self._decode_generic = msgspec.msgpack.Decoder[Any](Any).decode
 
-    def _decode_any(self, data: bytes | str) -> Any:
-        if isinstance(data, str):
-            raise MalformedMessageError("text came where MessagePack belongs, which is bytes")
-        value = self._decode_generic(data)
+    def _decode_any(self, data: Any) -> Any:
+        if len(data) < KEYED_BYTES:
+            value = self._decode_generic(data)
+        else:
+            _limits.check_msgpack(data)
+            value = _limits.call_without_collector(self._decode_generic, data)
         if (FLOAT64 in data and odd_float64(data)) or (FLOAT32 in data and odd_float32(data)):
             _faults.refuse_odd_members(value, _faults.MOST_SEARCHED)
         return value
@@ -271,16 +295,28 @@ class MsgpackCodec(_TypedCodec):
             raise _faults.not_an_object(message)
         return data
 
-    def decode(self, data: bytes | str) -> Any:
-        """The message in ``data``.
+    def decode(self, data: Any) -> Any:
+        """The message in ``data``, which is ``bytes``: text is refused.
 
         Raises:
-            MalformedMessageError: It is not MessagePack, not of the codec's type, or holds NaN or an infinity.
+            MalformedMessageError: It is not MessagePack, not of the codec's type, holds NaN or an infinity, too many
+                lists and maps, or too many arrays as keys.
         """
-        if isinstance(data, str):
-            raise MalformedMessageError("text came where MessagePack belongs, which is bytes")
+        if len(data) >= KEYED_BYTES:
+            _limits.check_msgpack(data)
+            return self._decode_opened(data)
         try:
             message = self._decode(data)
+        except Exception as error:
+            raise _faults.not_decoded("MessagePack", data, error) from error
+        if (FLOAT64 in data and odd_float64(data)) or (FLOAT32 in data and odd_float32(data)):
+            _faults.refuse_odd_members(message, _faults.MOST_SEARCHED)
+        return message
+
+    def _decode_opened(self, data: Any) -> Any:
+        """Decode a message that is known to be not too much to decode."""
+        try:
+            message = _limits.call_without_collector(self._decode, data)
         except Exception as error:
             raise _faults.not_decoded("MessagePack", data, error) from error
         if (FLOAT64 in data and odd_float64(data)) or (FLOAT32 in data and odd_float32(data)):
