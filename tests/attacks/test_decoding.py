@@ -58,13 +58,13 @@ def test_keys_that_json_does_not_have_are_looked_at_one_by_one(key: tuple[Any, .
 
 
 @pytest.mark.parametrize("depth", [0, 900])
-def test_a_long_message_that_json_cannot_hold_is_searched_to_the_end_before_it_is_refused(depth: int) -> None:
+def test_nan_is_refused_in_a_long_message_whatever_else_is_in_it(depth: int) -> None:
     inner: Any = {(1, 2): MANY}
     for _ in range(depth):
         inner = [inner]
     message = {"n": inner, "many": MANY, "extra": LOOKS_LIKE_NAN}
     assert MsgpackCodec().decode(msgspec.msgpack.encode(message)) == {**message, "n": inner}
-    with pytest.raises(MalformedMessageError, match=r"nan at \$\.z"):
+    with pytest.raises(MalformedMessageError, match="NaN or an infinity in it"):
         MsgpackCodec().decode(msgspec.msgpack.encode({**message, "z": NAN}))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,8 +11,10 @@ import trio
 import trio.testing
 
 from psession import Exact, Session, SessionManager, SessionRemoteError
-from psession.channels import memory_pair
+from psession.channels import WebSocketChannel, memory_pair, open_websocket, serve_websocket
 from psession.text import printable
+
+from ..peers import settle
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -88,3 +91,42 @@ async def test_the_text_of_a_peers_error_forges_no_line() -> None:
             await port.request({})
     assert "\n" not in str(caught.value)
     assert caught.value.text == "all\r\nERROR root: forged"
+
+
+async def test_many_ports_say_no_more_than_one(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    manager = SessionManager(on_session=careless)
+    for n in range(50):
+        async with manager.port(f"p{n}", memory_pair()[0]) as port:
+            port.dispatch({"sid": 1})
+            port._engine.receive({"no": "session"})
+            await settle()
+            assert port.statistics().crashed == 1
+    assert caplog.text.count("Traceback") == 3
+    assert caplog.text.count("dropped (unheard)") == 3
+    caplog.clear()
+    await trio.sleep(31)
+    async with manager.port("later", memory_pair()[0]) as port:
+        port.dispatch({"sid": 1})
+        port._engine.receive({"no": "session"})
+        await settle()
+    assert "(and 47 times more since the last such line)" in caplog.text
+    assert len(caplog.text) < 2500
+
+
+async def wait_closed(channel: WebSocketChannel) -> None:
+    """Receive until the client has gone."""
+    with suppress(trio.EndOfChannel):
+        await channel.receive()
+
+
+async def test_what_the_library_under_a_websocket_says_of_each_connection_is_for_debugging(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(serve_websocket, wait_closed, "127.0.0.1", 0)
+        for _ in range(3):
+            async with open_websocket(f"ws://127.0.0.1:{server.port}"):
+                pass
+        nursery.cancel_scope.cancel()
+    assert not caplog.text

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, overload
+from typing import TYPE_CHECKING, Any, Final, overload
 from urllib.parse import quote
 
 from websockets.client import ClientProtocol
@@ -22,6 +23,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from psession.channels._websocket_options import WebSocketOptions
+
+
+class _Quiet(logging.LoggerAdapter[logging.Logger]):
+    """The library's logger. What it says of each connection is for debugging here: any peer can have it said."""
+
+    def info(self, msg: object, *args: object, **kwargs: Any) -> None:
+        """Log it for debugging."""
+        self.debug(msg, *args, **kwargs)
+
+
+_CLIENT_LOG: Final = _Quiet(logging.getLogger("websockets.client"), {})
+_SERVER_LOG: Final = _Quiet(logging.getLogger("websockets.server"), {})
 
 _OURS: Final = ("connection", "upgrade", "sec-websocket-")
 """Headers that make the handshake; the others are the caller's."""
@@ -81,6 +94,7 @@ def client_protocol(
         subprotocols=list(subprotocols) or None,  # type: ignore[arg-type]
         extensions=enable_client_permessage_deflate(None) if options.compression else None,
         max_size=options.max_size,
+        logger=_CLIENT_LOG,
     )
 
 
@@ -99,6 +113,7 @@ def server_protocol(
         subprotocols=list(subprotocols) or None,  # type: ignore[arg-type]
         extensions=enable_server_permessage_deflate(None) if options.compression else None,
         max_size=options.max_size,
+        logger=_SERVER_LOG,
     )
 
 

@@ -141,7 +141,7 @@ class WebSocketServer:
             await self._handler(channel)
         except (trio.EndOfChannel, trio.BrokenResourceError) as error:
             # Most often a client that went, and a handler that leaves it at that.
-            log.info("the WebSocket of %s ended: %s", channel.remote, str(error) or "closed by the client")
+            log.debug("the WebSocket of %s ended: %s", channel.remote, str(error) or "closed by the client")
             channel.goodbye = INTERNAL_ERROR
         except Exception:
             self._log_failure("the handler of the WebSocket of %s failed", channel.remote)

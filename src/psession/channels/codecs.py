@@ -14,7 +14,7 @@ import msgspec
 import msgspec.inspect
 
 from psession.channels import _faults, _limits
-from psession.channels._faults import FLOAT32, FLOAT64, odd_float32, odd_float64
+from psession.channels._faults import FLOAT32, FLOAT64
 from psession.channels._limits import FEW_CONTAINERS, KEYED_BYTES
 from psession.errors import MalformedMessageError, MessageError
 from psession.message import Joined, flat
@@ -254,8 +254,8 @@ class MsgpackCodec(_TypedCodec):
         else:
             _limits.check_msgpack(data)
             value = _limits.call_without_collector(self._decode_generic, data)
-        if (FLOAT64 in data and odd_float64(data)) or (FLOAT32 in data and odd_float32(data)):
-            _faults.refuse_odd_members(value, _faults.MOST_SEARCHED)
+        if FLOAT64 in data or FLOAT32 in data:
+            _faults.refuse_odd_message(value, data)
         return value
 
     def _strip(self, data: Any, without: frozenset[str]) -> bytes:
@@ -289,7 +289,7 @@ class MsgpackCodec(_TypedCodec):
             data = self._encode(message)
         except Exception as error:
             raise _faults.not_encoded("MessagePack", message, self._encode, error) from error
-        if FLOAT64 in data and odd_float64(data):
+        if FLOAT64 in data and _faults.has_odd_float(data):
             _faults.refuse_odd_members(message)
         if self._only_objects and data[0] not in _MSGPACK_OBJECTS:
             raise _faults.not_an_object(message)
@@ -309,8 +309,8 @@ class MsgpackCodec(_TypedCodec):
             message = self._decode(data)
         except Exception as error:
             raise _faults.not_decoded("MessagePack", data, error) from error
-        if (FLOAT64 in data and odd_float64(data)) or (FLOAT32 in data and odd_float32(data)):
-            _faults.refuse_odd_members(message, _faults.MOST_SEARCHED)
+        if FLOAT64 in data or FLOAT32 in data:
+            _faults.refuse_odd_message(message, data)
         return message
 
     def _decode_opened(self, data: Any) -> Any:
@@ -319,8 +319,8 @@ class MsgpackCodec(_TypedCodec):
             message = _limits.call_without_collector(self._decode, data)
         except Exception as error:
             raise _faults.not_decoded("MessagePack", data, error) from error
-        if (FLOAT64 in data and odd_float64(data)) or (FLOAT32 in data and odd_float32(data)):
-            _faults.refuse_odd_members(message, _faults.MOST_SEARCHED)
+        if FLOAT64 in data or FLOAT32 in data:
+            _faults.refuse_odd_message(message, data)
         return message
 
 

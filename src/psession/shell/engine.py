@@ -14,7 +14,6 @@ from psession.protocol import events
 from psession.protocol.bucket import RETRY_TOKENS, TokenBucket
 from psession.protocol.endings import expired, gave_way
 from psession.protocol.states import Peer
-from psession.shell.said import Said
 from psession.shell.timekeeper import Timekeeper
 from psession.shell.waiting import Handed, WaitingLine
 
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from psession.protocol.endings import Ending
     from psession.shell.busy_wait import BusyWait
     from psession.shell.outbox import Outbox, Ticket
+    from psession.shell.said import Said
 
 log = logging.getLogger("psession")
 
@@ -66,6 +66,7 @@ class Engine:
         outbox: The queue of frames, and their writer.
         tasks: The port's tasks.
         budget: What all ports may hold together.
+        said: What is said about the port.
         hops: Scheduler passes from the socket to the port.
         busy: The place where a turn that is alone waits awake; ``None``: it does not.
         look: Takes what has come already, without waiting. Returns True if there was anything.
@@ -79,7 +80,7 @@ class Engine:
         thread: The thread of its ``trio.run``, in which there is no other while the port is open.
         tells_deadlines: True where this side's turns say how long their callers wait.
         needy: The turns that wait for a session number that no late reply can reach.
-        said: What has been logged about this port.
+        said: As given.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Engine:
         tasks: Tasks,
         *,
         budget: Budget,
+        said: Said,
         hops: int,
         busy: BusyWait | None,
         look: Callable[[], bool],
@@ -111,7 +113,7 @@ class Engine:
         self.closed = trio.Event()
         self.drained: trio.Event | None = None
         self.needy: dict[AskedTurn, Callable[[], None]] = {}
-        self.said = Said(f"port {name!r}")
+        self.said = said
         self.timekeeper = Timekeeper(
             connection.deadlines,
             start=tasks.start_timekeeper,
@@ -120,7 +122,6 @@ class Engine:
             silence=self._silence,
             expire=self._expire,
         )
-        self._budget = budget
         self.account = Account(budget, options.max_held_bytes, options.inbox_limit, self._give_way, self._rest)
         self._kept_bytes = kept_bytes
         self._tasks: Tasks = tasks
@@ -301,18 +302,11 @@ class Engine:
         if most is not None and most.held > account.rest:
             most.overrun()
         else:
-            self._say_gave_way(held)
+            self.said.limited("gave way", "closed, since the budget is used up and it held the most, %d bytes", held)
             self.close(gave_way(held))
             self.outbox.discard()
             self.stop()
         return True
-
-    def _say_gave_way(self, held: int) -> None:
-        """Log it the first, second, fourth, eighth time and so on: peers that fill budgets are not to fill logs."""
-        times = self._budget.gave_way + 1
-        if not times & (times - 1):
-            text = "port %r: closed, since the budget is used up and it held the most, %d bytes (it happened %d times)"
-            log.warning(text, self.name, held, times)
 
     def check_run(self) -> None:
         """Refuse a call from another ``trio.run`` than the port's, or from a thread: Trio's objects are not shared.

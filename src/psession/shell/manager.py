@@ -165,7 +165,8 @@ class SessionManager:
         finally:
             self._opening.discard(name)
         try:
-            async with live(name, channel, options, budget, handshake, life) as (port, take):
+            said = self._said.of_port(name)
+            async with live(name, channel, options, budget, handshake, life, said) as (port, take):
                 self._ports[name] = port
                 self._takers[name] = take
                 if isinstance(channel, LinkedChannel):

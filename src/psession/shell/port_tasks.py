@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from psession.protocol.dialogue import Dialogue
     from psession.protocol.handshake import Handshake
     from psession.shell.port import Port
+    from psession.shell.said import Said
     from psession.shell.sender_outbox import Sender
 
 log = logging.getLogger("psession")
@@ -64,7 +65,13 @@ LIVES = 2**48
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection
 async def live(
-    name: str, target: trio.abc.Channel[Any] | Sender, options: Options, budget: Budget, handshake: Handshake, life: int
+    name: str,
+    target: trio.abc.Channel[Any] | Sender,
+    options: Options,
+    budget: Budget,
+    handshake: Handshake,
+    life: int,
+    said: Said,
 ) -> AsyncIterator[tuple[Port, Callable[[Any], None]]]:
     """Run a port over a channel or a sender while the block lasts. Gives the port, and what takes its messages.
 
@@ -74,7 +81,7 @@ async def live(
     tasks = None
     try:
         async with open_quiet_nursery() as nursery:
-            tasks = PortTasks(name, target, options, budget, handshake, life, nursery)
+            tasks = PortTasks(name, target, options, budget, handshake, life, said, nursery)
             try:
                 yield tasks.port, tasks.take
             finally:
@@ -99,6 +106,7 @@ class PortTasks:
         budget: Budget,
         handshake: Handshake,
         life: int,
+        said: Said,
         nursery: trio.Nursery,
     ) -> None:
         self._name = name
@@ -141,6 +149,7 @@ class PortTasks:
             outbox,
             self,
             budget=budget,
+            said=said,
             hops=frames.hops if frames is not None else UNKNOWN_HOPS,
             busy=BusyWait() if looks else None,
             look=self._look,

@@ -17,26 +17,42 @@ log = logging.getLogger("psession")
 
 
 class Said:
-    """What has been said about one port, or about the channels that a manager listens to.
+    """What has been said about a manager and its ports, or about one of its ports.
+
+    The lines of each kind are paid out of one budget of the manager's: a peer may connect again and again.
 
     Args:
         who: The beginning of each line.
+        budget: The manager's, by kind.
     """
 
-    __slots__ = ("_limited", "_lines", "_said", "_who")
+    __slots__ = ("_budget", "_said", "_unsaid", "_who")
 
-    def __init__(self, who: str) -> None:
+    def __init__(self, who: str, budget: dict[str, Lines] | None = None) -> None:
         self._who = who
+        self._budget: dict[str, Lines] = {} if budget is None else budget
         self._said: set[str] = set()
-        self._lines: dict[str, Lines] = {}
-        self._limited: dict[str, Lines] = {}
+        self._unsaid: dict[str, int] = {}
+
+    def of_port(self, name: str) -> Said:
+        """What is said about one port."""
+        return Said(f"port {name!r}", self._budget)
+
+    def _paid(self, about: str) -> str | None:
+        """What belongs at the end of a line about this; ``None`` where there is nothing to pay it from."""
+        try:
+            now = trio.current_time()
+        except RuntimeError:
+            return ""  # a manager may be told of a message outside of any run: then it is the caller who does so
+        return self._budget.setdefault(about, Lines(now)).take(now)
 
     def once(self, about: str, text: str, *values: object, level: int = logging.WARNING) -> None:
-        """Log a line the first time, and for debugging alone after that."""
-        if about in self._said:
-            level = logging.DEBUG
+        """Log a line the first time, within the budget of its kind, and for debugging alone after that."""
+        more = None if about in self._said or not log.isEnabledFor(level) else self._paid(about)
         self._said.add(about)
-        log.log(level, f"%s: {text} (said once; see statistics())", self._who, *values)
+        if more is None:
+            level = logging.DEBUG
+        log.log(level, f"%s: {text} (said once; see statistics())%s", self._who, *values, more or "")
 
     def dropped(self, reason: Drop, sid: int | None = None, detail: str = "") -> None:
         """Say that a message was dropped, why, and what would be right; the counters go on.
@@ -59,21 +75,23 @@ class Said:
             whose: What it was doing, in words: ``" of session 5"``, or nothing.
             error: What it raised.
         """
-        now = trio.current_time()
-        more = self._lines.setdefault(what, Lines(now)).take(now)
-        if more is not None:
-            log.error("%s: %s%s raised%s", self._who, what, whose, more, exc_info=error)
+        more = self._paid(what)
+        if more is None:
+            self._unsaid[what] = self._unsaid.get(what, 0) + 1
+            return
+        self._unsaid.pop(what, None)
+        log.error("%s: %s%s raised%s", self._who, what, whose, more, exc_info=error)
 
     def limited(self, about: str, text: str, *values: object) -> None:
         """Log a warning that may come often, within the budget of `about`."""
-        now = trio.current_time()
-        more = self._limited.setdefault(about, Lines(now)).take(now)
+        more = self._paid(about)
         if more is not None:
             log.warning(f"%s: {text}%s", self._who, *values, more)
 
     def end(self) -> None:
         """Say what has not been said: there will be no next line."""
-        for what, lines in self._lines.items():
-            if lines.skipped:
-                log.error("%s: %s raised %s times more", self._who, what, f"{lines.skipped:,}")
-                lines.skipped = 0
+        for what, times in self._unsaid.items():
+            more = self._paid(f"the end of {what}")
+            if more is not None:
+                log.error("%s: %s raised %s times more%s", self._who, what, f"{times:,}", more)
+        self._unsaid.clear()
