@@ -204,6 +204,7 @@ class Account:
         self._budget.leave(self)
         self.used = self.rest = 0
         self._most_bytes = 0
+        self.give_way, self._measure = bool, int  # it knows its port no more
 
 
 def weigh(message: Any) -> tuple[int, bool]:

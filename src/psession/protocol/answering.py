@@ -44,6 +44,10 @@ class Answering:
         self._take_in = take_in
         self._marks_openings = False
 
+    def let_go(self) -> None:
+        """End nothing and take nothing in any more: the port is over. Who made this is not known to it any longer."""
+        self._end, self._take_in = _end_nothing, _take_nothing_in
+
     # -- what comes --------------------------------------------------------------------------------------------------
 
     def asked(
@@ -350,3 +354,11 @@ class Answering:
             exact.stream = None
         exact.due = math.inf
         stream.stop()
+
+
+def _end_nothing(_dialogue: Dialogue, _ending: Ending, _now: float, _cancels: bool) -> None:
+    pass
+
+
+def _take_nothing_in(_sid: int) -> None:
+    return None

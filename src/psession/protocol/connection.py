@@ -796,7 +796,8 @@ class Connection:
         return self.take()
 
     def forget(self) -> None:
-        """Let go of stored answers: nobody will ask for them, and this may be held for some time yet."""
+        """Let go of stored answers, which nobody will ask for: this may be held for some time. No circle remains."""
+        self._answering.let_go()
         self._shared.turns = PeerTurns(self._settings.max_answer_bytes)
 
     def ask_for_life(self, patience: float) -> list[events.Event]:

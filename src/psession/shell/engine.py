@@ -56,6 +56,25 @@ class Tasks(Protocol):
         ...
 
 
+class _NoTasks:
+    """The tasks of a port that is over."""
+
+    def start_timekeeper(self) -> None:
+        pass
+
+    def opened(self, dialogue: Dialogue) -> None:
+        pass
+
+    def plain(self, payload: Any) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+
+_NO_TASKS: Final = _NoTasks()
+
+
 class Engine:
     """The middle of a port.
 
@@ -340,7 +359,13 @@ class Engine:
         """The port's tasks are over. A handler that a Ctrl-C met before its first step has not said so itself."""
         if self.drained is not None:
             self.drained.set()
+        # Nothing here knows the port's tasks any more, nor they it: a port that is over is free at once, and not when
+        # Python looks for circles; a thousand of them would be 150 ms then.
         self.connection.forget()
+        self.outbox.let_go()
+        self.timekeeper.let_go()
+        self.look = bool
+        self._tasks = _NO_TASKS
 
     def crashed(self, sid: int | None, error: Exception) -> None:
         """Count and log what user code raised: its session ends alone, unless ``strict``."""

@@ -346,8 +346,8 @@ class LinkedChannel(FrameChannel):
     def watch_kept_bytes(self, call: Callable[[], None]) -> None:
         """Have `call` called as the links do, this one and the next."""
         self._tell_kept = call
-        if isinstance(self._link, FrameChannel):
-            self._link.watch_kept_bytes(call)
+        if isinstance(self._last, FrameChannel):
+            self._last.watch_kept_bytes(call)
 
     def receive_batch_now(self) -> list[Any]:
         """Read as the link does, but nothing overtakes what is pending."""
@@ -408,6 +408,7 @@ class LinkedChannel(FrameChannel):
         self._is_closed = True
         link, self._link = self._link, None
         self._note_absence()
+        self._absence.give_up = _give_nothing_up  # no circle is left
         self._tell()
         if self._opener is not None:
             await self._opener.aclose()
@@ -415,6 +416,10 @@ class LinkedChannel(FrameChannel):
             await link.aclose()
         else:
             await trio.lowlevel.checkpoint()
+
+
+def _give_nothing_up(_: str) -> None:
+    pass
 
 
 def _said_too_much(limit: str) -> trio.BrokenResourceError:

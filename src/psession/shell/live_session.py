@@ -103,6 +103,7 @@ class LiveSession:
         if self.inbox is not None and self.inbox.kept:
             self.inbox.drop()
         self.end()
+        self.dialogue.owner = None  # no circle is left
 
     def _question_begun(self, handler: HandlerScope) -> None:
         """The time of a turn's asker begins for the handler."""
@@ -128,6 +129,8 @@ class LiveSession:
             self.inbox.close()
             if not self.dialogue.incoming:
                 self.inbox.release()
+        if not self.dialogue.incoming:
+            self.dialogue.owner = None  # no circle is left
 
     def _end_waiting(self, ending: Ending) -> None:
         line = self.waiting_turns
@@ -359,9 +362,12 @@ class LiveSession:
         """Raise the error of a call after the end."""
         ending = self.dialogue.ending
         assert ending is not None
+        raise self._error_after(ending) from ending.cause  # a name for it here would be a circle
+
+    def _error_after(self, ending: Ending) -> errors.SessionError:
         error = self.error(ending.after, f"the session is over: {ending.why}")
         error.outcome = "not_sent"
-        raise error from ending.cause
+        return error
 
     def ending_error(self, ending: Ending, turn: AskedTurn) -> errors.SessionError:
         """The error of a turn that was ended; each has its own."""

@@ -33,6 +33,10 @@ _PROMISED = Handed(True)
 _TURNED_BACK = Handed(False)
 
 
+def _do_nothing() -> None:
+    pass
+
+
 class Sending(Protocol):
     """The owner of a frame: a turn, which wants to know how it went."""
 
@@ -88,7 +92,7 @@ class Outbox:
         counters: Counters,
         start: Callable[[], None],
         most_waiting_bytes: float = math.inf,
-        on_waiting: Callable[[], None] = lambda: None,
+        on_waiting: Callable[[], None] | None = None,
     ) -> None:
         self.turns = 0
         self.burst = 0
@@ -106,7 +110,7 @@ class Outbox:
         self._wanting = 0
         self._waiting_bytes = 0
         self._most_waiting_bytes = most_waiting_bytes
-        self._on_waiting = on_waiting
+        self._on_waiting = on_waiting or _do_nothing
         self._room_promised = False
         self._since_yield = 0
         self._until_writable: Callable[[], Awaitable[None]] | None = None
@@ -258,6 +262,10 @@ class Outbox:
                 ticket.done.set()
         self._queue.clear()
         self._unqueue_bytes(self.queued_bytes)
+
+    def let_go(self) -> None:
+        """Ask nothing of the port any more: it is over."""
+        self._start, self._on_waiting = None, _do_nothing
 
     @property
     def held_bytes(self) -> int:

@@ -323,11 +323,9 @@ class Port:
 
     Attributes:
         name: The name it has in the manager.
-        sessions: The open sessions by number, the peer's among them; live.
     """
 
     name: str
-    sessions: Mapping[int, Session]
     _engine: Engine
 
     def __init__(self, *_: Never, **__: Never) -> None:
@@ -346,6 +344,12 @@ class Port:
         return f"<psession.Port {self.name!r}, {state}>"
 
     # -- sessions ----------------------------------------------------------------------------------------------------
+
+    @property
+    def sessions(self) -> Mapping[int, Session]:
+        """The open sessions by number, the peer's among them; live."""
+        sessions = self._engine.connection.sessions
+        return SessionsView(sessions.own, sessions.peers, self)
 
     def session(
         self,
@@ -594,6 +598,4 @@ def port_over(engine: Engine) -> Port:
     port = Port.__new__(Port)
     port.name = engine.name
     port._engine = engine
-    sessions = engine.connection.sessions
-    port.sessions = SessionsView(sessions.own, sessions.peers, port)
     return port

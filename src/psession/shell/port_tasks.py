@@ -27,7 +27,7 @@ from psession.shell.channel_outbox import ChannelOutbox
 from psession.shell.engine import Engine
 from psession.shell.handler_scope import HandlerScope
 from psession.shell.handlers import Handlers
-from psession.shell.links import HELLO_INTERVAL, WELCOME_PATIENCE, LinkedChannel, Reopened
+from psession.shell.links import HELLO_INTERVAL, LINK_ENDS, WELCOME_PATIENCE, LinkedChannel, Reopened
 from psession.shell.live_session import LiveSession
 from psession.shell.outbox import Outbox, size_of
 from psession.shell.port import port_over, session_of
@@ -380,6 +380,8 @@ class PortTasks:
     @trio.lowlevel.enable_ki_protection
     def _lost(self, error: Exception) -> None:
         """The channel failed under the port."""
+        if isinstance(error, LINK_ENDS):
+            _forget_frames(error)
         self._engine.close(port_closed(f"the channel broke: {error}", error))
         self._outbox.discard()
         self.stop()
@@ -403,6 +405,8 @@ class PortTasks:
     def left(self) -> None:
         """No task is left, whatever ended it."""
         self._engine.left()
+        if self._frames is not None:
+            self._frames.watch_kept_bytes(_measure_nothing)
 
     @trio.lowlevel.enable_ki_protection
     async def _shut(self) -> None:
@@ -423,6 +427,17 @@ class PortTasks:
             outbox.discard()
         if self._channel is not None:
             await close_forcefully(self._channel)
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Let go of the frames of an error that a broken connection is, and of its causes: they know the port it ends."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
+def _measure_nothing() -> None:
+    pass
 
 
 async def _fail(error: Exception) -> None:

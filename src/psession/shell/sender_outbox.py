@@ -31,7 +31,7 @@ class SenderOutbox(Outbox):
         counters: Counters,
         start: Callable[[], None],
         most_waiting_bytes: float = math.inf,
-        on_waiting: Callable[[], None] = lambda: None,
+        on_waiting: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(limit_bytes, counters, start, most_waiting_bytes, on_waiting)
         self._sender = sender

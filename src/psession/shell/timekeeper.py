@@ -58,6 +58,12 @@ class Timekeeper:
         self._asleep_until = math.inf
         self._wake = trio.Event()
 
+    def let_go(self) -> None:
+        """Tell nobody any more: the port is over."""
+        self._start = None
+        self._silence = self._expire = _tell_nobody
+        self._received_bytes = int
+
     def look_by(self, due: float) -> None:
         """Something is due at that moment."""
         if due >= self._asleep_until:
@@ -123,3 +129,7 @@ class Timekeeper:
             turns = [(due, turn) for due, turn in turns if turn.due == due and turn.state in _AT_WORK]
         for _, turn in turns:
             self._silence(turn)
+
+
+def _tell_nobody(_: object) -> None:
+    pass
