@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -538,3 +539,55 @@ async def test_a_server_that_floods_before_its_welcome_is_left_and_tried_again_l
             assert sum("no welcome, so this link is given up" in error for error in errors) == 3
             assert (port.closed, port.statistics().resumed) == (False, 1)
         nursery.cancel_scope.cancel()
+
+
+class Speechless:
+    """A codec of the user's that knows its own messages alone."""
+
+    text = True
+
+    def encode(self, message: Any) -> bytes:
+        """Encode what has a number."""
+        return b'{"n":%d,"sid":%d,"_turn":%d,"_new":true,"_end":true,"_wait":5,"_life":%d}' % (
+            message["n"], message["sid"], message["_turn"], message["_life"],
+        )  # fmt: skip
+
+    def decode(self, data: Any) -> Any:
+        """Decode anything."""
+        return msgspec.json.decode(data)
+
+
+async def test_a_codec_without_a_form_for_a_hello_costs_the_links_that_follow_and_no_more(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    far_ends: list[trio.abc.Stream] = []
+
+    async def connect() -> trio.abc.Channel[Any]:
+        near, far = trio.testing.memory_stream_pair()
+        far_ends.append(far)
+        return lines(near, codec=Speechless())
+
+    manager = SessionManager(dialect=Exact(), resume_within=30, session_timeout=5)
+    async with (
+        reconnecting(connect, first_delay=1, jitter=0) as channel,
+        manager.port("server", channel) as port,
+        trio.open_nursery() as nursery,
+    ):
+        got: list[Any] = []
+
+        async def ask() -> None:
+            got.append(await port.request({"n": 1}))
+
+        nursery.start_soon(ask)
+        await settle()
+        question = msgspec.json.decode(await far_ends[0].receive_some())
+        await far_ends[0].send_all(
+            msgspec.json.encode({"n": 2, "sid": 1, "_re": question["_turn"], "_life": question["_life"]}) + b"\n"
+        )
+        await settle()
+        assert got == [{"n": 2}]
+        assert caplog.text.count("its codec has no form for a hello") == 1
+        await far_ends[0].aclose()
+        await trio.sleep(10)
+        with pytest.raises(PortClosedError, match="cannot encode"):
+            await port.request({"n": 1})

@@ -430,17 +430,25 @@ async def read_all(channel: WebSocketChannel) -> None:
         await channel.receive_batch()
 
 
+def masked(frame: bytes) -> bytes:
+    """The frame of a client, under a mask of zeros."""
+    return bytes([frame[0], frame[1] | 0x80]) + b"\0\0\0\0" + frame[2:]
+
+
 @pytest.mark.parametrize("kind", USELESS)
+@pytest.mark.parametrize("hostile", ["server", "client"])
 async def test_a_peer_that_sends_little_of_use_is_told_why_it_is_listened_to_no_more(
-    kind: str, autojump_clock: MockClock
+    hostile: str, kind: str, autojump_clock: MockClock
 ) -> None:
-    async with raw_end(Side.CLIENT) as raw, trio.open_nursery() as nursery:
+    framed = masked if hostile == "client" else bytes
+    side = Side.SERVER if hostile == "client" else Side.CLIENT
+    async with raw_end(side) as raw, trio.open_nursery() as nursery:
         if kind == "empty fragments":
-            await raw.say(b"\x01\x01{")
+            await raw.say(framed(b"\x01\x01{"))
 
         async def flood() -> None:
             for _ in range(60):
-                await raw.say(USELESS[kind] * 500)
+                await raw.say(framed(USELESS[kind]) * 500)
                 await trio.sleep(0.5)
 
         nursery.start_soon(flood)
@@ -449,8 +457,11 @@ async def test_a_peer_that_sends_little_of_use_is_told_why_it_is_listened_to_no_
         assert 5 <= trio.current_time() < 7
         nursery.cancel_scope.cancel()
         heard = await raw.hear()
-        first, reason = told(heard[-(6 + 2 + len(b"too little of use")) :])
-        assert (first, reason) == (0x88, struct.pack(">H", 1008) + b"too little of use")
+        said = struct.pack(">H", 1008) + b"too little of use"
+        if hostile == "client":
+            assert heard.endswith(b"\x88" + bytes([len(said)]) + said)
+        else:
+            assert told(heard[-6 - len(said) :]) == (0x88, said)
 
 
 async def test_pings_now_and_then_are_no_nuisance(autojump_clock: MockClock) -> None:

@@ -85,6 +85,7 @@ class Statistics:
         crashed: Handlers that raised.
         classic: Replies taken without exact fields, from a peer that can do no better.
         failed: Turns that the peer answered with an error.
+        unread: Posts that were not sent, since the peer does not read what waits for it already.
         repeated: Turns that the peer asked again: the one that ran was joined, or the stored answer sent again.
         given_up: Turns of the peer that it gave up while they ran.
         unpaid: Retries not made, because the budget for them was used up.
@@ -124,6 +125,7 @@ class Statistics:
     crashed: int = 0
     classic: int = 0
     failed: int = 0
+    unread: int = 0
     repeated: int = 0
     given_up: int = 0
     unpaid: int = 0
@@ -175,6 +177,7 @@ class Counters:
     crashed: int
     classic: int
     failed: int
+    unread: int
     repeated: int
     given_up: int
     unpaid: int

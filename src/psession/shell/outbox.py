@@ -196,6 +196,7 @@ class Outbox:
         self._on_waiting()  # which may close this
         if not self.closed:
             if self._waiting_bytes + size > self._most_waiting_bytes:
+                self._counters.unread += 1
                 raise errors.SessionOverrunError(
                     f"not sent: the peer does not read, and {self._waiting_bytes} bytes wait for it already; "
                     "wait for its next message before the next post, or raise max_held_bytes",

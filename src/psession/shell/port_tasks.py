@@ -275,7 +275,13 @@ class PortTasks:
         engine, handshake = self._engine, self._engine.connection.handshake
         until = trio.current_time() + WELCOME_PATIENCE
         while handshake.host_life is None and trio.current_time() < until:
-            engine.say(self._outbox.encode(handshake.hello()))
+            try:
+                engine.say(self._outbox.encode(handshake.hello()))
+            except errors.MessageError as error:
+                engine.said.limited(
+                    "hello", "its codec has no form for a hello, so a broken link is its end: %s", error
+                )
+                return
             await trio.sleep(HELLO_INTERVAL)
 
     @trio.lowlevel.enable_ki_protection
