@@ -21,6 +21,12 @@ an estimate."""
 FIRST_MESSAGE: Final = 2048
 """Bytes that a short message counts which is not weighed: 1 KiB of JSON takes 1 to 3 as a rule, of nested lists 22."""
 
+LONG: Final = 8192
+"""Bytes of a message that counts while a handler is at work on it. Shorter ones take no more than the handler does."""
+
+IN_HAND: Final = 3
+"""How many times the bytes that may wait there may be in all, with those that handlers are at work on."""
+
 _FEW: Final = 16
 _SCALARS: Final = frozenset((int, float, bool, bytes, type(None)))
 _WEIGHTLESS: Final = frozenset((bool, type(None)))
@@ -123,13 +129,14 @@ class Account:
 
     Attributes:
         used: The bytes of messages that nobody has received.
+        lent: The bytes of long messages that handlers of the peer's sessions are at work on.
         rest: The bytes of all else, when they were measured last.
         most_messages: As given.
         weight: The estimate that came with the message that is being delivered; 0: it is a short one, as those of a
             channel are that tells of long ones; ``None``: nobody knows.
     """
 
-    __slots__ = ("_budget", "_measure", "_most_bytes", "give_way", "most_messages", "rest", "used", "weight")
+    __slots__ = ("_budget", "_measure", "_most_bytes", "give_way", "lent", "most_messages", "rest", "used", "weight")
 
     def __init__(
         self,
@@ -140,6 +147,7 @@ class Account:
         rest: Callable[[], int] = int,
     ) -> None:
         self.used = 0
+        self.lent = 0
         self.rest = 0
         self._measure = rest
         self.most_messages = most_messages
@@ -161,15 +169,46 @@ class Account:
         """
         return self._take(FIRST_MESSAGE)
 
-    def _take(self, size: int) -> int:
+    def _take(self, size: int, most: float | None = None) -> int:
         budget = self._budget
-        if self.used + size > self._most_bytes:
+        if self.used + size > (self._most_bytes if most is None else most):
+            return 0
+        if self.lent and self.used + self.lent + size > self._most_bytes * IN_HAND:
             return 0
         if budget.used + size > budget.bytes and not budget.make_room(size, self):
             return 0
         self.used += size
         budget.used += size
         return size
+
+    def lend(self, message: Any) -> int | None:
+        """Account for a message that goes straight into the hands of a handler. Return its size; 0: a short one.
+
+        Returns ``None`` where there is no room.
+        """
+        if self.weight == 0:
+            return 0
+        size, is_all = weigh(message)
+        if not is_all:
+            size = max(size, self.weight or 0)
+        if size <= LONG:
+            return 0
+        if not self._take(size, self._most_bytes * IN_HAND):
+            return None
+        self.hand_over(size)
+        return size
+
+    def hand_over(self, size: int) -> None:
+        """So many bytes that waited are in the hands of a handler now."""
+        if self._most_bytes:
+            self.used -= size
+            self.lent += size
+
+    def give_back(self, size: int) -> None:
+        """A handler is done with so many bytes."""
+        if self._most_bytes:
+            self.lent -= size
+            self._budget.used -= size
 
     def give(self, size: int) -> None:
         """So many bytes are free again."""
@@ -180,7 +219,7 @@ class Account:
     @property
     def all(self) -> int:
         """The bytes that the port holds."""
-        return self.used + self.rest
+        return self.used + self.lent + self.rest
 
     def measure(self) -> None:
         """Account for what is not counted as it comes; where the budget does not hold it, somebody gives way."""
@@ -202,7 +241,7 @@ class Account:
     def close(self) -> None:
         """The port is over: it holds nothing any more, whatever its handlers still receive."""
         self._budget.leave(self)
-        self.used = self.rest = 0
+        self.used = self.lent = self.rest = 0
         self._most_bytes = 0
         self.give_way, self._measure = bool, int  # it knows its port no more
 

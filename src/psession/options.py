@@ -128,10 +128,11 @@ class Options:
             which is less than a wake-up costs where the peer is near. Where it is not, it is soon tried but once in 256
             turns. False never tries.
         max_held_bytes: How many bytes messages may take that came and nobody has received; one more ends its session.
-            16 MiB are 16,000 messages of 1 kB; ``math.inf`` leaves it to the budget. As many may wait in calls of
-            ``post`` for a peer that does not read; one more fails.
-        budget: The same for any number of ports together, by default 256 MiB for each manager's. Where they are used
-            up, the session that holds the most in the port that holds the most gives way.
+            16 MiB are 16,000 messages of 1 kB; ``math.inf`` leaves it to the budget. With messages of more than 8 kB
+            that handlers of the peer's sessions are at work on there may be three times as many. As many may wait in
+            calls of ``post`` for a peer that does not read; one more fails.
+        budget: What the peers of any number of ports may make this side hold together, by default 128 MiB for each
+            manager's. Where it is used up, the port that holds the most gives way.
     """
 
     session_timeout: float = 60.0

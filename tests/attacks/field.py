@@ -146,6 +146,15 @@ def one_sid(ports: list[int], until: float) -> None:
     flood(connection, b'{"sid":1,"n":0,"hard":600}\n' * 2000, until)
 
 
+def in_hand(ports: list[int], until: float) -> None:
+    """As many sessions as there may be, each with one long message, which its handler is at work on."""
+    connection = tcp(ports)
+    for sid in range(1, 4096):
+        if time.monotonic() > until:
+            return
+        connection.sendall(b'{"sid":%d,"hard":600,"n":"%s"}\n' % (sid, b"x" * 1_000_000))
+
+
 def many_sids(ports: list[int], until: float) -> None:
     """As many sessions as there may be, each with a busy handler and as many messages as it holds."""
     connection = tcp(ports)
@@ -339,9 +348,9 @@ def waits(ports: list[int], until: float) -> None:
 ATTACKS: dict[str, Callable[[list[int], float], None]] = {
     attack.__name__: attack
     for attack in (
-        nested, one_sid, many_sids, tiny_lines, empty_objects, pings, continuations, empty_texts, deflated, crashing,
-        closing, collisions, unread, unfinished, fragments, sessions, deaf, silent, come_and_go, packed_nested,
-        packed_keys, packed_nan, packed_tiny, waits,
+        nested, one_sid, in_hand, many_sids, tiny_lines, empty_objects, pings, continuations, empty_texts, deflated,
+        crashing, closing, collisions, unread, unfinished, fragments, sessions, deaf, silent, come_and_go,
+        packed_nested, packed_keys, packed_nan, packed_tiny, waits,
     )
 }  # fmt: skip
 

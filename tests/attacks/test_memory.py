@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import tracemalloc
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -43,9 +44,9 @@ async def test_a_port_holds_no_more_than_its_share_whatever_the_number_of_sessio
         for sid in range(1, 30):
             for n in range(20):
                 port.dispatch({"sid": sid, "n": n, "text": TEXT + str(n)})
-                assert manager._budget.used <= MB
+                assert port._engine.account.used <= MB
             await settle()
-        assert 0.9 * MB < manager._budget.used <= MB
+        assert 0.9 * MB < port._engine.account.used <= MB
         assert port.statistics().overrun > 10
         port.dispatch({"sid": 500, "n": 1})
         await settle()
@@ -114,7 +115,8 @@ async def test_what_nobody_holds_any_more_is_free(exact: bool, ends: str, autoju
         if ends == "left":
             port.close()
         await trio.sleep(2)
-        assert manager._budget.used == 0
+        in_hand = len(TEXT) + 501 if ends == "receives" else 0
+        assert manager._budget.used == in_hand
     assert_empty(manager, port)
 
 
@@ -146,6 +148,107 @@ async def test_the_error_of_a_session_that_has_no_room_says_what_to_do() -> None
             port.dispatch({"sid": session.sid, "text": TEXT + str(n)})
         with pytest.raises(SessionOverrunError, match="raise max_held_bytes or the budget"):
             await session.receive()
+
+
+# -- what handlers are at work on --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("waits_awake", [False, True], ids=["first messages", "later messages"])
+async def test_long_messages_count_while_handlers_are_at_work_on_them(
+    waits_awake: bool, autojump_clock: MockClock
+) -> None:
+    async def handler(session: Session) -> None:
+        if waits_awake:
+            await session.receive()
+        await session.receive()
+        await trio.sleep(600)
+
+    manager = SessionManager(on_session=handler, max_held_bytes=MB)
+    async with manager.port("attacked", memory_pair()[0]) as port:
+        for sid in range(1, 400):
+            if waits_awake:
+                port.dispatch({"sid": sid, "n": 1})
+                await settle()
+            port.dispatch({"sid": sid, "n": 1, "text": TEXT + str(sid)})
+            await settle()
+            assert manager.budget.used <= 3 * MB + 4 * len(TEXT)
+        account = port._engine.account
+        assert 2.9 * MB < account.lent <= 3 * MB
+        assert port.statistics().overrun > 80
+        port.dispatch({"sid": 500, "n": 1})
+        await settle()
+        assert 500 in port.sessions, "a short message still finds room"
+        await trio.sleep(601)
+        assert (account.lent, account.used) == (0, 0)
+    assert_empty(manager, port)
+
+
+@pytest.mark.parametrize("then", ["takes the next", "returns", "fails", "is cancelled"])
+async def test_what_a_handler_is_done_with_is_free(then: str, autojump_clock: MockClock) -> None:
+    async def handler(session: Session) -> None:
+        await session.receive()
+        await session.receive()
+        if then == "takes the next":
+            await session.receive()
+            await trio.sleep(600)
+        elif then == "fails":
+            raise ValueError("no")
+        elif then == "is cancelled":
+            await trio.sleep(600)
+
+    manager = SessionManager(on_session=handler)
+    async with manager.port("p", memory_pair()[0]) as port:
+        port.dispatch({"sid": 1, "_turn": 1, "_new": True, "_life": 5})
+        port.dispatch({"sid": 1, "text": TEXT, "_turn": 2, "_life": 5})
+        await settle()
+        account = port._engine.account
+        assert account.lent > len(TEXT) if then == "is cancelled" else not account.lent
+        if then == "takes the next":
+            port.dispatch({"sid": 1, "n": 1, "_part": 1, "_life": 5})
+        elif then == "is cancelled":
+            port.dispatch({"sid": 1, "_turn": 2, "_error": "cancelled", "_end": True, "_life": 5})
+        await settle()
+        assert (account.lent, account.used) == (0, 0)
+    assert_empty(manager, port)
+
+
+async def test_a_session_of_this_side_does_not_account_for_what_its_caller_has() -> None:
+    async with SessionManager().port("p", memory_pair()[0]) as port:
+        session = port.create()
+        port.dispatch({"sid": session.sid, "text": TEXT})
+        assert (await session.receive())["text"] == TEXT
+        assert (port._engine.account.lent, port._engine.account.used) == (0, 0)
+
+
+async def test_plain_messages_that_wait_for_an_async_on_message_count(autojump_clock: MockClock) -> None:
+    async def slow(_: Any) -> None:
+        await trio.sleep(1)
+
+    manager = SessionManager(on_message=slow, max_held_bytes=MB)
+    async with manager.port("p", memory_pair()[0]) as port:
+        for n in range(400):
+            port._engine.receive({"n": n, "text": TEXT + str(n)})
+        assert 0.9 * MB < manager.budget.used <= MB
+        assert port.statistics().overrun > 250
+        await trio.sleep(150)
+        assert manager.budget.used == 0
+
+
+async def test_messages_that_wait_for_a_port_to_be_opened_count(autojump_clock: MockClock) -> None:
+    async def never(name: str, message: Any) -> None:
+        await trio.sleep(600)
+
+    here, there = memory_pair()
+    manager = SessionManager(max_held_bytes=MB)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(manager.listen, here, port_of=lambda message: message["to"], on_unknown=never))
+        for n in range(400):
+            await there.send({"to": f"name {n}", "text": TEXT + str(n)})
+            await settle()
+        assert 0.9 * MB < manager.budget.used <= MB
+        assert manager.statistics().overrun > 250
+        nursery.cancel_scope.cancel()
+    assert manager.budget.used == 0
 
 
 # -- what is held beside messages that nobody has received ------------------------------------------------------------

@@ -90,8 +90,9 @@ def overrun(limit: int) -> Ending:
 def held_too_much(most_bytes: float) -> Ending:
     """The ending of a session that would hold more than there is room for."""
     why = (
-        f"messages that nobody has received hold all that there may be ({most_bytes:g} bytes of the port's, or all of "
-        "the budget): receive them, or raise max_held_bytes or the budget"
+        "messages that nobody has received hold all that there may be "
+        f"({most_bytes:g} bytes of the port's, three times as many with long ones that handlers are at work on, "
+        "or all of the budget): receive them, or raise max_held_bytes or the budget"
     )
     return Ending(errors.SessionOverrunError, why, after=errors.SessionOverrunError, code=rules.OVERRUN)
 

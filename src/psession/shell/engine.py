@@ -315,10 +315,11 @@ class Engine:
         """End the session that holds most of what this port does, or the port. Return False if it is over already."""
         if self.ending is not None:
             return False
-        held, account = self.account.all, self.account
+        account = self.account
+        held = account.all
         owners = [dialogue.owner for dialogue in self._sessions.all() if dialogue.owner is not None]
         most = max(owners, key=lambda owner: owner.held, default=None)
-        if most is not None and most.held > account.rest:
+        if most is not None and most.held > account.rest + account.lent:
             most.overrun()
         else:
             self.said.limited("gave way", "closed, since the budget is used up and it held the most, %d bytes", held)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from psession.budget import LONG
 from psession.shell.waiting import Handed, Waiter, WaitingLine
 
 if TYPE_CHECKING:
@@ -27,17 +28,21 @@ class Inbox(Waiter):
 
     Args:
         account: What the port's messages hold, those of this inbox included.
+        lends: True where it is a handler that receives: then what it is at work on counts as well.
 
     Attributes:
         kept: The number of messages that nobody has received.
         held: The bytes that these hold.
+        lent: The bytes of the long message that its handler is at work on.
     """
 
-    __slots__ = ("_account", "_behind", "_channel", "_first", "held", "kept", "outcome", "task")
+    __slots__ = ("_account", "_behind", "_channel", "_first", "_lends", "held", "kept", "lent", "outcome", "task")
 
-    def __init__(self, account: Account) -> None:
+    def __init__(self, account: Account, *, lends: bool = False) -> None:
         self._account = account
+        self._lends = lends
         self.held = 0
+        self.lent = 0
         self._first: tuple[Any, int] | None = None
         self._channel: tuple[trio.MemorySendChannel[Any], trio.MemoryReceiveChannel[Any]] | None = None
         self._behind: WaitingLine[object] | None = None
@@ -57,13 +62,18 @@ class Inbox(Waiter):
             item: The message.
             payload: What of it counts.
         """
-        if self.task is not None:
-            self.wake(Handed(item))
-            return True
-        if self._behind:
-            self._behind.wake_first(Handed(item))
-            return True
         account = self._account
+        if self.task is not None or self._behind:
+            if account.weight != 0 and self._lends:
+                lent = account.lend(payload)
+                if lent is None:
+                    return False
+                self.lent += lent
+            if self.task is not None:
+                self.wake(Handed(item))
+            elif self._behind is not None:
+                self._behind.wake_first(Handed(item))
+            return True
         if self.kept >= account.most_messages:
             return False
         size = account.take(payload) if self.kept or account.weight != 0 else account.take_first()
@@ -89,8 +99,17 @@ class Inbox(Waiter):
         item, size = first
         if self.held:
             self.held -= size
-            self._account.give(size)
+            if size > LONG and self._lends:
+                self._account.hand_over(size)
+                self.lent += size
+            else:
+                self._account.give(size)
         return item
+
+    def give_back(self) -> None:
+        """The handler is done with what it had."""
+        self._account.give_back(self.lent)
+        self.lent = 0
 
     def release(self) -> None:
         """Account no more for what is kept: the session is over, and what it left is its owner's."""

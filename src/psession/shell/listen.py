@@ -17,6 +17,7 @@ from psession.shell.user_code import call
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from psession.budget import Account
     from psession.protocol.counters import Counters
     from psession.shell.said import Said
 
@@ -36,6 +37,7 @@ class Listener:
         said: Where it is logged, the first time.
         port_of: The port's name for a message.
         on_unknown: Called for a name that no port has.
+        account: What the messages hold that wait for a port to be opened.
         strict: What it raises ends the listening; otherwise it is logged, and costs the messages for that name.
     """
 
@@ -46,6 +48,7 @@ class Listener:
         said: Said,
         port_of: Callable[[Any], str | None],
         on_unknown: Callable[[str, Any], Awaitable[object] | object] | None,
+        account: Account,
         *,
         strict: bool,
     ) -> None:
@@ -55,11 +58,13 @@ class Listener:
         self._port_of = port_of
         self._on_unknown = on_unknown
         self._strict = strict
-        self._held: dict[str, list[Any]] = {}
+        self._account = account
+        self._held: dict[str, list[tuple[Any, int]]] = {}
 
     def port_opened(self, name: str, take: Callable[[Any], None]) -> None:
         """Deliver what came for a port while it was being opened."""
-        for message in self._held.pop(name, ()):
+        for message, size in self._held.pop(name, ()):
+            self._account.give(size)
             take(message)
 
     async def run(self, channel: trio.abc.Channel[Any]) -> None:
@@ -104,14 +109,17 @@ class Listener:
                 f"on_unknown is at work for {MAX_UNKNOWN_NAMES} names, and this is one more: {name!r:.100}",
             )
         else:
-            self._held[name] = [message]
+            self._held[name] = []
+            self._hold(self._held[name], message)
             nursery.start_soon(self._ask, name, message, name=f"psession on_unknown for {name!r}")
 
-    def _hold(self, held: list[Any], message: Any) -> None:
-        if len(held) < MAX_HELD_MESSAGES:
-            held.append(message)
-        else:
+    def _hold(self, held: list[tuple[Any, int]], message: Any) -> None:
+        if len(held) >= self._account.most_messages:
             self._drop(Drop.OVERRUN, f"{MAX_HELD_MESSAGES} messages wait until on_unknown has opened their port")
+        elif not (size := self._account.take(message)):
+            self._drop(Drop.OVERRUN, "messages that wait until on_unknown has opened their ports hold max_held_bytes")
+        else:
+            held.append((message, size))
 
     async def _ask(self, name: str, message: Any) -> None:
         """Let the application open a port for `name`; what came for it is delivered as soon as it is open."""
@@ -126,7 +134,8 @@ class Listener:
             self._counters.crashed += 1
             self._said.raised("on_unknown", f" for port {name!r:.100}", error)
         finally:
-            for _ in self._held.pop(name, ()):
+            for _, size in self._held.pop(name, ()):
+                self._account.give(size)
                 self._drop(Drop.UNKNOWN_PORT, f"on_unknown did not open port {name!r:.100}")
 
     def _drop(self, reason: Drop, detail: str) -> None:

@@ -70,7 +70,7 @@ class LiveSession:
         """Put a message into the inbox; a session that is flooded ends alone."""
         inbox, dialogue = self.inbox, self.dialogue
         if inbox is None:
-            inbox = self.inbox = Inbox(self.engine.account)
+            inbox = self.inbox = Inbox(self.engine.account, lends=dialogue.incoming)
         if dialogue.incoming:
             if not self._for_credit:  # a handler that waits for credit is idle, whatever waits for it
                 dialogue.idle_since = BUSY
@@ -100,8 +100,11 @@ class LiveSession:
 
     def handled(self) -> None:
         """The handler is at work no more: what it has not received is nobody's."""
-        if self.inbox is not None and self.inbox.kept:
-            self.inbox.drop()
+        if self.inbox is not None:
+            if self.inbox.kept:
+                self.inbox.drop()
+            if self.inbox.lent:
+                self.inbox.give_back()
         self.end()
         self.dialogue.owner = None  # no circle is left
 
@@ -184,7 +187,9 @@ class LiveSession:
         if dialogue.exact is not None and dialogue.exact.stream is not None:
             await self.finish_stream()
         if inbox is None:
-            inbox = self.inbox = Inbox(self.engine.account)
+            inbox = self.inbox = Inbox(self.engine.account, lends=dialogue.incoming)
+        elif inbox.lent:
+            inbox.give_back()
         if inbox.kept or dialogue.ending is not None:
             await trio.lowlevel.checkpoint_if_cancelled()
             item = inbox.take() if inbox.kept else OVER

@@ -345,9 +345,13 @@ class PortTasks:
             engine.perform([Dropped(Drop.UNHEARD)])
             return
         if self._plain is not None:
+            size = engine.account.take(payload)
             try:
-                self._plain.send_nowait(payload)
+                if not size:
+                    raise trio.WouldBlock
+                self._plain.send_nowait((payload, size))
             except trio.WouldBlock:
+                engine.account.give(size)
                 engine.connection.counters.drop(Drop.OVERRUN)
                 engine.perform([Dropped(Drop.OVERRUN)])
             return
@@ -376,7 +380,9 @@ class PortTasks:
             try:
                 if inspect.isawaitable(result):
                     await await_(result)
-                result = call(on_message, await rest.receive())
+                payload, size = await rest.receive()
+                self._engine.account.give(size)
+                result = call(on_message, payload)
             except Exception as error:
                 result = None
                 self._engine.crashed(None, error)
