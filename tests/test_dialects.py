@@ -14,13 +14,23 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psession import Classic, Dialect, Exact, ExactFields, MalformedMessageError, SessionManager
+from psession import (
+    Classic,
+    Dialect,
+    Exact,
+    ExactFields,
+    MalformedMessageError,
+    SessionManager,
+    SessionTimeoutError,
+)
 from psession.channels import memory_pair
 from psession.message import Joined
 
 from .peers import Wire, settle
 
 if TYPE_CHECKING:
+    from trio.testing import MockClock
+
     from psession import Session
 
 EXACT_NAMES = dataclasses.astuple(ExactFields())
@@ -263,3 +273,56 @@ async def test_a_question_of_a_json_rpc_server_is_never_our_reply() -> None:
         reply = await port.request({"jsonrpc": "2.0", "method": "add", "params": [2, 3]})
         assert reply == {"jsonrpc": "2.0", "result": 5}
         assert asked == [(1, {"jsonrpc": "2.0", "method": "ping"})]
+
+
+class NamedByText(Classic):
+    """A dialect whose peer names its sessions by text or bytes, as JSON-RPC allows."""
+
+    def sid_of(self, fields: dict[str, Any]) -> Any:
+        """The name, whatever it is made of."""
+        sid = fields.get(self.session_id_name)
+        return sid if isinstance(sid, str | bytes) else super().sid_of(fields)
+
+
+async def test_a_peer_may_name_its_sessions_by_anything_that_has_a_hash(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    sids: list[Any] = []
+
+    async def handle(session: Session) -> str | None:
+        sids.append(session.sid)
+        async for message in session:
+            if "fail" in message:
+                raise ValueError("no")
+            if "return" in message:
+                return "nothing"
+            if "ask" in message:
+                message = await session.send({"back": 1}, timeout=1)
+            await session.post({"echo": message})
+        return None
+
+    here, there = memory_pair()
+    async with SessionManager(dialect=NamedByText("id"), on_session=handle).port("p", here) as port:
+        for message in (
+            {"id": "abc", "method": 1},
+            {"id": "abc", "method": 2, "ask": 1},
+            {"id": "abc", "result": 4},
+            {"id": b"\0", "method": 3, "fail": 1},
+            {"id": "r", "method": 4, "return": 1},
+            {"id": "abc", "method": 5, "_turn": 1, "_life": 4},
+        ):
+            await there.send(message)
+            await settle()
+        assert sids == ["abc", b"\0", "r"]
+        assert [await there.receive() for _ in range(3)] == [
+            {"echo": {"method": 1}, "id": "abc"},
+            {"back": 1, "id": "abc"},
+            {"echo": {"result": 4}, "id": "abc"},
+        ]
+        assert (port.statistics().malformed, port.statistics().crashed) == (1, 1)
+        assert [*port.sessions] == ["abc"]
+        assert port.get_session({"id": "abc"}) is port.sessions["abc"]  # type: ignore[index]
+        with pytest.raises(SessionTimeoutError):
+            await port.sessions["abc"].send({"n": 1}, timeout=1)  # type: ignore[index]
+    assert "the handler of session b'\\x00' raised" in caplog.text
+    assert "the handler of session r returned 'nothing'" in caplog.text

@@ -227,7 +227,7 @@ class Connection:
             self._receive_classic(message, fields, sid, now)
             return
         header = self._dialect.header_of(fields)
-        if header is None:
+        if header is None or type(sid) is not int:
             shared.drop(Drop.MALFORMED, sid, "a field of the exact wire is not what it must be")
             return
         own = self._is_own(header, sid)

@@ -111,8 +111,12 @@ class Dialect(ABC):
         """All fields of a message, not to be changed; ``None`` where it is no object."""
 
     @abstractmethod
-    def sid_of(self, fields: dict[str, Any]) -> int | None:
-        """The session's number; ``None`` where the message is no session's."""
+    def sid_of(self, fields: dict[str, Any]) -> Any:
+        """The session's number; ``None`` where the message is no session's.
+
+        An `int` above 0. A peer that asks without exact fields may name its sessions by any other value that has a
+        hash, such as a text: the answers bear it as it came. This side's own sessions have numbers.
+        """
 
     @abstractmethod
     def header_of(self, fields: dict[str, Any]) -> Header | None:

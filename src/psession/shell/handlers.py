@@ -78,11 +78,11 @@ class Handlers:
         """A handler ended by an error of a session: by its own most often, which is over then."""
         engine = self._engine
         if isinstance(error, errors.SessionRefusedError):
-            log.debug("port %r: handler of session %d refused: %s", engine.name, dialogue.sid, error)
+            log.debug("port %r: handler of session %s refused: %s", engine.name, dialogue.sid, error)
         elif engine.ending is None and (dialogue.ending is None or error.sid != dialogue.sid):
             engine.crashed(dialogue.sid, error)
         else:
-            log.debug("port %r: handler of session %d: %s", engine.name, dialogue.sid, error)
+            log.debug("port %r: handler of session %s: %s", engine.name, dialogue.sid, error)
 
     @trio.lowlevel.enable_ki_protection
     def _over(self, live: LiveSession) -> None:
@@ -94,5 +94,5 @@ class Handlers:
     def _returned(self, sid: int, value: object) -> None:
         """Say that what a handler returns goes nowhere."""
         if value is not None:
-            text = "the handler of session %d returned %.100r, which nobody gets: answer with `await session.post(...)`"
+            text = "the handler of session %s returned %.100r, which nobody gets: answer with `await session.post(...)`"
             self._engine.said.once("returned", text, sid, value)
