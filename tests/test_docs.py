@@ -22,7 +22,7 @@ import trio
 import trio.testing
 
 import psession
-from psession import Exact, Port, Session, SessionManager
+from psession import Exact, Port, Session, SessionManager, SessionRemoteError
 from psession.channels import lines, memory_pair
 
 if TYPE_CHECKING:
@@ -214,6 +214,25 @@ async def _(names: Names) -> AsyncIterator[None]:
         port.stream({"command": "update"}) as replies,
     ):
         assert [reply["percent"] async for reply in replies] == list(range(101))
+
+
+@scene("One question, one answer")
+async def _(names: Names) -> AsyncIterator[None]:
+    here, there = memory_pair()
+    answers: list[Any] = []
+
+    async def ask() -> None:
+        async with SessionManager(dialect=Exact()).port("lamp", here) as port:
+            answers.append(await port.request({"command": "queryStatus"}))
+            with pytest.raises(SessionRemoteError) as refused:
+                await port.request({"command": "sing"})
+            answers.append(refused.value.code)
+
+    names.update(manager=SessionManager(), client_id="anna", channel=there)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        yield
+    assert answers == [{"status": "ok"}, "refused.unknown"]
 
 
 @scene("Sessions that the peer opens")

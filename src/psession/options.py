@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ Overflow = Literal["recycle", "refuse", "wait"]
 Unanswered = Literal["fresh", "keep", "end"]
 SessionHandler = Callable[[Any], Awaitable[None]]
 MessageHandler = Callable[[Any], object]
+RequestHandler = Callable[[Any], object]
+ErrorReply = Callable[[Exception], object]
 OverflowChooser = Callable[[Any], int]
 
 DURATIONS = (
@@ -56,6 +59,8 @@ class PortOptions(TypedDict, total=False):
     session_id_rest: float | None
     on_unanswered: Unanswered | None
     on_session: SessionHandler | None
+    on_request: RequestHandler | None
+    error_reply: ErrorReply | None
     on_message: MessageHandler | None
     max_incoming_sessions: int | None
     inbox_limit: int | None
@@ -93,15 +98,22 @@ class Options:
         retry_interval: The short form of its ``interval``, likewise.
         retry_on: Exceptions of the sender that are retried as silence is.
         session_ids: The numbers this side hands out; any other in a message was opened by the peer. By default 1 to
-            ``max_session_count``; for a port with `on_session` as many from 65536 up, out of the way of a peer that
-            uses the default. A wide range protects from a peer that answers twice: its second answer meets the next
-            owner of the number, which the whole rotation lies before.
+            ``max_session_count``; for a port with `on_session` or `on_request` as many from 65536 up, out of the way of
+            a peer that uses the default. A wide range protects from a peer that answers twice: its second answer meets
+            the next owner of the number, which the whole rotation lies before.
         session_id_rest: How long a number rests after a turn that was not answered, for its late reply to pass. 60 is
             the guide's default timeout: what no peer was ever given more than.
         on_unanswered: What the next ``send`` of a session does after a turn whose reply may still come: take a
             ``"fresh"`` number, ``"keep"`` the old one (for a peer that keeps state by number, and answers in time or
             not at all), or ``"end"`` the session.
         on_session: Called with each session that the peer opens, as a task of the port's.
+        on_request: Called with each message that asks something by itself; what it returns is the answer. An async one
+            runs as a task of the port's, within the time that an asker on the exact wire gives it; any other is called
+            and answered in the reader's own step, so it must be quick. What it raises reaches such an asker as from
+            `on_session`. Beside `on_session` it gets what says that nothing will follow: on the exact wire what
+            ``request`` asks.
+        error_reply: What an asker on the classic wire gets, which has no errors, where `on_request` raised: called with
+            the exception. ``None``, or one that returns ``None``: nothing, and the asker times out.
         on_message: Called with each message that is no session's; an async one has its messages one at a time.
         max_incoming_sessions: How many sessions of the peer may be open. At about 4 kB each, 4096 cost 16 MiB. One more
             ends the one that has been idle longest; when all are at work it is not taken.
@@ -148,6 +160,8 @@ class Options:
     session_id_rest: float = 60.0
     on_unanswered: Unanswered = "fresh"
     on_session: SessionHandler | None = None
+    on_request: RequestHandler | None = None
+    error_reply: ErrorReply | None = None
     on_message: MessageHandler | None = None
     max_incoming_sessions: int = 4096
     inbox_limit: int = 1024
@@ -176,9 +190,11 @@ class Options:
         checks.one_of("on_session_overflow", self.on_session_overflow, Overflow, or_callable=True)
         checks.one_of("on_unanswered", self.on_unanswered, Unanswered)
         checks.exceptions("retry_on", self.retry_on)
-        for name in ("on_session", "on_message"):
+        for name in ("on_session", "on_request", "error_reply", "on_message"):
             if (value := getattr(self, name)) is not None and not callable(value):
                 raise TypeError(f"{name} must be callable, not {value!r}")
+        if inspect.isasyncgenfunction(self.on_request):
+            raise TypeError(f"on_request gives one answer, and {self.on_request!r} gives many: post them in on_session")
         for name in ("strict", "deadlines", "debug", "busy_wait"):
             checks.flag(name, getattr(self, name))
         checks.number("max_held_bytes", self.max_held_bytes, at_least=1, or_inf=True)
@@ -222,8 +238,13 @@ class Options:
         """The numbers that this side hands out."""
         if self.session_ids is not None:
             return self.session_ids
-        first = PEER_ROOM if self.on_session is not None else 1
+        first = PEER_ROOM if self.takes_sessions else 1
         return range(first, first + self.max_session_count)
+
+    @property
+    def takes_sessions(self) -> bool:
+        """True where somebody answers what the peer opens."""
+        return self.on_session is not None or self.on_request is not None
 
     @property
     def wire(self) -> Dialect:
@@ -240,7 +261,7 @@ class Options:
             session_max_life=self.session_max_life,
             session_id_rest=self.session_id_rest,
             on_unanswered=self.on_unanswered,
-            takes_sessions=self.on_session is not None,
+            takes_sessions=self.takes_sessions,
             max_answer_bytes=self.max_answer_bytes,
             deadlines=self.deadlines,
         )

@@ -38,7 +38,9 @@ ADVICE: Final = {
         "disjoint ones, such as session_ids=range(1, 65536, 2) and range(2, 65536, 2), or use the exact wire"
     ),
     Drop.NO_SESSION: "a message for a session that is not open here; its peer missed the end, or was started anew",
-    Drop.NO_HANDLER: "the peer opened a session, and nobody takes it: give on_session= to the port or its manager",
+    Drop.NO_HANDLER: (
+        "the peer opened a session, and nobody takes it: give on_request= or on_session= to the port or its manager"
+    ),
     Drop.STALE_OWN: "a message for an earlier life of this port, which was started anew",
     Drop.STALE_PEER: "a message from an earlier life of the peer, which was started anew",
     Drop.MALFORMED: "a message that cannot be read; does the peer speak another protocol?",

@@ -400,7 +400,7 @@ class Engine:
         if dropped:
             reasons = ", ".join(f"{number} {reason.value}" for reason, number in dropped.items())
             hints = f"; dropped messages of this peer so far: {reasons} (see statistics())"
-        if self.connection.peer is Peer.UNKNOWN and not self.connection.asks_exactly and self.options.on_session:
+        if self.connection.peer is Peer.UNKNOWN and not self.connection.asks_exactly and self.options.takes_sessions:
             hints += (
                 "; if the peer takes sessions as well, both may count from the same number: "
                 "give the two disjoint session_ids, or use the exact wire"

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from psession.protocol.dialogue import ExactState
+
+SOON: Final = 0.05
+"""Seconds that a handler may run before its scope has its deadline: 40 wake-ups a second at the most, a port's all."""
 
 
 class HandlerScope:
@@ -27,6 +32,17 @@ class HandlerScope:
         self.is_watched = False
         self._exact = exact
         self.is_visible = False
+
+    def begin(self, watch: Callable[[HandlerScope, float], None]) -> None:
+        """The time of a turn's asker begins; `watch` sees to it that the scope has its deadline soon enough."""
+        self.lift_deadline()  # it is that of the turn before, which was not answered
+        exact = self._exact
+        if exact.due == math.inf:
+            return
+        if exact.due - exact.began <= 2 * SOON:
+            self.show_deadline()
+        elif not self.is_watched:
+            watch(self, exact.began)
 
     def show_deadline(self) -> None:
         """Let the scope have its deadline, for `trio.current_effective_deadline`."""

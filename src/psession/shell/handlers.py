@@ -53,26 +53,31 @@ class Handlers:
     async def _answer(self, live: LiveSession, handler: HandlerScope, result: Awaitable[object]) -> object:
         """Await a handler within the time that its asker gives it; what it raises becomes the asker's error."""
         engine, dialogue = self._engine, live.dialogue
-        connection, options = engine.connection, engine.options
         answering.set(handler)
         with handler.scope:
             try:
                 returned = await result
                 await live.finish_stream()
                 return returned
-            except errors.SessionRefusedError as error:
-                code = f"{codes.REFUSED}.{error.code}" if error.code else codes.REFUSED
-                engine.leave(dialogue, code, error.why)
             except Exception as error:
-                known = next((code for kind, code in options.error_codes.items() if isinstance(error, kind)), None)
-                if known is not None:
-                    engine.leave(dialogue, known, str(error))
-                    return None
-                engine.leave(dialogue, codes.CRASHED, repr(error) if options.debug else "")
-                raise
+                if not self.tell(dialogue, error):
+                    raise
         if handler.scope.cancelled_caught and dialogue.ending is None:
-            connection.stop(dialogue)
+            engine.connection.stop(dialogue)
         return None
+
+    def tell(self, dialogue: Dialogue, error: Exception) -> bool:
+        """Tell an asker on the exact wire what its handler raised. Return False if that is a fault of the handler's."""
+        engine, options = self._engine, self._engine.options
+        if isinstance(error, errors.SessionRefusedError):
+            engine.leave(dialogue, f"{codes.REFUSED}.{error.code}" if error.code else codes.REFUSED, error.why)
+            return True
+        known = next((code for kind, code in options.error_codes.items() if isinstance(error, kind)), None)
+        if known is not None:
+            engine.leave(dialogue, known, str(error))
+            return True
+        engine.leave(dialogue, codes.CRASHED, repr(error) if options.debug else "")
+        return False
 
     def _failed(self, dialogue: Dialogue, error: errors.SessionError) -> None:
         """A handler ended by an error of a session: by its own most often, which is over then."""

@@ -13,7 +13,6 @@ from psession.protocol.dialogue import BUSY
 from psession.protocol.endings import ENDED, held_too_much, overrun
 from psession.protocol.events import Dropped, Received
 from psession.shell.inbox import OVER, Inbox
-from psession.shell.timekeeper import SOON
 from psession.shell.waiting import Handed, WaitingLine
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ class LiveSession:
             if not self._for_credit:  # a handler that waits for credit is idle, whatever waits for it
                 dialogue.idle_since = BUSY
             if event.question and self.handler is not None:
-                self._question_begun(self.handler)
+                self.handler.begin(self.engine.timekeeper.watch_handler)
         elif dialogue.turn is None:
             self.engine.rests(dialogue)
         if not inbox.put(event if event.question else event.payload, event.payload):
@@ -107,18 +106,6 @@ class LiveSession:
                 self.inbox.give_back()
         self.end()
         self.dialogue.owner = None  # no circle is left
-
-    def _question_begun(self, handler: HandlerScope) -> None:
-        """The time of a turn's asker begins for the handler."""
-        exact = self.dialogue.exact
-        if handler.is_visible:
-            handler.lift_deadline()  # it is that of the turn before, which was not answered
-        if exact is None or exact.due == BUSY:
-            return
-        if exact.due - exact.began <= 2 * SOON:
-            handler.show_deadline()
-        elif not handler.is_watched:
-            self.engine.timekeeper.watch_handler(handler, exact.began)
 
     def ended(self, event: Ended) -> None:
         """The session is over: give every send that waits behind its turn its own error, and wake who receives."""

@@ -302,16 +302,19 @@ class SessionsView(Mapping[int, Session]):
 
     def __getitem__(self, sid: int) -> Session:
         dialogue = self._own.get(sid) or self._peers[sid]
+        if not isinstance(dialogue.owner, LiveSession):
+            raise KeyError(sid)  # its questions are answered one by one (on_request)
         return session_of(self._port, dialogue.owner)
 
     def __iter__(self) -> Iterator[int]:
         """The numbers of the sessions that are open when it is their turn; those that come meanwhile are left out."""
         own, peers = self._own, self._peers
-        sids = [*own, *(sid for sid in peers if sid not in own)]
+        sids = [*own, *(sid for sid in peers if sid not in own and isinstance(peers[sid].owner, LiveSession))]
         return (sid for sid in sids if sid in own or sid in peers)
 
     def __len__(self) -> int:
-        return len(self._own) + sum(sid not in self._own for sid in self._peers)
+        own, peers = self._own, self._peers
+        return len(own) + sum(sid not in own and isinstance(peers[sid].owner, LiveSession) for sid in peers)
 
     def __repr__(self) -> str:
         return f"<{len(self)} open sessions of port {self._port.name!r}>"

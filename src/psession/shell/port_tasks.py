@@ -31,6 +31,7 @@ from psession.shell.links import HELLO_INTERVAL, LINK_ENDS, WELCOME_PATIENCE, Li
 from psession.shell.live_session import LiveSession
 from psession.shell.outbox import Outbox, size_of
 from psession.shell.port import port_over, session_of
+from psession.shell.requests import Requests
 from psession.shell.sender_outbox import SenderOutbox
 from psession.shell.user_code import await_, call
 from psession.shell.waiting import Handed
@@ -161,6 +162,9 @@ class PortTasks:
         if self._tells_weights:
             self._engine.account.weight = 0
         self._handlers = Handlers(self._engine)
+        self._requests: Requests | None = None
+        if options.on_request is not None:
+            self._requests = Requests(self._engine, self._handlers, self._context, self._spawn)
         self.port = port_over(self._engine)
         if self._channel is not None:
             self._spawn(self._read, name=f"psession reader of {name!r}")
@@ -329,7 +333,10 @@ class PortTasks:
     # -- the user's code ---------------------------------------------------------------------------------------------
 
     def opened(self, dialogue: Dialogue) -> None:
-        """Start the handler of a session that the peer opened."""
+        """Start the handler of a session that the peer opened, or let its requests be answered one by one."""
+        if self._requests is not None and self._requests.takes(dialogue):
+            self._requests.open(dialogue)
+            return
         session = LiveSession(self._engine, dialogue, self._engine.patience)
         if dialogue.exact is not None:
             session.handler = HandlerScope(dialogue.exact)
@@ -416,6 +423,7 @@ class PortTasks:
 
     def left(self) -> None:
         """No task is left, whatever ended it."""
+        self._requests = None
         self._engine.left()
         if self._frames is not None:
             self._frames.watch_kept_bytes(_measure_nothing)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from psession.protocol.states import Turn
+from psession.shell.handler_scope import SOON
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 
 MOST_LOOKS: Final = 256
 """Looks in a row, where bytes never stop coming: a TLS record of 16 KiB each makes 4 MiB, a large socket buffer."""
-
-SOON: Final = 0.05
-"""Seconds that a handler may run before its scope has its deadline: 40 wake-ups a second at the most, a port's all."""
 
 _AT_WORK = (Turn.WAITING, Turn.LISTENING)
 
