@@ -583,7 +583,7 @@ async def test_where_nobody_takes_a_json_rpc_servers_question_it_is_counted_and_
             await settle()
             assert (caught.value, caught.error) == (None, None)
             assert port.statistics().no_handler == 1
-            assert "give on_session=" in caplog.text
+            assert "give on_request= or on_session=" in caplog.text
             port.dispatch({"jsonrpc": "2.0", "id": 1, "result": 5})
         assert caught.value == {"jsonrpc": "2.0", "result": 5}
 

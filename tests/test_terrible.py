@@ -40,8 +40,10 @@ NETWORKS = {
 class Book:
     """What was asked, what was run, and what came of it."""
 
-    def __init__(self, pace: float = 1.0) -> None:
+    def __init__(self, pace: float = 1.0, form: str = "on_session") -> None:
         self.pace = pace
+        self.form = form
+        self.kinds = [kind for kind in KINDS if form == "on_session" or kind != "asks back"]
         self.runs: Counter[int] = Counter()
         self.refused: Counter[int] = Counter()
         self.outcomes: dict[int, str] = {}
@@ -70,6 +72,33 @@ class Book:
             elif kind == "crashes":
                 raise KeyError(token)
             await session.post({"token": token, "kind": kind})
+
+    def answers(self) -> dict[str, Any]:
+        """What makes a port the other side, in the form that is tried."""
+        if self.form == "on_session":
+            return {"on_session": self.handle}
+        return {"on_request": self.answer if self.form == "plain on_request" else self.answer_later}
+
+    def answer(self, message: Any) -> Any:
+        """The same, one question at a time."""
+        token, kind = message["token"], message["kind"]
+        if "post" in message:
+            return None
+        self.runs[token] += 1
+        if kind == "refuses":
+            self.runs[token] -= 1
+            self.refused[token] += 1
+            raise SessionRefusedError("on purpose", code="busy")
+        if kind == "crashes":
+            raise KeyError(token)
+        return {"token": token, "kind": kind}
+
+    async def answer_later(self, message: Any) -> Any:
+        """The same in a task."""
+        reply = self.answer(message)
+        if message["kind"] == "slow":
+            await trio.sleep(message["work"] * self.pace)
+        return reply
 
     def expect(self, got: Any, token: Any, what: str) -> None:
         if got != token:
@@ -112,7 +141,7 @@ class Book:
                 if session.closed or dice.random() < 0.1:
                     session.end()
                     session = port.create()
-                await self.ask(port, session, token, dice.choice(KINDS), dice)
+                await self.ask(port, session, token, dice.choice(self.kinds), dice)
             session.end()
 
         async with trio.open_nursery() as nursery:
@@ -146,19 +175,21 @@ def options(seed: int, ids: range) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("form", ["on_session", "async on_request", "plain on_request"])
 def test_on_a_terrible_network_each_turn_is_answered_rightly_or_fails_truthfully_and_none_is_run_twice(
-    network: str, caplog: pytest.LogCaptureFixture
+    form: str, network: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("CRITICAL", "psession")
-    seeds = range(SEEDS if SEEDS > 20 or network == "the whole lot" else 3)
+    is_main = network == "the whole lot" and form == "on_session"
+    seeds = range(SEEDS if SEEDS > 20 or is_main else 3)
     answered = 0
     for seed in seeds:
-        book = Book()
+        book = Book(form=form)
 
         async def main(seed: int = seed, book: Book = book) -> None:
             here, there = memory_pair()
-            left = SessionManager(on_session=book.handle, **options(seed, range(1, 60, 2)))
-            right = SessionManager(on_session=book.handle, **options(seed + 1, range(2, 60, 2)))
+            left = SessionManager(**book.answers(), **options(seed, range(1, 60, 2)))
+            right = SessionManager(**book.answers(), **options(seed + 1, range(2, 60, 2)))
             async with (
                 lossy(here, seed=seed, **NETWORKS[network]) as line,  # type: ignore[arg-type]
                 left.port("right", line) as one,

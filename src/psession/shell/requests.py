@@ -136,6 +136,7 @@ class Request:
         """Await an answer within the time that its asker gives it."""
         requests, dialogue = self._requests, self._dialogue
         engine, exact = requests.engine, dialogue.exact
+        result: Any = None
         try:
             if exact is None or not question:
                 result = await await_(reply)
