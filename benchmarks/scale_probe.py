@@ -24,14 +24,18 @@ import msgspec
 import trio
 from harness import MANY, REQUEST, Work, end_with_parent, measure, server, server_process
 
-from psession import Port, Session, SessionManager
+from psession import Budget, Port, Session, SessionManager
 from psession.channels import lines
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 HOST = "127.0.0.1"
-WIDE = {"max_incoming_sessions": 70_000, "session_max_life": math.inf}
+WIDE: dict[str, Any] = {
+    "max_incoming_sessions": 70_000,
+    "session_max_life": math.inf,
+    "budget": Budget(2**30),  # 65,535 sessions at work count 200 MB
+}
 """Options of a side that keeps as many sessions of its peer as there are numbers."""
 
 AT_HAND = 512

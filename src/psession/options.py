@@ -115,8 +115,9 @@ class Options:
         error_reply: What an asker on the classic wire gets, which has no errors, where `on_request` raised: called with
             the exception. ``None``, or one that returns ``None``: nothing, and the asker times out.
         on_message: Called with each message that is no session's; an async one has its messages one at a time.
-        max_incoming_sessions: How many sessions of the peer may be open. At about 4 kB each, 4096 cost 16 MiB. One more
-            ends the one that has been idle longest; when all are at work it is not taken.
+        max_incoming_sessions: How many sessions of the peer may be open. At about 4 kB each, 4096 cost 16 MiB, which
+            count in the `budget`. One more ends the one that has been idle longest; when all are at work it is not
+            taken.
         inbox_limit: How many messages a session holds that nobody has received yet; one more ends it. 1024 small
             messages are about what one read of 64 KiB brings.
         dialect: How headers are written beside payloads, if `session_id_name` does not say it all: ``Exact()``, or

@@ -33,16 +33,15 @@ class Inbox(Waiter):
     Attributes:
         kept: The number of messages that nobody has received.
         held: The bytes that these hold.
-        lent: The bytes of the long message that its handler is at work on.
+        lent: The bytes of the long message that its handler is at work on; ``None`` where no handler receives.
     """
 
-    __slots__ = ("_account", "_behind", "_channel", "_first", "_lends", "held", "kept", "lent", "outcome", "task")
+    __slots__ = ("_account", "_behind", "_channel", "_first", "held", "kept", "lent", "outcome", "task")
 
     def __init__(self, account: Account, *, lends: bool = False) -> None:
         self._account = account
-        self._lends = lends
         self.held = 0
-        self.lent = 0
+        self.lent: int | None = 0 if lends else None
         self._first: tuple[Any, int] | None = None
         self._channel: tuple[trio.MemorySendChannel[Any], trio.MemoryReceiveChannel[Any]] | None = None
         self._behind: WaitingLine[object] | None = None
@@ -64,11 +63,11 @@ class Inbox(Waiter):
         """
         account = self._account
         if self.task is not None or self._behind:
-            if account.weight != 0 and self._lends:
-                lent = account.lend(payload)
-                if lent is None:
+            if account.weight != 0 and self.lent is not None:
+                size = account.lend(payload)
+                if size is None:
                     return False
-                self.lent += lent
+                self.lent += size
             if self.task is not None:
                 self.wake(Handed(item))
             elif self._behind is not None:
@@ -76,17 +75,17 @@ class Inbox(Waiter):
             return True
         if self.kept >= account.most_messages:
             return False
-        size = account.take(payload) if self.kept or account.weight != 0 else account.take_first()
-        if not size:
+        taken = account.take(payload) if self.kept or account.weight != 0 else account.take_first()
+        if not taken:
             return False
         if not self.kept:
-            self._first = item, size
+            self._first = item, taken
         else:
             if self._channel is None:
                 self._channel = trio.open_memory_channel[Any](account.most_messages)
-            self._channel[0].send_nowait((item, size))
+            self._channel[0].send_nowait((item, taken))
         self.kept += 1
-        self.held += size
+        self.held += taken
         return True
 
     def take(self) -> Any:
@@ -99,7 +98,7 @@ class Inbox(Waiter):
         item, size = first
         if self.held:
             self.held -= size
-            if size > LONG and self._lends:
+            if size > LONG and self.lent is not None:
                 self._account.hand_over(size)
                 self.lent += size
             else:
@@ -108,8 +107,9 @@ class Inbox(Waiter):
 
     def give_back(self) -> None:
         """The handler is done with what it had."""
-        self._account.give_back(self.lent)
-        self.lent = 0
+        if self.lent:
+            self._account.give_back(self.lent)
+            self.lent = 0
 
     def release(self) -> None:
         """Account no more for what is kept: the session is over, and what it left is its owner's."""

@@ -35,7 +35,6 @@ class LiveSession:
         inbox: Messages for `receive`, made for the first of them.
         handler: The scope of its handler, where that has one: for an exact session of the peer's.
         waiting_turns: The turns that wait behind the one that is under way, made for the first of them.
-        places: The places of its posts that wait for room, made for the first of them.
         face: The `Session` by which users know it, while it is open.
     """
 
@@ -47,7 +46,6 @@ class LiveSession:
         "handler",
         "inbox",
         "patience",
-        "places",
         "waiting_turns",
     )
 
@@ -57,7 +55,6 @@ class LiveSession:
         self.patience = patience
         self.inbox: Inbox | None = None
         self.handler: HandlerScope | None = None
-        self.places: set[object] | None = None
         self.face: Any = None
         self.waiting_turns: WaitingLine[AskedTurn] | None = None
         self._for_credit: trio.lowlevel.ParkingLot | None = None
@@ -113,8 +110,7 @@ class LiveSession:
         if event.cancels and self.handler is not None:
             self.handler.scope.cancel()
         self._end_waiting(event.ending)
-        if self.places:
-            self.engine.outbox.turn_back(self.places)
+        self.engine.outbox.turn_back(self)
         if self.inbox is not None:
             self.inbox.close()
             if not self.dialogue.incoming:
@@ -227,7 +223,7 @@ class LiveSession:
             try:
                 await trio.lowlevel.checkpoint_if_cancelled()
                 if not outbox.post_now(frame):
-                    await outbox.post(frame, self.check_open, self._waiting_places)
+                    await outbox.post(frame, self.check_open, self)
             except BaseException as error:
                 if isinstance(error, errors.SessionOverrunError) and error.sid is None:
                     error.port, error.sid = engine.name, dialogue.sid
@@ -238,11 +234,6 @@ class LiveSession:
                 engine.perform(connection.answer_sent(dialogue, engine.now()))
         if not dialogue.incoming and dialogue.turn is None and dialogue.ending is None:
             engine.rests(dialogue)
-
-    def _waiting_places(self) -> set[object]:
-        if self.places is None:
-            self.places = set()
-        return self.places
 
     async def finish(self, payload: Any = None) -> None:
         """End the answer to the turn that was received (see `Session.finish`)."""
@@ -274,7 +265,7 @@ class LiveSession:
             return frame
 
         try:
-            await self.engine.outbox.post_made(make, lambda: self._check_stream(stream), self._waiting_places)
+            await self.engine.outbox.post_made(make, lambda: self._check_stream(stream), self)
         finally:
             if not is_numbered:
                 stream.spent -= 1
@@ -291,7 +282,7 @@ class LiveSession:
         if payload is not None:
             await self._post_part(payload, stream)  # alone it would be taken for an end mark
         make = lambda: self._make_part({}, is_last=True)  # noqa: E731 - one name for what is made when there is room
-        await self.engine.outbox.post_made(make, lambda: self._check_stream(stream), self._waiting_places)
+        await self.engine.outbox.post_made(make, lambda: self._check_stream(stream), self)
 
     async def finish_stream(self) -> None:
         """The handler turns to something else: its stream, if it has one, is finished."""

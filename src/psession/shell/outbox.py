@@ -107,6 +107,8 @@ class Outbox:
         self._asleep = trio.lowlevel.ParkingLot()
         self._rests = True
         self._for_room: WaitingLine[object] = WaitingLine()
+        self._places: dict[object, set[object]] = {}
+        """The posts that wait for room, by their owners."""
         self._wanting = 0
         self._waiting_bytes = 0
         self._most_waiting_bytes = most_waiting_bytes
@@ -135,9 +137,7 @@ class Outbox:
         """Accept a frame as `post` does, if that need not wait; the checkpoint is the caller's. Return True if so."""
         return False
 
-    async def post(
-        self, frame: Any, check: Callable[[], None], places: Callable[[], set[object]] | None = None
-    ) -> None:
+    async def post(self, frame: Any, check: Callable[[], None], owner: object = None) -> None:
         """Accept a frame that no turn waits on, as soon as there is room, the posts before it first.
 
         Cancelled before there was room: never sent; after that: sent whole. A cancellation point in any case, and every
@@ -146,11 +146,11 @@ class Outbox:
         Args:
             frame: What `put` takes.
             check: Raises when the poster may not send any more; called when there is room or never will be.
-            places: Gives what has the post's place while it waits for room, for `turn_back`.
+            owner: Whose post it is, for `turn_back`.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         if self.closed or self._wanting or self.queued_bytes >= self._limit_bytes:
-            ticket = await self._put_when_room(lambda: frame, check, places, size_of(frame))
+            ticket = await self._put_when_room(lambda: frame, check, owner, size_of(frame))
         else:
             ticket = self.put(frame, None)
         if ticket is not None and ticket.done is not None:
@@ -161,13 +161,11 @@ class Outbox:
         if self._is_turn_of_others():
             await trio.lowlevel.cancel_shielded_checkpoint()
 
-    async def post_made(
-        self, make: Callable[[], Any], check: Callable[[], None], places: Callable[[], set[object]] | None = None
-    ) -> None:
+    async def post_made(self, make: Callable[[], Any], check: Callable[[], None], owner: object = None) -> None:
         """As `post`, of a frame that `make` makes when there is room for it; from then on nothing takes it back."""
         await trio.lowlevel.checkpoint_if_cancelled()
         if self.closed or self._wanting or self.queued_bytes >= self._limit_bytes:
-            ticket = await self._put_when_room(make, check, places)
+            ticket = await self._put_when_room(make, check, owner)
         else:
             check()
             ticket = self.put(make(), None)
@@ -190,7 +188,7 @@ class Outbox:
         self,
         make: Callable[[], Any],
         check: Callable[[], None],
-        places: Callable[[], set[object]] | None,
+        owner: object,
         size: int = 0,
     ) -> Ticket | None:
         self._on_waiting()  # which may close this
@@ -203,8 +201,8 @@ class Outbox:
                     outcome="not_sent",
                 )
             place = object()
-            taken = set[object]() if places is None else places()
-            taken.add(place)
+            places = self._places.setdefault(owner, set())
+            places.add(place)
             self._wanting += 1
             self._waiting_bytes += size
             promised = False
@@ -213,7 +211,9 @@ class Outbox:
             finally:
                 self._wanting -= 1
                 self._waiting_bytes -= size
-                taken.discard(place)
+                places.discard(place)
+                if not places:
+                    self._places.pop(owner, None)
                 if promised:
                     self._room_promised = False
                 else:
@@ -233,9 +233,9 @@ class Outbox:
             self._room_promised = True
             self._for_room.wake_first(_PROMISED)
 
-    def turn_back(self, places: set[object]) -> None:
-        """Wake the posts that wait in these places: they may not be sent any more, as they find out."""
-        for place in places:
+    def turn_back(self, owner: object) -> None:
+        """Wake the posts of an owner's that wait for room: they may not be sent any more, as they find out."""
+        for place in self._places.get(owner, ()):
             self._for_room.wake(place, _TURNED_BACK)
 
     async def _written(self, ticket: Ticket) -> None:

@@ -111,6 +111,7 @@ class PortTasks:
         nursery: trio.Nursery,
     ) -> None:
         self._name = name
+        self._handler_name = f"psession handler of {name!r}"  # one for all: each took 80 bytes of its own
         self._options = options
         self._nursery = nursery
         self._context = copy_context()
@@ -341,7 +342,7 @@ class PortTasks:
         if dialogue.exact is not None:
             session.handler = HandlerScope(dialogue.exact)
         face = session_of(self.port, session)
-        self._spawn(self._handlers.run, session, face, name=f"psession handler of {self._name!r}")
+        self._spawn(self._handlers.run, session, face, name=self._handler_name)
 
     def plain(self, payload: Any) -> None:
         """Give a message that is no session's to ``on_message``, in the port's context."""
