@@ -393,6 +393,26 @@ async def test_a_post_that_waits_for_room_is_turned_back_when_its_session_ends(a
     assert_empty(manager, port)
 
 
+async def test_a_post_whose_session_gives_way_as_it_begins_to_wait_is_not_sent(autojump_clock: MockClock) -> None:
+    left, _ = trio.testing.lockstep_stream_pair()
+    budget = Budget(65_000)
+    manager = SessionManager(budget=budget, max_queued_bytes=1, grace=1)
+    async with manager.port("p", lines(left)) as port, trio.open_nursery() as nursery:
+        session = port.create()
+        port.dispatch({"sid": session.sid, "text": TEXT * 4})
+        for _ in range(4):  # the first is being written, the second is queued
+            nursery.start_soon(port.post, {"text": TEXT})
+            await settle()
+        assert (session.closed, budget.gave_way) == (False, 0)
+        with trio.fail_after(5), pytest.raises(SessionOverrunError):
+            await session.post({"text": "short"})
+        assert (session.closed, budget.gave_way) == (True, 1)
+        outbox = port._engine.outbox
+        assert (outbox._wanting, len(outbox._for_room)) == (2, 2), "the others go on waiting"
+        nursery.cancel_scope.cancel()
+    assert_empty(manager, port)
+
+
 # -- what a message takes ----------------------------------------------------------------------------------------------
 
 

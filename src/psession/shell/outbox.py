@@ -191,8 +191,9 @@ class Outbox:
         owner: object,
         size: int = 0,
     ) -> Ticket | None:
-        self._on_waiting()  # which may close this
+        self._on_waiting()  # which may close this, or end the poster's session: nobody would turn this post back then
         if not self.closed:
+            check()
             if self._waiting_bytes + size > self._most_waiting_bytes:
                 self._counters.unread += 1
                 raise errors.SessionOverrunError(
