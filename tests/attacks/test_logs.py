@@ -113,6 +113,23 @@ async def test_many_ports_say_no_more_than_one(autojump_clock: MockClock, caplog
     assert len(caplog.text) < 2500
 
 
+def test_a_manager_that_lives_through_several_runs_logs_in_each_though_their_clocks_differ(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    manager = SessionManager(on_session=careless)
+
+    async def crash(begins: float) -> None:
+        await trio.sleep(begins)
+        async with manager.port("p", memory_pair()[0]) as port:
+            port.dispatch({"sid": 1})
+            await settle()
+
+    for begins in (10_000.0, 0.0):
+        caplog.clear()
+        trio.run(crash, begins, clock=trio.testing.MockClock(autojump_threshold=0))
+        assert caplog.text.count("Traceback") == 1
+
+
 async def wait_closed(channel: WebSocketChannel) -> None:
     """Receive until the client has gone."""
     with suppress(trio.EndOfChannel):

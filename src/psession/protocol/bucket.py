@@ -74,7 +74,7 @@ class Lines:
 
     def take(self, now: float) -> str | None:
         """Pay for a line. Return what belongs at its end, about those that were skipped; ``None``: skip this one."""
-        self._bucket.put((now - self._since) / SECONDS_A_LINE)
+        self._bucket.put(max(0.0, now - self._since) / SECONDS_A_LINE)  # a clock of the next run may be behind
         self._since = now
         if not self._bucket.take():
             self.skipped += 1
