@@ -539,3 +539,19 @@ async def test_what_came_before_the_port_was_opened_is_weighed_as_well(autojump_
         assert set(port.sessions) == {1, 2}
         assert manager._budget.used > 2 * len(text)
     assert_empty(manager, port)
+
+
+async def test_what_came_with_a_hello_on_the_next_link_is_weighed_as_well(autojump_clock: MockClock) -> None:
+    near, far = trio.testing.memory_stream_pair()
+    next_near, _ = trio.testing.memory_stream_pair()
+    manager = SessionManager(on_session=deaf, dialect=Exact())
+    async with manager.port("p", lines(near), resume_within=5) as port:
+        long = {"_turn": 1, "_new": True, "_life": 5, "text": TEXT}
+        await far.send_all(b'{"_new":true,"_life":5}\n' + msgspec.json.encode({"sid": 1, **long}) + b"\n")
+        await settle()
+        assert 1 <= manager.budget.used / len(TEXT) < 2
+        await manager._links["p"].adopt(lines(next_near), [{"sid": 2, **long, "_turn": 2}])
+        await settle()
+        assert set(port.sessions) == {1, 2}
+        assert manager.budget.used > 2 * len(TEXT)
+    assert_empty(manager, port)

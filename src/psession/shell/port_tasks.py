@@ -252,7 +252,7 @@ class PortTasks:
         for place, message in enumerate(batch):
             account.weight = None if weights is None else weights.get(place, 0)
             self.take(message)
-        account.weight = 0
+        account.weight = 0 if self._tells_weights else None
         assert self._frames is not None
         self._frames.pace()
         account.measure_all()
