@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from psession import Budget, Exact, Session, SessionError, SessionManager
+from psession import Budget, Exact, PortClosedError, Session, SessionError, SessionManager
 from psession.channels import lines, memory_pair, open_websocket, serve_websocket
 
 if TYPE_CHECKING:
@@ -141,3 +141,23 @@ async def test_a_port_that_was_given_up_while_it_waited_for_its_peer_is_free_at_
             await until(lambda: (len(manager.ports), manager.budget.absent) == (1, 1))
 
         assert not await garbage_after(run)
+
+
+async def test_the_causes_of_a_broken_channel_may_go_round_in_a_circle() -> None:
+    class Broken(trio.abc.Channel[Any]):
+        async def send(self, value: Any) -> None:
+            raise AssertionError("nothing is sent")
+
+        async def receive(self) -> Any:
+            await trio.lowlevel.checkpoint()
+            first, second = trio.BrokenResourceError("the radio"), OSError("the battery")
+            second.__cause__ = first
+            raise first from second
+
+        async def aclose(self) -> None:
+            await trio.lowlevel.checkpoint()
+
+    async with SessionManager().port("p", Broken()) as port:
+        await port.wait_closed()
+        with pytest.raises(PortClosedError, match="the radio"):
+            await port.request({"n": 1})

@@ -452,7 +452,9 @@ class PortTasks:
 
 def _forget_frames(error: BaseException | None) -> None:
     """Let go of the frames of an error that a broken connection is, and of its causes: they know the port it ends."""
-    while error is not None:
+    seen = set[int]()
+    while error is not None and id(error) not in seen:  # a channel's own errors may be the causes of each other
+        seen.add(id(error))
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
 
