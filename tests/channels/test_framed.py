@@ -439,6 +439,28 @@ async def test_useless_messages_among_as_many_useful_ones_cost_nothing(
 
 
 @either
+async def test_useless_messages_among_as_many_useful_ones_cost_nothing_where_each_is_read_alone(
+    make: Callable[..., FramedChannel], autojump_clock: MockClock
+) -> None:
+    raw = Raw(make)
+    useful = b"{}\n" if make is lines else b"\0\0\0\x02{}"
+    for _ in range(1500):
+        for message in (useful, useless_of(make)):
+            await raw.say(message)
+            assert len(await raw.channel.receive_batch()) == 1
+    assert trio.current_time() == 0
+    for _ in range(3000):
+        await raw.say(useful)
+        await raw.channel.receive_batch()
+    for number in (1100, 1100, 1):
+        await raw.say(useless_of(make) * number)
+        got = 0
+        while got < number:
+            got += len(await raw.channel.receive_batch())
+    assert trio.current_time() > 0.5, "useful ones pay for one read, and for no flood later"
+
+
+@either
 async def test_a_reader_that_is_made_to_wait_is_woken_when_the_channel_is_closed(
     make: Callable[..., FramedChannel], autojump_clock: MockClock
 ) -> None:

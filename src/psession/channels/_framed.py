@@ -141,9 +141,10 @@ class FramedChannel(WireChannel):
             self._pace.begin(len(data))
         return self._decoded(self._framing.feed(data))
 
-    def _note_useless(self, useless: int, useful: int) -> None:
+    def _note_useless(self, useless: int) -> None:
         """Take note of what came with a read and is of no use. A peer that sends little else is listened to no more."""
         now = trio.current_time()
+        useful, self._useful = self._useful, 0
         pause = self._useless.note(useless, useful, now)
         if pause:
             self._pace.pause(now + pause)

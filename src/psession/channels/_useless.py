@@ -45,12 +45,12 @@ class UselessLimit:
 
         Args:
             useless: How many were of no use; at least one.
-            useful: How many were messages.
+            useful: How many messages came with it, and with the reads since the last one that had useless ones.
             now: The moment.
         """
         self.seen += useless
         bucket = self._bucket
-        bucket.put((now - self._filled) * A_SECOND)
+        bucket.put((now - self._filled) * A_SECOND + max(0, useful - useless))
         self._filled = now
         missing = bucket.take_many(useless - useful)
         if not missing:

@@ -205,7 +205,7 @@ class WebSocketChannel(FramedChannel):
         messages = self._decoded(framing.feed(data))
         if framing.useless:
             useless, framing.useless = framing.useless, 0
-            self._note_useless(useless, len(messages))
+            self._note_useless(useless)
         if framing.control_waits or framing.ended:
             self._at_end = self._at_end or framing.ended
             self._answer()

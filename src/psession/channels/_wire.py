@@ -55,6 +55,7 @@ class WireChannel(FrameChannel):
         self._receiving = False
         self._pending: deque[Message | MessageError] = deque()
         self._closed = False
+        self._useful = 0
         self.weights: Mapping[int, int] | None = _NONE_LONG
         self._goodbye = trio.CancelScope()
         self._gone = trio.Event()
@@ -217,12 +218,13 @@ class WireChannel(FrameChannel):
             if len(payload) >= LONG_BYTES:
                 weights = {**weights, len(messages) - 1: estimate(payload, text=self._codec.text)}
         self.weights = weights
+        self._useful += len(messages) - useless
         if useless:
-            self._note_useless(useless, len(messages) - useless)
+            self._note_useless(useless)
         return messages
 
-    def _note_useless(self, useless: int, useful: int) -> None:
-        """Take note of messages that cannot be read, and of those that came with them."""
+    def _note_useless(self, useless: int) -> None:
+        """Take note of messages that cannot be read; `_useful` has the number of those that came since the last."""
 
     @abstractmethod
     async def _write(self, frames: Sequence[Frame]) -> None:
