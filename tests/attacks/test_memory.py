@@ -251,6 +251,28 @@ async def test_messages_that_wait_for_a_port_to_be_opened_count(autojump_clock: 
     assert manager.budget.used == 0
 
 
+async def test_messages_that_wait_for_a_port_to_be_opened_give_way_to_smaller_ports(autojump_clock: MockClock) -> None:
+    async def never(name: str, message: Any) -> None:
+        await trio.sleep(600)
+
+    here, there = memory_pair()
+    budget = Budget(100_000)
+    manager = SessionManager(on_session=busy, budget=budget)
+    async with trio.open_nursery() as nursery, manager.port("honest", memory_pair()[0]) as honest:
+        nursery.start_soon(partial(manager.listen, here, port_of=lambda message: message["to"], on_unknown=never))
+        for name in ("few", "many", "many", "many", "many", "many", "many", "many"):
+            await there.send({"to": name, "text": TEXT})
+            await settle()
+        assert budget.used > 80_000
+        for n in range(6):
+            honest.dispatch({"sid": 1, "n": n, "text": TEXT})
+            await settle()
+        assert (honest.statistics().overrun, manager.statistics().overrun, budget.gave_way) == (0, 7, 1)
+        assert budget.used == sum(account.all for account in budget._accounts) < 80_000
+        nursery.cancel_scope.cancel()
+    assert budget.used == 0
+
+
 # -- what is held beside messages that nobody has received ------------------------------------------------------------
 
 

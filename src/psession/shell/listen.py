@@ -60,6 +60,7 @@ class Listener:
         self._strict = strict
         self._account = account
         self._held: dict[str, list[tuple[Any, int]]] = {}
+        account.give_way = self._give_way
 
     def port_opened(self, name: str, take: Callable[[Any], None]) -> None:
         """Deliver what came for a port while it was being opened."""
@@ -120,6 +121,17 @@ class Listener:
             self._drop(Drop.OVERRUN, "messages that wait until on_unknown has opened their ports hold max_held_bytes")
         else:
             held.append((message, size))
+
+    def _give_way(self) -> bool:
+        """Drop what is held for the name that has the most. Return False if nothing is."""
+        most = max(self._held.values(), key=lambda held: sum(size for _, size in held), default=None)
+        if not most:
+            return False
+        for _, size in most:
+            self._account.give(size)
+            self._drop(Drop.OVERRUN, "the budget is used up, and messages that wait for their ports held the most")
+        most.clear()
+        return True
 
     async def _ask(self, name: str, message: Any) -> None:
         """Let the application open a port for `name`; what came for it is delivered as soon as it is open."""
