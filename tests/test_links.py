@@ -455,6 +455,29 @@ async def test_a_peer_that_comes_back_waits_no_more_and_its_port_is_not_given_up
     assert_empty(network.server, *network.ports)
 
 
+async def test_a_link_that_is_adopted_while_the_port_closes_is_given_up(autojump_clock: MockClock) -> None:
+    near, far = trio.testing.memory_stream_pair()
+    slow, its_peer = trio.testing.lockstep_stream_pair()
+    server = SessionManager(dialect=Exact(), grace=1)
+    async with server.port("p", lines(near), resume_within=5) as port:
+        await far.send_all(b'{"_new":true,"_life":5}\n')
+        await settle()
+        links = server._links["p"]
+        async with trio.open_nursery() as nursery:
+
+            async def close_and_read() -> None:
+                await trio.sleep(1)
+                port.close()
+                await trio.sleep(1)
+                assert await its_peer.receive_some(1000)
+
+            nursery.start_soon(close_and_read)
+            with pytest.raises(trio.ClosedResourceError):
+                await links.adopt(lines(slow), [])
+        assert (links.stands, server.budget.absent) == (False, 0)
+    assert_empty(server, port)
+
+
 async def test_managers_that_share_a_budget_share_the_places_of_ports_that_wait(autojump_clock: MockClock) -> None:
     budget = Budget(absent_ports=2)
     async with trio.open_nursery() as nursery:

@@ -194,11 +194,14 @@ class LinkedChannel(FrameChannel):
 
         Raises:
             trio.BrokenResourceError: It broke at once.
+            trio.ClosedResourceError: The port closed, or gave its peer up, before the peer was welcome.
         """
         self._adopting += 1  # the peer is here: nobody need be given up for it
         try:
             await self.drop(trio.BrokenResourceError("the peer came back on another link"))
             await link.send(self._handshake.welcome())
+            if self._is_closed or self._over is not None:
+                raise trio.ClosedResourceError("the port closed while its peer came back")
             self._stand(link, rest, known=True)
         finally:
             self._adopting -= 1
