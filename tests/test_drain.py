@@ -11,6 +11,7 @@ import trio
 
 from psession import Exact, PortClosedError, SessionManager, SessionRemoteError
 from psession.channels import memory_pair
+from psession.protocol.asking import Asking
 
 from .links import Work
 from .peers import Caught, settle
@@ -152,3 +153,24 @@ async def test_cancelling_a_drain_closes_the_port_at_once(autojump_clock: MockCl
             await port.drain()
         assert port.closed
         assert trio.current_time() == 2.0
+
+
+async def test_a_closing_notice_that_comes_again_and_again_is_no_more_work(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = memory_pair()
+    looks: list[int] = []
+    real = Asking.refuse_openings
+    monkeypatch.setattr(Asking, "refuse_openings", lambda self, last: (looks.append(last), real(self, last))[1])
+    async with SessionManager(dialect=Exact()).port("server", here) as port, trio.open_nursery() as nursery:
+        asked = [Caught() for _ in range(4)]
+        for caught in asked:
+            nursery.start_soon(caught.run, partial(port.request, {"n": 1}, timeout=9))
+        await settle()
+        for last in (3, 3, 4, 3, 2, 2, 3):
+            await there.send({"_end": True, "_turn": last, "_life": 7})
+            await settle()
+        assert looks == [3, 2]
+        refused = [type(caught.error) for caught in asked]
+        assert refused.count(SessionRemoteError) == 2, "the turns 3 and 4"
+        nursery.cancel_scope.cancel()

@@ -470,8 +470,12 @@ class Connection:
             handshake.guest_life = header.life
             self._say_plain(handshake.welcome())
         elif header.end and header.turn is not None:
+            if not handshake.peer_closing or header.turn < handshake.last_taken:
+                handshake.last_taken = header.turn
+                self._asking.refuse_openings(
+                    header.turn
+                )  # said again, it refuses nothing more: no look at all sessions
             handshake.peer_closing = True
-            self._asking.refuse_openings(header.turn)
             shared.emit(events.PeerClosing())
         elif header.end:
             handshake.peer_left = True

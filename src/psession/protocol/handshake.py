@@ -24,6 +24,7 @@ class Handshake:
         guest_life: The epoch of the port that said hello.
         peer_left: True where the peer said that it leaves for good, so that the end of the link is no break.
         peer_closing: True where the peer takes no new sessions any more.
+        last_taken: The last turn that it took, as it said then.
     """
 
     def __init__(self, dialect: Dialect, name: str, life: int) -> None:
@@ -33,6 +34,7 @@ class Handshake:
         self.guest_life: int | None = None
         self.peer_left = False
         self.peer_closing = False
+        self.last_taken = 0
         self._dialect = dialect
         self._names = dialect.fields
         self._name = name
