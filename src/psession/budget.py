@@ -33,7 +33,7 @@ _WEIGHTLESS: Final = frozenset((bool, type(None)))
 
 
 class Budget:
-    """What the peers of any number of ports may make this side hold together: bytes, and ports that wait for them.
+    """A limit for what the peers of any number of ports make this side hold together: bytes, and ports that wait.
 
     The bytes are those of messages that nobody has received, as they take decoded, of messages that have come in part
     or wait for a peer which does not read, of stored answers, and 3 KiB for each session of a peer's whose handler is
@@ -159,8 +159,7 @@ class Account:
 
     def take(self, message: Any) -> int:
         """Account for a message that is kept. Return its size; 0 where there is no room for it."""
-        size, is_all = weigh(message)
-        return self._take(size if is_all else max(size, self.weight or 0))
+        return self._take(self._weigh(message))
 
     def take_first(self) -> int:
         """Account for the first message of a session, a short one: its handler is about to take it.
@@ -168,6 +167,10 @@ class Account:
         Most of all messages are such; to weigh each would cost a request 2 %.
         """
         return self._take(FIRST_MESSAGE)
+
+    def _weigh(self, message: Any) -> int:
+        size, is_all = weigh(message)
+        return size if is_all else max(size, self.weight or 0)
 
     def _take(self, size: int, most: float | None = None) -> int:
         budget = self._budget
@@ -188,9 +191,7 @@ class Account:
         """
         if self.weight == 0:
             return 0
-        size, is_all = weigh(message)
-        if not is_all:
-            size = max(size, self.weight or 0)
+        size = self._weigh(message)
         if size <= LONG:
             return 0
         if not self._take(size, self._most_bytes * IN_HAND):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import trio
 
 from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES, Message
 from psession.channels._framings import Framing, LengthFraming, LineFraming
-from psession.channels._pace import LEAST_BYTES, MOST_BYTES, Pace
+from psession.channels._pace import LEAST_BYTES, Pace
 from psession.channels._useless import UselessLimit
 from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT, WireChannel
 from psession.channels.codecs import Codec, CodecName, find_codec
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from psession.errors import MessageError
-
-RECEIVE_BYTES: Final = MOST_BYTES
 
 
 class FramedChannel(WireChannel):

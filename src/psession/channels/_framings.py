@@ -25,7 +25,7 @@ class Framing(Protocol):
 
     @property
     def kept_bytes(self) -> int:
-        """What is kept of a message that has come in part."""
+        """The number of bytes that are kept of a message that has come in part."""
         ...
 
     def frame(self, payload: bytes) -> bytes:
@@ -49,7 +49,32 @@ class Framing(Protocol):
         ...
 
 
-class LineFraming:
+class _Keeping:
+    """The common part of the two framings: what has come of a message that is not whole."""
+
+    def __init__(self, max_message_bytes: float) -> None:
+        self.lost: MessageError | None = None
+        self._limit = max_message_bytes
+        self._kept = bytearray()
+
+    @property
+    def kept_bytes(self) -> int:
+        """The number of bytes that are kept of a message, its edges counted."""
+        return len(self._kept)
+
+    def give_up(self, why: str) -> None:
+        """Listen no more."""
+        self._lose(MalformedMessageError(why))
+
+    def _lose(self, error: MessageError) -> None:
+        self.lost = error
+
+    def forget(self) -> None:
+        """Let go of what is kept."""
+        self._kept.clear()
+
+
+class LineFraming(_Keeping):
     r"""One message a line, ended by ``\n``; ``\r\n`` and empty lines are accepted.
 
     A line longer than the limit is skipped to its end, so no more than the limit is ever kept.
@@ -59,9 +84,7 @@ class LineFraming:
     """
 
     def __init__(self, max_message_bytes: float) -> None:
-        self.lost: MessageError | None = None
-        self._limit = max_message_bytes
-        self._kept = bytearray()
+        super().__init__(max_message_bytes)
         self._skipped = 0
 
     def frame(self, payload: bytes) -> bytes:
@@ -107,19 +130,6 @@ class LineFraming:
     def _too_large(self, length: int) -> MessageTooLargeError:
         return MessageTooLargeError(f"a line of {length} bytes; max_message_bytes is {self._limit}")
 
-    @property
-    def kept_bytes(self) -> int:
-        """The bytes of a line without its end."""
-        return len(self._kept)
-
-    def give_up(self, why: str) -> None:
-        """Listen no more."""
-        self.lost = MalformedMessageError(why)
-
-    def forget(self) -> None:
-        """Let go of what is kept."""
-        self._kept.clear()
-
     def end(self) -> MessageError | None:
         """A line without its end is what is wrong with the stream's ending here."""
         length = self._skipped or len(self._kept)
@@ -128,7 +138,7 @@ class LineFraming:
         return MalformedMessageError(f"the stream ended inside a message: {length} bytes came, and no newline")
 
 
-class LengthFraming:
+class LengthFraming(_Keeping):
     """Each message after its length, 4 bytes, big-endian.
 
     A length over the limit loses the edges: it is an attack, or another protocol's bytes read as a length, and to skip
@@ -139,9 +149,7 @@ class LengthFraming:
     """
 
     def __init__(self, max_message_bytes: float) -> None:
-        self.lost: MessageError | None = None
-        self._limit = max_message_bytes
-        self._kept = bytearray()
+        super().__init__(max_message_bytes)
         self._wanted = _LENGTH.size
 
     def frame(self, payload: bytes) -> bytes:
@@ -172,7 +180,7 @@ class LengthFraming:
         while len(data) - at >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(data, at)
             if length > self._limit:
-                self.lost = self._too_large(length, data[at : at + _LENGTH.size])
+                self._lose(self._too_large(length, data[at : at + _LENGTH.size]))
                 return payloads
             start, stop = at + _LENGTH.size, at + _LENGTH.size + length
             if stop > len(data):
@@ -190,19 +198,6 @@ class LengthFraming:
             f"a length of {length} bytes; max_message_bytes is {self._limit}. "
             f"If {field!r} is not a length, the peer speaks another protocol"
         )
-
-    @property
-    def kept_bytes(self) -> int:
-        """The bytes of a message without its last ones, its length field counted."""
-        return len(self._kept)
-
-    def give_up(self, why: str) -> None:
-        """Listen no more."""
-        self.lost = MalformedMessageError(why)
-
-    def forget(self) -> None:
-        """Let go of what is kept."""
-        self._kept.clear()
 
     def end(self) -> MessageError | None:
         """A message without its last bytes is what is wrong with the stream's ending here."""

@@ -210,7 +210,7 @@ def _check_keys(data: bytes) -> None:
 
 
 def _has_array_behind(data: bytes, place: int) -> bool:
-    """Whether an array begins behind the header of this map, whatever it belongs to. Maps of scalars end here."""
+    """Return True if an array begins behind the header of this map, whatever it belongs to."""
     values = _Values(data)
     values.mark(0, data.translate(_MARK_ARRAYS))
     values.go_to(place + _HEADER_BYTES.get(data[place], 1))

@@ -12,7 +12,7 @@ from typing import Final
 import trio
 
 MOST_BYTES: Final = 65536
-"""How much one read takes at most: what trio.SocketStream itself asks for."""
+"""How much any read takes at most: what trio.SocketStream itself asks for."""
 
 FIRST_BYTES: Final = 1024
 """How much the first read takes. In 1 KiB of the smallest frames there is work for 5 ms."""

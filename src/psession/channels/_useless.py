@@ -20,7 +20,6 @@ A_SECOND: Final = 100
 PATIENCE: Final = 5.0
 """Seconds that a peer may want to send more than that, before it is closed."""
 
-
 LONGEST_PAUSE: Final = 1.0
 """Seconds between two reads of such a peer at most: what is useful among it still comes."""
 

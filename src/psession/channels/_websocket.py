@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import trio
 
-from psession.channels._framed import RECEIVE_BYTES, FramedChannel, socket_of
-from psession.channels._pace import LEAST_BYTES
+from psession.channels._framed import FramedChannel, socket_of
+from psession.channels._pace import LEAST_BYTES, MOST_BYTES
 from psession.text import printable
 
 if TYPE_CHECKING:
@@ -376,5 +376,5 @@ class WebSocketChannel(FramedChannel):
             # A client leaves the first FIN to its server, who then keeps the port in TIME_WAIT (RFC 6455, 7.1.1). After
             # a breach what is still coming is read as well: closing on it would reset the connection, and what was said
             # about it might be lost.
-            while framing.awaits_peer and (data := await self._stream.receive_some(RECEIVE_BYTES)):
+            while framing.awaits_peer and (data := await self._stream.receive_some(MOST_BYTES)):
                 framing.feed(bytes(data))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import trio
 
-from psession.channels._framed import RECEIVE_BYTES
+from psession.channels._pace import MOST_BYTES
 from psession.channels._websocket_options import Opening
 from psession.protocol.bucket import Lines
 
@@ -102,7 +102,7 @@ class Acceptor:
 
         received = 0
         while protocol.handshake_exc is None:
-            data = bytes(await stream.receive_some(RECEIVE_BYTES))
+            data = bytes(await stream.receive_some(MOST_BYTES))
             received += len(data)
             if not data:
                 raise trio.BrokenResourceError("the client hung up")
@@ -144,5 +144,5 @@ class Acceptor:
 async def _linger(stream: trio.SocketStream) -> None:
     with trio.move_on_after(_LINGER_SECONDS):
         await stream.send_eof()
-        while await stream.receive_some(RECEIVE_BYTES):
+        while await stream.receive_some(MOST_BYTES):
             pass

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import trio
 
 from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES
-from psession.channels._framed import RECEIVE_BYTES
+from psession.channels._pace import MOST_BYTES
 from psession.channels._websocket import WebSocketChannel
 from psession.channels._websocket_options import (
     DEFAULT_PING_INTERVAL,
@@ -148,7 +148,7 @@ async def _greet(stream: trio.abc.Stream, protocol: ClientProtocol, request: Req
     try:
         await stream.send_all(b"".join(protocol.data_to_send()))
         while response is None and protocol.handshake_exc is None:
-            if data := bytes(await stream.receive_some(RECEIVE_BYTES)):
+            if data := bytes(await stream.receive_some(MOST_BYTES)):
                 response, rest = feed(protocol, data)
                 continue
             response = answer_at_end(protocol)

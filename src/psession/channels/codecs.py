@@ -304,24 +304,22 @@ class MsgpackCodec(_TypedCodec):
         """
         if len(data) >= KEYED_BYTES:
             _limits.check_msgpack(data)
-            return self._decode_opened(data)
-        try:
-            message = self._decode(data)
-        except Exception as error:
-            raise _faults.not_decoded("MessagePack", data, error) from error
+            message = self._decode_opened(data)
+        else:
+            try:
+                message = self._decode(data)
+            except Exception as error:
+                raise _faults.not_decoded("MessagePack", data, error) from error
         if FLOAT64 in data or FLOAT32 in data:
             _faults.refuse_odd_message(message, data)
         return message
 
     def _decode_opened(self, data: Any) -> Any:
-        """Decode a message that is known to be not too much to decode."""
+        """Decode a message that is known to be not too much to decode. `open` and `decode` refuse NaN in it."""
         try:
-            message = _limits.call_without_collector(self._decode, data)
+            return _limits.call_without_collector(self._decode, data)
         except Exception as error:
             raise _faults.not_decoded("MessagePack", data, error) from error
-        if FLOAT64 in data or FLOAT32 in data:
-            _faults.refuse_odd_message(message, data)
-        return message
 
 
 class GuardedCodec:

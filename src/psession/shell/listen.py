@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import trio
 
 from psession import errors
+from psession.budget import Account
 from psession.channels._base import FrameChannel
 from psession.channels._plain import receive_some
 from psession.nursery import open_quiet_nursery
@@ -17,7 +18,7 @@ from psession.shell.user_code import call
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from psession.budget import Account
+    from psession.budget import Budget
     from psession.protocol.counters import Counters
     from psession.shell.said import Said
 
@@ -37,7 +38,8 @@ class Listener:
         said: Where it is logged, the first time.
         port_of: The port's name for a message.
         on_unknown: Called for a name that no port has.
-        account: What the messages hold that wait for a port to be opened.
+        budget: What all ports may hold together, and messages that wait for a port to be opened.
+        most_bytes: How many bytes these messages may hold.
         strict: What it raises ends the listening; otherwise it is logged, and costs the messages for that name.
     """
 
@@ -48,7 +50,8 @@ class Listener:
         said: Said,
         port_of: Callable[[Any], str | None],
         on_unknown: Callable[[str, Any], Awaitable[object] | object] | None,
-        account: Account,
+        budget: Budget,
+        most_bytes: float,
         *,
         strict: bool,
     ) -> None:
@@ -58,9 +61,8 @@ class Listener:
         self._port_of = port_of
         self._on_unknown = on_unknown
         self._strict = strict
-        self._account = account
+        self._account = Account(budget, most_bytes, MAX_HELD_MESSAGES, self._give_way)
         self._held: dict[str, list[tuple[Any, int]]] = {}
-        account.give_way = self._give_way
 
     def port_opened(self, name: str, take: Callable[[Any], None]) -> None:
         """Deliver what came for a port while it was being opened."""
@@ -70,9 +72,12 @@ class Listener:
 
     async def run(self, channel: trio.abc.Channel[Any]) -> None:
         """Read until the channel ends or this side closes it; what `on_unknown` still does then is cancelled."""
-        async with open_quiet_nursery() as nursery:
-            await self._read(channel, nursery)
-            nursery.cancel_scope.cancel()
+        try:
+            async with open_quiet_nursery() as nursery:
+                await self._read(channel, nursery)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._account.close()
 
     async def _read(self, channel: trio.abc.Channel[Any], nursery: trio.Nursery) -> None:
         while True:
@@ -115,7 +120,7 @@ class Listener:
             nursery.start_soon(self._ask, name, message, name=f"psession on_unknown for {name!r}")
 
     def _hold(self, held: list[tuple[Any, int]], message: Any) -> None:
-        if len(held) >= self._account.most_messages:
+        if len(held) >= MAX_HELD_MESSAGES:
             self._drop(Drop.OVERRUN, f"{MAX_HELD_MESSAGES} messages wait until on_unknown has opened their port")
         elif not (size := self._account.take(message)):
             self._drop(Drop.OVERRUN, "messages that wait until on_unknown has opened their ports hold max_held_bytes")

@@ -38,16 +38,7 @@ class LiveSession:
         face: The `Session` by which users know it, while it is open.
     """
 
-    __slots__ = (
-        "_for_credit",
-        "dialogue",
-        "engine",
-        "face",
-        "handler",
-        "inbox",
-        "patience",
-        "waiting_turns",
-    )
+    __slots__ = ("_for_credit", "dialogue", "engine", "face", "handler", "inbox", "patience", "waiting_turns")
 
     def __init__(self, engine: Engine, dialogue: Dialogue, patience: Patience) -> None:
         self.engine = engine
@@ -99,8 +90,7 @@ class LiveSession:
         if self.inbox is not None:
             if self.inbox.kept:
                 self.inbox.drop()
-            if self.inbox.lent:
-                self.inbox.give_back()
+            self.inbox.give_back()
         self.end()
         self.dialogue.owner = None  # no circle is left
 

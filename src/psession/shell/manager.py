@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import trio
 
 from psession import checks, errors
-from psession.budget import Account, Budget
+from psession.budget import Budget
 from psession.channels._plain import receive_some
 from psession.nursery import open_quiet_nursery
 from psession.options import Options
 from psession.protocol.counters import GAUGES, Counters, Drop, Statistics
 from psession.protocol.handshake import Handshake, credentials
 from psession.shell.links import LINK_ENDS, LinkedChannel, linked
-from psession.shell.listen import MAX_HELD_MESSAGES, Listener
+from psession.shell.listen import Listener
 from psession.shell.port_tasks import LIVES, live
 from psession.shell.said import Said
 from psession.shell.sender_outbox import is_sender
@@ -355,14 +355,15 @@ class SessionManager:
                 that name alone.
         """
         options = self._options
-        account = Account(self._budget, options.max_held_bytes, MAX_HELD_MESSAGES, bool)
-        listener = Listener(self._takers, self._strays, self._said, port_of, on_unknown, account, strict=options.strict)
+        most = options.max_held_bytes
+        listener = Listener(
+            self._takers, self._strays, self._said, port_of, on_unknown, self._budget, most, strict=options.strict
+        )
         self._listeners.append(listener)
         try:
             await listener.run(channel)
         finally:
             self._listeners.remove(listener)
-            account.close()
 
     # -- everything at once ------------------------------------------------------------------------------------------
 

@@ -165,7 +165,7 @@ class PortTasks:
         self._handlers = Handlers(self._engine)
         self._requests: Requests | None = None
         if options.on_request is not None:
-            self._requests = Requests(self._engine, self._handlers, self._context, self._spawn)
+            self._requests = Requests(self._engine, self._handlers, self._context, self._spawn, self._crashed)
         self.port = port_over(self._engine)
         if self._channel is not None:
             self._spawn(self._read, name=f"psession reader of {name!r}")
@@ -366,16 +366,16 @@ class PortTasks:
         try:
             result = self._context.copy().run(call, on_message, payload)
         except Exception as error:
-            self._crashed(error)
+            self._crashed(None, error)
             return
         if inspect.isawaitable(result):
             self._plain, rest = trio.open_memory_channel[Any](self._options.inbox_limit)
             self._spawn(self._serve_plain, result, rest, name=f"psession on_message of {self._name!r}")
 
-    def _crashed(self, error: Exception) -> None:
+    def _crashed(self, sid: int | None, error: Exception) -> None:
         """Count it and log it; under ``strict`` it is the port that fails, not the task that brought the message."""
         try:
-            self._engine.crashed(None, error)
+            self._engine.crashed(sid, error)
         except Exception:
             self._spawn(_fail, error)
 

@@ -35,13 +35,23 @@ class Requests:
         handlers: Tells askers what a handler raised.
         context: The context variables of who opened the port, in which the function is called.
         spawn: Starts a task of the port's.
+        crashed: Counts and logs what the function raised, in the session of that number; under ``strict`` it fails the
+            port, and not the task that brought the message.
     """
 
-    def __init__(self, engine: Engine, handlers: Handlers, context: Context, spawn: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        handlers: Handlers,
+        context: Context,
+        spawn: Callable[..., None],
+        crashed: Callable[[int, Exception], None],
+    ) -> None:
         assert engine.options.on_request is not None
         self.engine = engine
         self.handlers = handlers
         self.spawn = spawn
+        self.crashed = crashed
         self._answer = engine.options.on_request
         self._context = context
 
@@ -61,13 +71,6 @@ class Requests:
     def call(self, payload: Any) -> Any:
         """Call the function."""
         return self._context.copy().run(call, self._answer, payload)
-
-    def crashed(self, dialogue: Dialogue, error: Exception) -> None:
-        """Count it and log it; under ``strict`` the port fails, and not the task that brought the message."""
-        try:
-            self.engine.crashed(dialogue.sid, error)
-        except Exception:
-            self.spawn(_fail, error)
 
 
 class Request:
@@ -224,7 +227,7 @@ class Request:
         if is_expected:
             log.debug("port %r: request %s was refused: %s", engine.name, dialogue.sid, error)
         else:
-            requests.crashed(dialogue, error)
+            requests.crashed(dialogue.sid, error)
         self._over()
 
     def _reply_to_error(self, error: Exception) -> None:
@@ -238,7 +241,7 @@ class Request:
             if reply is not None:
                 engine.say(engine.connection.post(dialogue, reply)[0])
         except Exception as another:
-            self._requests.crashed(dialogue, another)
+            self._requests.crashed(dialogue.sid, another)
 
     def _overrun(self) -> None:
         """There is no room for what the answer is made of."""
@@ -270,7 +273,3 @@ class Request:
             engine = self._requests.engine
             engine.connection.handler_done()
             engine.note_drained()
-
-
-async def _fail(error: Exception) -> None:
-    raise error
