@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 from contextlib import suppress
@@ -21,12 +22,20 @@ from .interrupting import Stage, count_places, interrupt
 from .peers import serve_echo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from psession import Session
 
 pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 """Python's word about a handler that was made, and interrupted before its first step."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_is_left_for_other_tests() -> Iterator[None]:
+    """What a SIGINT left in circles is collected here, where that word of Python's is expected, not in a later test."""
+    yield
+    gc.collect()
+
 
 PLACES = int(os.environ.get("PSESSION_INTERRUPTS", "8"))
 """Places of each scenario, in each of two ways: let through, and caught by the application."""
