@@ -287,10 +287,10 @@ def checked(
     Raises:
         TypeError, ValueError: A value that is no duration, no number of retries, no tuple of exceptions.
     """
-    if timeout is None and retry is None and retry_count is None and retry_interval is None and retry_on is None:
-        return patience  # as nearly every call does
     if timeout is not None:
         checks.seconds("timeout", timeout)
+    if retry is None and retry_count is None and retry_interval is None and retry_on is None:
+        return patience if timeout is None else patience.within(timeout)  # as nearly every call does
     if retry is not None or retry_count is not None or retry_interval is not None:
         check_retry(retry, retry_count, retry_interval)
         retry = (retry or patience.retry).override(retry_count, retry_interval)

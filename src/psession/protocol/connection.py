@@ -18,7 +18,7 @@ from psession.protocol.answering import Answering
 from psession.protocol.asking import Asking
 from psession.protocol.counters import Counters, Drop
 from psession.protocol.deadlines import Deadlines
-from psession.protocol.endings import MADE_ROOM, PEER_ENDED, PEER_RESTARTED, RECYCLED, UNANSWERED
+from psession.protocol.endings import ENDED, MADE_ROOM, PEER_ENDED, PEER_RESTARTED, RECYCLED, UNANSWERED
 from psession.protocol.header import LONGEST_WAIT
 from psession.protocol.peer_turns import PeerTurns
 from psession.protocol.shared import Shared
@@ -596,6 +596,23 @@ class Connection:
         """End a session; the first ending counts."""
         self._end(dialogue, ending, now)
         return self.take()
+
+    def end_answered(self, dialogue: Dialogue) -> bool:
+        """End a session of this side's that was for one turn, if that was answered and there is nobody to tell.
+
+        Return True if so: its number is free, and no event follows. The fast way for nearly every request; what `end`
+        comes to for it, in one step.
+        """
+        exact = dialogue.exact
+        if dialogue.ending is not None or dialogue.turn is not None or dialogue.owed or dialogue.unsafe_until:
+            return False
+        if exact is not None and (exact.opened is not _OPEN or self._shared.turns.held(-dialogue.sid) is not None):
+            return False
+        dialogue.ending = ENDED
+        self.deadlines.forget(dialogue)
+        del self._own[dialogue.sid]
+        self.sessions.pool.give_back(dialogue.sid)
+        return True
 
     def _end(self, dialogue: Dialogue, ending: Ending, now: float, cancels: bool = False) -> None:
         if dialogue.ending is not None:

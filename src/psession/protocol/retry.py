@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import chain, count, repeat
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from psession import checks
 from psession.protocol.backoff import Backoff
 
@@ -102,8 +104,7 @@ class Retry:
         return (grown + (self.count - growing) * self.max_interval) * most
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
+class Patience(msgspec.Struct, frozen=True):
     """The time and the attempts that one turn may take.
 
     Attributes:
@@ -117,16 +118,23 @@ class Patience:
     timeout: float
     retry: Retry
     retry_on: tuple[type[Exception], ...] = ()
-    total: float = dataclasses.field(init=False, compare=False)
+    total: float = 0.0
 
     def __post_init__(self) -> None:
         attempts = self.retry.count + 1
-        total = math.inf if attempts == math.inf else self.retry.longest + (attempts * self.timeout)
-        object.__setattr__(self, "total", total)
+        if attempts == 1:
+            total = self.timeout
+        else:
+            total = math.inf if attempts == math.inf else self.retry.longest + (attempts * self.timeout)
+        msgspec.structs.force_setattr(self, "total", total)
+
+    def within(self, timeout: float) -> Patience:
+        """The same with another timeout."""
+        return self if timeout == self.timeout else Patience(timeout, self.retry, self.retry_on)
 
     def replace(self, **changes: Any) -> Patience:
         """The same with other values; ``None`` leaves a value as it is."""
-        return dataclasses.replace(self, **{name: value for name, value in changes.items() if value is not None})
+        return msgspec.structs.replace(self, **{name: value for name, value in changes.items() if value is not None})
 
     def pauses(self, luck: Callable[[], float]) -> Iterator[float | None]:
         """The pause after each attempt in turn; ``None`` after the last.

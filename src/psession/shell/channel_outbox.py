@@ -91,11 +91,15 @@ class ChannelOutbox(Outbox):
 
     def post_now(self, frame: Any) -> bool:
         """Accept a post, if there is room and no other task is due."""
-        if self._since_yield >= POSTS_A_PASS - 1 or self.queued_bytes >= self._limit_bytes:
-            return False
-        if self._wanting or self.closed:
+        if self._since_yield >= POSTS_A_PASS - 1 or not self.put_if_room(frame):
             return False
         self._since_yield += 1
+        return True
+
+    def put_if_room(self, frame: Any) -> bool:
+        """Accept a frame, if there is room and no post before it."""
+        if self.queued_bytes >= self._limit_bytes or self._wanting or self.closed:
+            return False
         self.put(frame, None)
         return True
 

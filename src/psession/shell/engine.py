@@ -242,9 +242,10 @@ class Engine:
         next_safe = self.connection.sessions.pool.next_safe()
         with trio.move_on_at(float("inf") if next_safe is None else next_safe):
             # The next one takes over where this is cancelled: this one alone may have known when to look.
-            await self._for_number.park(object(), self._number_free)
+            await self._for_number.park(object(), self.number_free)
 
-    def _number_free(self) -> None:
+    def number_free(self) -> None:
+        """Wake the first task that waits for a session's number: one is free."""
         if self._for_number:
             self._for_number.wake_first(Handed(None))
         elif self.needy:
@@ -425,7 +426,7 @@ _DEEDS: Final[dict[type, Callable[[Engine, Any], None]]] = {
     events.Ended: Engine._ended,
     events.Say: Engine._say,
     events.Repeat: Engine._repeat,
-    events.NumberFree: lambda engine, _: engine._number_free(),
+    events.NumberFree: lambda engine, _: engine.number_free(),
     events.PeerClosing: lambda engine, _: engine._wake_all_for_numbers(),
     events.Plain: lambda engine, event: engine._tasks.plain(event.payload),
     events.Dropped: Engine._dropped,

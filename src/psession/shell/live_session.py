@@ -326,6 +326,17 @@ class LiveSession:
             self.engine.check_run()
             self.engine.end(self.dialogue, ENDED)
 
+    def end_once(self) -> None:
+        """End a session that was for one turn, which is over; nobody has met it by name most often."""
+        engine, dialogue = self.engine, self.dialogue
+        if self.face is None and self.inbox is None and engine.connection.end_answered(dialogue):
+            dialogue.owner = None
+            engine.number_free()
+            if engine.drained is not None:
+                engine.note_drained()
+        else:
+            self.end()
+
     def check_open(self) -> None:
         """Refuse what needs an open session."""
         if self.dialogue.ending is not None:

@@ -417,11 +417,11 @@ class Port:
     ) -> Any:
         """Send one message in a session of its own, and return its reply. Arguments and errors as in `Session.send`."""
         patience = checked(self._engine.patience, timeout, retry, retry_count, retry_interval, retry_on)
-        live = await self._open_once(patience)
+        live = self._open_once(patience) or await self._open_in_time(patience)
         try:
             return await Turn(live).run(payload, patience)
         finally:
-            live.end()
+            live.end_once()
 
     def stream(self, payload: Any, **options: Unpack[StreamOptions]) -> Replies:
         """Send one message with many replies in a session of its own. Arguments and errors as in `Session.stream`."""
@@ -429,7 +429,7 @@ class Port:
         if not engine.connection.asks_exactly:
             raise engine.error(errors.SessionInvalidError, NEEDS_EXACT)
         stream = plan(engine.patience, options)
-        return replies_to(payload, stream, None, lambda: self._open_once(stream.patience))
+        return replies_to(payload, stream, None, lambda: self._open_for_stream(stream.patience))
 
     @_protected
     async def post(self, payload: Any) -> None:
@@ -437,6 +437,9 @@ class Port:
         engine = self._engine
         engine.check_open()
         await engine.outbox.post(engine.connection.plain(payload), engine.check_open)
+
+    async def _open_for_stream(self, patience: Patience) -> LiveSession:
+        return self._open_once(patience) or await self._open_in_time(patience)
 
     # -- how sessions are opened -------------------------------------------------------------------------------------
 
@@ -474,25 +477,30 @@ class Port:
         self._engine.rests(live.dialogue)
         return session_of(self, live)
 
-    async def _open_once(self, patience: Patience) -> LiveSession:
-        """A session for one turn; under ``"wait"`` a timeout where no number came free within one attempt's time."""
+    def _open_once(self, patience: Patience) -> LiveSession | None:
+        """A session for one turn; under ``"wait"`` ``None`` where no number is free now."""
         engine = self._engine
         engine.check_open()
-        live = None
         try:
             live = self._open_now(patience, None)
         except errors.SessionOverflowError:
             if engine.options.on_session_overflow != "wait":
                 raise
-            with trio.move_on_after(patience.timeout):
-                live = await self._open_when_free(patience, None)
-        if live is None:
-            engine.connection.counters.timed_out += 1
-            error = engine.error(errors.SessionTimeoutError, "not sent: no session number came free in time")
-            error.waited, error.outcome = patience.timeout, "not_sent"
-            raise error
+            return None
         live.dialogue.once = True
         return live
+
+    async def _open_in_time(self, patience: Patience) -> LiveSession:
+        """A session for one turn, as soon as a number is free, within one attempt's time."""
+        engine = self._engine
+        with trio.move_on_after(patience.timeout):
+            live = await self._open_when_free(patience, None)
+            live.dialogue.once = True
+            return live
+        engine.connection.counters.timed_out += 1
+        error = engine.error(errors.SessionTimeoutError, "not sent: no session number came free in time")
+        error.waited, error.outcome = patience.timeout, "not_sent"
+        raise error
 
     # -- messages that came ------------------------------------------------------------------------------------------
 

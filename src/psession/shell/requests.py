@@ -182,7 +182,7 @@ class Request:
         except errors.MessageError as error:
             self._failed(question, error)
             return
-        if engine.outbox.post_now(frame):
+        if engine.outbox.put_if_room(frame):
             self._sent(answers)
         else:
             requests.spawn(self._post, frame, answers, name=f"psession answer of {engine.name!r}")
