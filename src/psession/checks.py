@@ -11,7 +11,8 @@ LARGEST: Final = 2**53 - 1
 
 def seconds(name: str, value: object) -> None:
     """Refuse a value that is no duration: bool, NaN, negative, not a number."""
-    if type(value) is float and value >= 0:
+    kind = type(value)
+    if (kind is float and value >= 0) or (kind is int and 0 <= value <= LARGEST):  # type: ignore[operator]
         return  # as in nearly every call
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")

@@ -194,8 +194,6 @@ class Options:
         for name in ("on_session", "on_request", "error_reply", "on_message"):
             if (value := getattr(self, name)) is not None and not callable(value):
                 raise TypeError(f"{name} must be callable, not {value!r}")
-        if inspect.isasyncgenfunction(self.on_request):
-            raise TypeError(f"on_request gives one answer, and {self.on_request!r} gives many: post them in on_session")
         for name in ("strict", "deadlines", "debug", "busy_wait"):
             checks.flag(name, getattr(self, name))
         checks.number("max_held_bytes", self.max_held_bytes, at_least=1, or_inf=True)
@@ -263,6 +261,8 @@ class Options:
             session_id_rest=self.session_id_rest,
             on_unanswered=self.on_unanswered,
             takes_sessions=self.takes_sessions,
+            takes_requests=self.on_request is not None,
+            takes_dialogues=self.on_session is not None,
             max_answer_bytes=self.max_answer_bytes,
             deadlines=self.deadlines,
         )

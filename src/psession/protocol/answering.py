@@ -11,7 +11,7 @@ from psession.protocol.counters import Drop
 from psession.protocol.dialogue import ExactState
 from psession.protocol.endings import GIVEN_UP, OUTGROWN, PEER_ENDED, REPLACED
 from psession.protocol.peer_turns import AT_WORK
-from psession.protocol.states import OpenedEvent, PeerDo, PeerEvent
+from psession.protocol.states import OpenedEvent, PeerDo, PeerEvent, PeerTurn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from psession.protocol.credit import Departing
     from psession.protocol.dialogue import Dialogue
     from psession.protocol.endings import Ending
+    from psession.protocol.events import Asked
     from psession.protocol.header import Header
     from psession.protocol.peer_turns import LastTurn
     from psession.protocol.shared import Shared
@@ -30,23 +31,24 @@ class Answering:
     Args:
         shared: The ground that the parts of the connection stand on.
         end: Ends a session at that moment, for that reason; with True its handler's work is not wanted any more.
-        take_in: Opens a session for the peer; ``None`` where there is no room.
+        has_place: Returns True if one more handler may be at work, for what the peer opens under that number, and counts
+            it.
     """
 
     def __init__(
         self,
         shared: Shared,
         end: Callable[[Dialogue, Ending, float, bool], None],
-        take_in: Callable[[int], Dialogue | None],
+        has_place: Callable[[int], bool],
     ) -> None:
         self._shared = shared
         self._end = end
-        self._take_in = take_in
-        self._marks_openings = False
+        self._has_place = has_place
+        self.marks_openings = False
 
     def let_go(self) -> None:
         """End nothing and take nothing in any more: the port is over. Who made this is not known to it any longer."""
-        self._end, self._take_in = _end_nothing, _take_nothing_in
+        self._end, self._has_place = _end_nothing, _has_no_place
 
     # -- what comes --------------------------------------------------------------------------------------------------
 
@@ -175,16 +177,20 @@ class Answering:
         """Give a turn that is above all before it to its session, which it may open."""
         shared, turn = self._shared, header.turn
         assert turn is not None
-        self._marks_openings = self._marks_openings or header.new
+        self.marks_openings = self.marks_openings or header.new
         if dialogue is not None and header.new and not own:
             self.give_up(dialogue, REPLACED, now)
             dialogue = None
         if dialogue is None:
             refusal = self._refusal(header, sid, own=own)
-            dialogue = self._take_in(sid) if refusal is None else None
-            if dialogue is None:
+            if refusal is not None or not self._has_place(sid):
                 self.refuse(-sid if own else sid, header, refusal or codes.FULL)
                 return
+            if header.end and event is PeerEvent.ASK_NEXT and shared.settings.takes_requests:
+                held = shared.turns.ask_alone(sid, turn)
+                shared.emit(events.Asked(sid, payload, turn, held, header.life, now, header.wait))
+                return
+            dialogue = shared.sessions.accept(sid)
             dialogue.exact = ExactState(header.life, shared.turns.open(sid))
             self._begin(dialogue, dialogue.exact, header, event, now)
             shared.emit(events.Opened(dialogue))
@@ -229,7 +235,7 @@ class Answering:
     def _refusal(self, header: Header, sid: int, *, own: bool) -> str | None:
         """The reason for which a session is not opened for a turn."""
         shared = self._shared
-        if own or (self._marks_openings and not header.new):
+        if own or (self.marks_openings and not header.new):
             shared.drop(Drop.NO_SESSION, sid)
             return codes.NO_SESSION
         if not shared.settings.takes_sessions:
@@ -288,6 +294,40 @@ class Answering:
         """The memory of `turn`, while it runs: then it can be answered."""
         held = exact.memory or self._shared.turns.held(dialogue.key)
         return held if held is not None and held.turn == turn and held.state in AT_WORK else None
+
+    def answer(self, asked: Asked, held: LastTurn, payload: Any) -> Any:
+        """The frame that answers a question which stands alone; ``None`` where nobody waits for it any more.
+
+        Raises:
+            MessageError: It cannot travel.
+        """
+        shared, names = self._shared, self._shared.names
+        if not self._is_at_work(asked, held):
+            return None
+        message, header = shared.dialect.open(payload, asked.sid, exact=True)
+        header[names.re] = asked.turn
+        if asked.life is not None:
+            header[names.life] = asked.life
+        frame = shared.encode(message)
+        shared.turns.answer(held, frame, shared.size(frame))
+        return frame
+
+    def _is_at_work(self, asked: Asked, held: LastTurn) -> bool:
+        """Return True if a question which stands alone is not answered, and not given up."""
+        is_its_own = held.turn == asked.turn and held.state is PeerTurn.RUNNING
+        return is_its_own and self._shared.turns.held(asked.sid) is held
+
+    def keep(self, asked: Asked, held: LastTurn) -> Dialogue | None:
+        """Keep a session for a question which stands alone: its answer takes time. ``None`` where nobody wants it."""
+        shared, sid = self._shared, asked.sid
+        if not self._is_at_work(asked, held) or sid in shared.sessions.peers:
+            return None
+        dialogue = shared.sessions.accept(sid)
+        exact = dialogue.exact = ExactState(asked.life, shared.turns.open(sid))
+        self._begun(exact, asked.wait, asked.began)
+        exact.is_final = True
+        exact.holding = asked.turn
+        return dialogue
 
     def answered(self, exact: ExactState, held: LastTurn, frame: Any) -> None:
         """`frame` answers the turn that runs, and is kept for as long as that may be asked again."""
@@ -360,5 +400,5 @@ def _end_nothing(_dialogue: Dialogue, _ending: Ending, _now: float, _cancels: bo
     pass
 
 
-def _take_nothing_in(_sid: int) -> None:
-    return None
+def _has_no_place(_sid: int) -> bool:
+    return False

@@ -18,7 +18,8 @@ from psession.protocol.answering import Answering
 from psession.protocol.asking import Asking
 from psession.protocol.counters import Counters, Drop
 from psession.protocol.deadlines import Deadlines
-from psession.protocol.endings import ENDED, MADE_ROOM, PEER_ENDED, PEER_RESTARTED, RECYCLED, UNANSWERED
+from psession.protocol.dialogue import Dialogue, ExactState
+from psession.protocol.endings import ENDED, GIVEN_UP, MADE_ROOM, PEER_ENDED, PEER_RESTARTED, RECYCLED, UNANSWERED
 from psession.protocol.header import LONGEST_WAIT
 from psession.protocol.peer_turns import PeerTurns
 from psession.protocol.shared import Shared
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from psession.protocol.dialect import Dialect
-    from psession.protocol.dialogue import AskedTurn, Dialogue, ExactState
+    from psession.protocol.dialogue import AskedTurn
     from psession.protocol.endings import Ending
     from psession.protocol.handshake import Handshake
     from psession.protocol.header import Header
@@ -89,7 +90,7 @@ class Connection:
         self._settings = settings
         self._encode = encode
         self._asking = Asking(shared, first_back)
-        self._answering = Answering(shared, self._end, self._take_in)
+        self._answering = Answering(shared, self._end, self._has_place)
         # The commands that are theirs alone; all of them are on the path of a message:
         self.begin, self.grant = self._asking.begin, self._asking.grant
         self.hold, self.part = self._answering.hold, self._answering.part
@@ -107,6 +108,8 @@ class Connection:
         self._sid_name = dialect.session_id_name
         self._turn, self._re, self._wait, self._life = names.turn, names.re, names.wait, names.life
         self._exact_names = dialect.exact_names
+        self._new, self._end_name = names.new, names.end
+        self._own_ids = settings.own_ids
         self._asks_exactly = dialect.asks_exactly
         self._tells_questions = dialect.tells_questions
 
@@ -164,7 +167,10 @@ class Connection:
             if dialogue is None:
                 dialogue = self._peers.get(sid)
                 if dialogue is None:
-                    break
+                    asked = self._asked_alone(message, sid, now) if self._settings.takes_requests else None
+                    if asked is None:
+                        break
+                    return [asked]
             payload = message.copy()
             del payload[self._sid_name]
             exact, turn = dialogue.exact, dialogue.turn
@@ -214,6 +220,38 @@ class Connection:
             return [events.Received(dialogue, payload, number, wait)]
         self._receive(message, now)
         return self.take()
+
+    def _asked_alone(self, message: dict[str, Any], sid: int, now: float) -> events.Asked | None:
+        """A question that stands alone. ``None`` where a message is none, or is to be looked at: nothing was changed."""
+        shared = self._shared
+        if shared.is_closing or self.handlers >= self._settings.max_incoming_sessions or not 0 < sid <= LARGEST:
+            return None
+        payload = message.copy()
+        del payload[self._sid_name]
+        if self._exact_names.isdisjoint(payload):
+            if self._settings.takes_dialogues or self._tells_questions or sid in self.sessions.pool:
+                return None
+            asked = events.Asked(sid, payload)
+        else:
+            pop = payload.pop
+            life, number, wait = pop(self._life, None), pop(self._turn, None), pop(self._wait, None)
+            if life is None or life != shared.peer_life or life == shared.life or type(number) is not int:
+                return None
+            if pop(self._new, None) is not True or pop(self._end_name, None) is not True:
+                return None
+            if number > LARGEST or not self._exact_names.isdisjoint(payload):
+                return None
+            if wait is not None and (type(wait) not in _NUMBERS or not 0 < wait <= LONGEST_WAIT):
+                return None
+            memory = shared.turns.ask_alone(sid, number)
+            if memory is None:
+                return None
+            shared.peer = _EXACT
+            self._answering.marks_openings = True
+            asked = events.Asked(sid, payload, number, memory, life, now, wait)
+        self.counters.accepted += 1
+        self.handlers += 1
+        return asked
 
     def _receive(self, message: Any, now: float) -> None:
         """The long way."""
@@ -287,7 +325,12 @@ class Connection:
             shared.drop(Drop.NO_HANDLER, sid)
         elif shared.is_closing:
             shared.drop(Drop.CLOSING, sid)
-        elif (dialogue := self._take_in(sid)) is not None:
+        elif not self._has_place(sid):
+            return
+        elif self._settings.takes_requests and not self._settings.takes_dialogues:
+            shared.emit(events.Asked(sid, payload))
+        else:
+            dialogue = sessions.accept(sid)
             shared.emit(events.Opened(dialogue))
             shared.emit(events.Received(dialogue, payload))
 
@@ -570,20 +613,20 @@ class Connection:
         used, resting = len(self.sessions.own), self.sessions.pool.resting
         raise errors.SessionOverflowError(f"no session number is free, {used} are in use and {resting} rest: {advice}")
 
-    def _take_in(self, sid: int) -> Dialogue | None:
-        """A session that the peer opens; ``None`` where all that there may be are at work."""
+    def _has_place(self, sid: int) -> bool:
+        """Return True if one more handler may be at work, for what the peer opens under that number; count it then."""
         limit, shared = self._settings.max_incoming_sessions, self._shared
         if self.handlers >= limit:
             # At twice as many, sessions were ended for others and their handlers take their time to notice.
             idle = None if self.handlers >= 2 * limit else self.sessions.longest_idle()
             if idle is None:
                 shared.drop(Drop.REFUSED, sid)
-                return None
+                return False
             self.counters.recycled += 1
             self._end(idle, MADE_ROOM, idle.idle_since)
         self.counters.accepted += 1
         self.handlers += 1
-        return self.sessions.accept(sid)
+        return True
 
     def rests(self, dialogue: Dialogue, now: float) -> bool:
         """A session is idle from now on. Return True if its life is the next thing that is due."""
@@ -766,6 +809,28 @@ class Connection:
         elif opens:
             exact.advance(OpenedEvent.POSTED)
         return frame, asked if held is not None else 0, opens
+
+    def answer(self, asked: events.Asked, payload: Any) -> Any:
+        """The frame that answers a question which stands alone; ``None`` where nobody waits for it any more.
+
+        Raises:
+            MessageError: It cannot travel.
+        """
+        if asked.memory is None:
+            return self._encode(self._dialect.open(payload, asked.sid, exact=False)[0])
+        return self._answering.answer(asked, asked.memory, payload)
+
+    def keep(self, asked: events.Asked) -> Dialogue:
+        """A session for a question which stands alone: its answer takes time, or room.
+
+        One of the classic wire, or that nobody waits for any more, is over already.
+        """
+        dialogue = None if asked.memory is None else self._answering.keep(asked, asked.memory)
+        if dialogue is None:
+            dialogue = Dialogue(asked.sid, 0.0, incoming=True)
+            dialogue.ending = ENDED if asked.memory is None else GIVEN_UP
+            dialogue.exact = None if asked.memory is None else ExactState(asked.life)
+        return dialogue
 
     def not_posted(self, dialogue: Dialogue, answers: int, *, opened: bool) -> None:
         """A post was not sent after all.

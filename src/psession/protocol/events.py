@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from psession.protocol.credit import Departing
     from psession.protocol.dialogue import AskedTurn, Dialogue
     from psession.protocol.endings import Ending
+    from psession.protocol.peer_turns import LastTurn
 
 
 class Answered(msgspec.Struct, frozen=True, eq=False):
@@ -64,6 +65,30 @@ class Opened(msgspec.Struct, frozen=True, eq=False):
     """The peer has opened a session; what it says in it comes as the next event."""
 
     dialogue: Dialogue
+
+
+class Asked(msgspec.Struct, frozen=True, eq=False):
+    """The peer asks something that stands alone: a session of one turn, which nothing is kept of unless need be.
+
+    It counts among the handlers at work until `Connection.handler_done` is called.
+
+    Attributes:
+        sid: The session's number.
+        payload: What the peer asks.
+        turn: The number of the turn; 0 on the classic wire.
+        memory: What is remembered of that turn; ``None`` on the classic wire.
+        life: The epoch of the peer's port.
+        began: The moment it came.
+        wait: Seconds that its asker waits for the answer; ``None``: it does not say.
+    """
+
+    sid: Any
+    payload: Any
+    turn: int = 0
+    memory: LastTurn | None = None
+    life: int | None = None
+    began: float = 0.0
+    wait: float | None = None
 
 
 class Received(msgspec.Struct, frozen=True, eq=False):
@@ -157,6 +182,7 @@ Event: TypeAlias = (
     | GivenUp
     | AskAgain
     | Opened
+    | Asked
     | Received
     | Ended
     | Say

@@ -181,11 +181,11 @@ class PeerTurns:
         return self.advance(key, event, 0 if event is PeerEvent.QUIT_OLDER else turn)
 
     def ask_next(self, held: LastTurn, turn: int) -> bool:
-        """Take a turn that asks for one answer, if it is above the last one of an open session. Else do nothing.
+        """Take a turn that asks for one answer, if it is above the last one of its number. Else do nothing.
 
         The fast way for nearly every turn: what `asked` and `advance` come to for it, in one step.
         """
-        if not 0 < held.turn < turn:
+        if turn <= (held.turn or self._forgotten):
             return False
         held.turn = turn
         held.state = _RUNNING
@@ -196,6 +196,17 @@ class PeerTurns:
             held.size = 0
             held.frames.clear()
         return True
+
+    def ask_alone(self, key: int, turn: int) -> LastTurn | None:
+        """The same for a number of which no session is open; ``None`` where nothing was done."""
+        held = self._held.get(key)
+        if held is not None:
+            return held if self.ask_next(held, turn) else None
+        held = LastTurn(key, self.last(key))
+        if not self.ask_next(held, turn):
+            return None
+        self._held[key] = held
+        return held
 
     def stop(self, key: int) -> None:
         """End the turn that runs under this number, if one does, without an answer."""

@@ -17,7 +17,9 @@ class Settings:
         session_max_life: Seconds that a session may be idle.
         session_id_rest: Seconds that a number rests after a turn that was not answered.
         on_unanswered: What the next turn of a session does after one whose reply may still come.
-        takes_sessions: True where this side has a handler for sessions of the peer's.
+        takes_sessions: True where this side answers what the peer opens.
+        takes_requests: True where it answers a question that stands alone without a session.
+        takes_dialogues: True where it has a handler for sessions.
         max_answer_bytes: Bytes of answers that are kept for a peer that asks again.
         deadlines: True where turns say how long they wait, and handlers end when the time of their asker is over.
     """
@@ -29,5 +31,7 @@ class Settings:
     session_id_rest: float
     on_unanswered: Literal["fresh", "keep", "end"]
     takes_sessions: bool
+    takes_requests: bool
+    takes_dialogues: bool
     max_answer_bytes: int
     deadlines: bool

@@ -91,17 +91,16 @@ class ChannelOutbox(Outbox):
 
     def post_now(self, frame: Any) -> bool:
         """Accept a post, if there is room and no other task is due."""
-        if self._since_yield >= POSTS_A_PASS - 1 or not self.put_if_room(frame):
+        if self._since_yield >= POSTS_A_PASS - 1 or not self.has_room:
             return False
         self._since_yield += 1
-        return True
-
-    def put_if_room(self, frame: Any) -> bool:
-        """Accept a frame, if there is room and no post before it."""
-        if self.queued_bytes >= self._limit_bytes or self._wanting or self.closed:
-            return False
         self.put(frame, None)
         return True
+
+    @property
+    def has_room(self) -> bool:
+        """True where there is room, and no post waits for it."""
+        return self.queued_bytes < self._limit_bytes and not self._wanting and not self.closed
 
     def _write_now(self) -> bool:
         if self._can_flush and self.queued_bytes <= self._joined_bytes:

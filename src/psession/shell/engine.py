@@ -47,6 +47,10 @@ class Tasks(Protocol):
         """Start the handler of a session that the peer opened."""
         ...
 
+    def asked(self, event: events.Asked) -> None:
+        """Answer a question that stands alone."""
+        ...
+
     def plain(self, payload: Any) -> None:
         """Give a message that is no session's to the application."""
         ...
@@ -63,6 +67,9 @@ class _NoTasks:
         pass
 
     def opened(self, dialogue: Dialogue) -> None:
+        pass
+
+    def asked(self, event: events.Asked) -> None:
         pass
 
     def plain(self, payload: Any) -> None:
@@ -423,6 +430,7 @@ _DEEDS: Final[dict[type, Callable[[Engine, Any], None]]] = {
     events.GivenUp: lambda _, event: event.turn.given_up(event.ending),
     events.AskAgain: lambda _, event: event.turn.ask_again(),
     events.Opened: lambda engine, event: engine._tasks.opened(event.dialogue),
+    events.Asked: lambda engine, event: engine._tasks.asked(event),
     events.Ended: Engine._ended,
     events.Say: Engine._say,
     events.Repeat: Engine._repeat,

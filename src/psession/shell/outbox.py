@@ -137,11 +137,9 @@ class Outbox:
         """Accept a frame as `post` does, if that need not wait; the checkpoint is the caller's. Return True if so."""
         return False
 
-    def put_if_room(self, frame: Any) -> bool:
-        """Accept a frame that nobody waits on, if there is room for it now, and no post before it. Return True if so.
-
-        It is for callers that yield to the other tasks anyway; a task that posts takes `post_now`.
-        """
+    @property
+    def has_room(self) -> bool:
+        """True where `put` accepts a frame that nobody waits on: there is room, and no post waits before it."""
         return False
 
     async def post(self, frame: Any, check: Callable[[], None], owner: object = None) -> None:

@@ -20,7 +20,7 @@ from psession.nursery import close_forcefully, close_quietly, open_quiet_nursery
 from psession.protocol.connection import Connection
 from psession.protocol.counters import Counters, Drop
 from psession.protocol.endings import port_closed, port_left
-from psession.protocol.events import Answered, Dropped, Received
+from psession.protocol.events import Answered, Asked, Dropped, Received
 from psession.protocol.states import FIRST_BACK, Peer
 from psession.shell.busy_wait import BusyWait
 from psession.shell.channel_outbox import ChannelOutbox
@@ -233,6 +233,8 @@ class PortTasks:
                     event.turn.wake(Handed(event.payload))  # type: ignore[union-attr]
                 elif kind is Received:
                     event.dialogue.owner.received(event)  # type: ignore[union-attr]
+                elif kind is Asked:
+                    self.asked(event)  # type: ignore[arg-type]
                 else:
                     engine.carry_out(event)
         opened = 0
@@ -335,7 +337,7 @@ class PortTasks:
 
     def opened(self, dialogue: Dialogue) -> None:
         """Start the handler of a session that the peer opened, or let its requests be answered one by one."""
-        if self._requests is not None and self._requests.takes(dialogue):
+        if self._requests is not None and self._options.on_session is None:
             self._requests.open(dialogue)
             return
         session = LiveSession(self._engine, dialogue, self._engine.patience)
@@ -343,6 +345,11 @@ class PortTasks:
             session.handler = HandlerScope(dialogue.exact)
         face = session_of(self.port, session)
         self._spawn(self._handlers.run, session, face, name=self._handler_name)
+
+    def asked(self, event: Asked) -> None:
+        """Answer a question that stands alone."""
+        if self._requests is not None:
+            self._requests.asked(event)
 
     def plain(self, payload: Any) -> None:
         """Give a message that is no session's to ``on_message``, in the port's context."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from typing import TYPE_CHECKING, Any
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Final
 
 from psession import errors
 from psession.protocol import states as codes
@@ -13,18 +14,22 @@ from psession.protocol.dialogue import BUSY
 from psession.protocol.endings import ENDED
 from psession.protocol.events import Dropped
 from psession.shell.handler_scope import HandlerScope, answering
-from psession.shell.user_code import await_, call
+from psession.shell.live_session import LiveSession
+from psession.shell.user_code import OVER, await_, call, next_
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
     from contextvars import Context
 
     from psession.protocol.dialogue import Dialogue
-    from psession.protocol.events import Ended, Received
+    from psession.protocol.events import Asked, Ended, Received
     from psession.shell.engine import Engine
     from psession.shell.handlers import Handlers
 
 log = logging.getLogger("psession")
+
+SENT: Final = object()
+"""The result of a function whose answer has been sent."""
 
 
 class Requests:
@@ -55,14 +60,35 @@ class Requests:
         self._answer = engine.options.on_request
         self._context = context
 
-    def takes(self, dialogue: Dialogue) -> bool:
-        """Return True if what a dialogue opens with is a request.
+    def asked(self, event: Asked) -> None:
+        """Answer a question that stands alone, at once where the function does not wait and there is room.
 
-        Beside ``on_session`` that is what says so: a question of the exact wire that is the last of its session.
+        That is the fast way for nearly every question to a plain function: nothing is kept of it. What takes time, or
+        goes wrong, is a `Request`.
         """
-        if self.engine.options.on_session is None:
-            return True
-        return dialogue.exact is not None and dialogue.exact.is_final
+        engine = self.engine
+        try:
+            reply = self.call(event.payload)
+            if (type(reply) is dict or _is_answer(reply)) and engine.outbox.has_room:
+                frame = engine.connection.answer(event, reply)
+                if frame is not None and engine.ending is None:
+                    engine.outbox.put(frame, None)
+                engine.connection.handler_done()
+                if engine.drained is not None:
+                    engine.note_drained()
+                return
+        except Exception as error:
+            self._keep(event).failed(event.turn, error)
+        else:
+            self._keep(event).replied(event.turn, reply, event.payload)
+
+    def _keep(self, event: Asked) -> Request:
+        dialogue = self.engine.connection.keep(event)
+        request = Request(self, dialogue)
+        request.at_work = 1
+        if dialogue.ending is None:
+            dialogue.owner = request
+        return request
 
     def open(self, dialogue: Dialogue) -> None:
         """Answer what the peer asks in this dialogue."""
@@ -76,14 +102,15 @@ class Requests:
 class Request:
     """The owner of a `Dialogue` whose questions are answered one by one.
 
-    On the classic wire, where any message may be the last of its number, nothing of a dialogue is kept. On the exact
-    one it stays until its last question is answered, for a peer that asks several in it.
+    On the classic wire, where any message may be the last of its number, the dialogue is over already. On the exact one
+    it stays until its last question is answered, for a peer that asks several in it.
 
     Attributes:
         held: The bytes of messages that nobody has received: there are none.
+        at_work: The number of questions whose answers are being made.
     """
 
-    __slots__ = ("_at_work", "_dialogue", "_handler", "_is_counted", "_requests")
+    __slots__ = ("_dialogue", "_handler", "_is_counted", "_parts", "_requests", "at_work")
 
     held = 0
 
@@ -91,43 +118,33 @@ class Request:
         self._requests = requests
         self._dialogue = dialogue
         self._handler: HandlerScope | None = None
-        self._at_work = 0
+        self._parts: LiveSession | None = None
+        self.at_work = 0
         self._is_counted = True
 
     # -- what the engine calls ---------------------------------------------------------------------------------------
 
     def received(self, event: Received) -> None:
-        """Answer a question, at once where the function does not wait."""
-        requests, dialogue = self._requests, self._dialogue
-        engine, question = requests.engine, event.question
-        self._at_work += 1
-        if dialogue.exact is None:
-            engine.end(dialogue, ENDED)
-        else:
-            dialogue.idle_since = BUSY
-            if question:
-                engine.connection.hold(dialogue, question)
+        """Answer a question of a dialogue, at once where the function does not wait."""
+        requests, dialogue, question = self._requests, self._dialogue, event.question
+        self.at_work += 1
+        dialogue.idle_since = BUSY
+        if question:
+            requests.engine.connection.hold(dialogue, question)
         try:
             reply = requests.call(event.payload)
         except Exception as error:
-            self._failed(question, error)
-            return
-        if not inspect.isawaitable(reply):
-            self._answer(question, reply)
-            return
-        lent = engine.account.lend(event.payload)
-        if lent is None:
-            if inspect.iscoroutine(reply):
-                reply.close()
-            self._overrun()
-            return
-        requests.spawn(self._wait_for, question, reply, lent, name=f"psession on_request of {engine.name!r}")
+            self.failed(question, error)
+        else:
+            self.replied(question, reply, event.payload)
 
     def ended(self, event: Ended) -> None:
         """The dialogue is over: answered, given up, or the port is."""
         self._dialogue.owner = None
         if event.cancels and self._handler is not None:
             self._handler.scope.cancel()
+        if self._parts is not None:
+            self._requests.engine.outbox.turn_back(self._parts)
         self._count()
 
     def settle(self, ending: object) -> None:
@@ -135,34 +152,89 @@ class Request:
 
     # -- the answer --------------------------------------------------------------------------------------------------
 
-    async def _wait_for(self, question: int, reply: Awaitable[Any], lent: int) -> None:
+    def replied(self, question: int, reply: Any, payload: Any) -> None:
+        """The function has returned: a reply, what is to be awaited for one, or a generator of many."""
+        engine = self._requests.engine
+        if inspect.isasyncgen(reply):
+            makes = self._send_parts
+        elif inspect.isawaitable(reply):
+            makes = self._wait_for
+        else:
+            self._answer(question, reply)
+            return
+        lent = engine.account.lend(payload)
+        if lent is None:
+            if inspect.iscoroutine(reply):
+                reply.close()
+            self._overrun()
+            return
+        name = f"psession on_request of {engine.name!r}"
+        self._requests.spawn(self._within_time, question, makes, reply, lent, name=name)
+
+    async def _within_time(
+        self, question: int, makes: Callable[[int, Any], Awaitable[Any]], reply: Any, lent: int
+    ) -> None:
         """Await an answer within the time that its asker gives it."""
-        requests, dialogue = self._requests, self._dialogue
-        engine, exact = requests.engine, dialogue.exact
+        engine, dialogue = self._requests.engine, self._dialogue
+        exact = dialogue.exact
         result: Any = None
         try:
             if exact is None or not question:
-                result = await await_(reply)
+                result = await makes(question, reply)
             else:
                 handler = self._handler = HandlerScope(exact)
                 answering.set(handler)
                 handler.begin(engine.timekeeper.watch_handler)
+                if dialogue.ending is not None:
+                    handler.scope.cancel()  # its asker gave it up before its first step
                 with handler.scope:
-                    result = await await_(reply)
+                    result = await makes(question, reply)
                 if handler.scope.cancelled_caught:
                     if dialogue.ending is None:
                         engine.connection.stop(dialogue)
                     self._over()
                     return
         except Exception as error:
-            self._failed(question, error)
+            self.failed(question, error)
         except BaseException:
             self._over()
             raise
         else:
-            self._answer(question, result)
+            if result is SENT:
+                self._rest()
+            else:
+                self._answer(question, result)
         finally:
             engine.account.give_back(lent)
+
+    async def _wait_for(self, _question: int, reply: Awaitable[Any]) -> Any:
+        return await await_(reply)
+
+    async def _send_parts(self, question: int, parts: AsyncGenerator[Any, None]) -> object:
+        """Send what a generator yields: the parts of the answer to a stream.
+
+        On the classic wire, which knows no streams, each is a message of its session.
+        """
+        engine, dialogue = self._requests.engine, self._dialogue
+        exact = dialogue.exact
+        async with aclosing(parts):
+            if exact is None:
+                while (part := await next_(parts)) is not OVER:
+                    await engine.outbox.post(engine.connection.post(dialogue, part)[0], engine.check_open)
+                return SENT
+            if question and exact.stream is None:
+                raise errors.SessionRefusedError("the answer has many parts: ask for them with stream()", code="stream")
+            live = self._parts = LiveSession(engine, dialogue, engine.patience)
+            live.handler = self._handler
+            dialogue.owner = self
+            try:
+                while (part := await next_(parts)) is not OVER:
+                    if question:
+                        await live.post(part)
+                await live.finish_stream()
+            finally:
+                self._parts = None
+        return SENT
 
     def _answer(self, question: int, reply: Any) -> None:
         """Send the answer; where there is no room for it a task waits for that."""
@@ -180,9 +252,10 @@ class Request:
         try:
             frame, answers, _ = engine.connection.post(dialogue, reply)
         except errors.MessageError as error:
-            self._failed(question, error)
+            self.failed(question, error)
             return
-        if engine.outbox.put_if_room(frame):
+        if engine.outbox.has_room:
+            engine.outbox.put(frame, None)
             self._sent(answers)
         else:
             requests.spawn(self._post, frame, answers, name=f"psession answer of {engine.name!r}")
@@ -215,7 +288,7 @@ class Request:
             engine.perform(engine.connection.answer_sent(dialogue, engine.now()))
         self._rest()
 
-    def _failed(self, question: int, error: Exception) -> None:
+    def failed(self, question: int, error: Exception) -> None:
         """The function raised, or its answer cannot travel."""
         requests, dialogue = self._requests, self._dialogue
         engine = requests.engine
@@ -255,21 +328,26 @@ class Request:
 
     def _rest(self) -> None:
         """A question is done with; the peer may ask another one in this dialogue."""
-        self._at_work -= 1
+        self.at_work -= 1
         if self._dialogue.ending is None:
             self._requests.engine.rests(self._dialogue)
         self._count()
 
     def _over(self) -> None:
         """A question is done with, and so is its dialogue."""
-        self._at_work -= 1
+        self.at_work -= 1
         self._requests.engine.end(self._dialogue, ENDED)
         self._count()
 
     def _count(self) -> None:
         """Count it no more, once it is over and nobody is at work on it."""
-        if self._is_counted and not self._at_work and self._dialogue.ending is not None:
+        if self._is_counted and not self.at_work and self._dialogue.ending is not None:
             self._is_counted = False
             engine = self._requests.engine
             engine.connection.handler_done()
             engine.note_drained()
+
+
+def _is_answer(reply: object) -> bool:
+    """Return True if what a function has returned is the answer, and not what makes one in time."""
+    return reply is not None and not inspect.isawaitable(reply) and not inspect.isasyncgen(reply)

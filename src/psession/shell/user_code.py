@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+
+OVER: Final = object()
+"""The end of a generator."""
 
 
 @trio.lowlevel.disable_ki_protection
@@ -20,3 +23,9 @@ def call(function: Callable[[Any], object], argument: object) -> object:
 async def await_(result: Awaitable[object]) -> object:
     """Await the user's coroutine."""
     return await result
+
+
+@trio.lowlevel.disable_ki_protection
+async def next_(parts: AsyncGenerator[object, None]) -> object:
+    """Await the next value of the user's generator, `OVER` after the last."""
+    return await anext(parts, OVER)
