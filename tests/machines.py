@@ -12,7 +12,9 @@ from psession.protocol.connection import Connection
 from psession.protocol.credit import Arriving, Departing
 from psession.protocol.dialogue import AskedTurn, Dialogue
 from psession.protocol.endings import CANCELLED, ENDED
+from psession.protocol.events import Asked
 from psession.protocol.handshake import Handshake
+from psession.protocol.peer_turns import LastTurn
 from psession.protocol.states import Turn, TurnEvent
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ class World:
         self.ports = ports
         self.turns: list[AskedTurn] = []
         self.told: list[Any] = []
+        self.asked: list[Asked] = []
 
     def do(self, deed: str, which: int, value: Any, now: float) -> None:
         """Do a deed to the session, or the turn, of this place among those that there are; nothing where it is none."""
@@ -160,6 +163,19 @@ class World:
         if exact is None or exact.stream is None:
             self.tell(ports.answer_sent(session, now))
 
+    def do_alone(self, which: int, is_kept: bool, now: float) -> None:
+        """Answer a question that stands alone, or keep a session for it."""
+        asked = pick(self.asked, which)
+        if asked is None:
+            return
+        self.asked.remove(asked)
+        if is_kept:
+            session = self.ports.keep(asked)
+            self.told.append((_session_in_words(session), session.ending))
+        else:
+            self.told.append(self.ports.answer(asked, {"a": 1}))
+            self.ports.handler_done()
+
     def do_fail(self, which: int, value: Any, now: float) -> None:
         """No answer will come to what the peer asked."""
         session = pick(self.ports.sessions.all(), which)
@@ -179,6 +195,8 @@ class World:
         for event in happened:
             contents = {name: _in_words(getattr(event, name)) for name in event.__struct_fields__}
             self.told.append((type(event).__name__, contents))
+            if isinstance(event, Asked):
+                self.asked.append(event)
 
     def state(self) -> Any:
         """Everything that one way could leave otherwise than another."""
@@ -224,6 +242,8 @@ def _in_words(value: Any) -> Any:
         return "session", value.incoming, value.sid
     if isinstance(value, AskedTurn):
         return "turn", value.number, value.state, value.answered
+    if isinstance(value, LastTurn):
+        return "memory", value.key, value.turn, value.state, value.size, value.is_open
     if isinstance(value, Departing):
         return "stream", value.credit, value.spent, value.made, value.acked, value.is_complete, value.is_over
     if isinstance(value, Arriving):

@@ -26,7 +26,9 @@ def assert_idle(port: Port) -> None:
     assert len(engine._for_number) == 0
     assert engine.needy == {}
     assert engine.account.used == 0
-    assert all(dialogue.entry != due for due, _, dialogue in connection.deadlines._heap)
+    spare = connection._spare
+    assert all(dialogue.entry != due or dialogue in spare for due, _, dialogue in connection.deadlines._heap)
+    assert all((dialogue.turn, dialogue.ending, dialogue.owed) == (None, None, 0) for dialogue in spare)
     assert outbox.turns == 0
     assert list(outbox._queue) == []
     assert outbox.queued_bytes == 0

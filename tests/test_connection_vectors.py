@@ -178,7 +178,8 @@ class Story:
     def ask(self, session: Dialogue, step: dict[str, Any]) -> None:
         """Ask a turn, under a number that no late reply can reach."""
         ports = self.ports
-        within = self.options.patience.replace(timeout=step.get("timeout")).total
+        patience = self.options.patience
+        within = patience.within(step.get("timeout", patience.timeout)).total
         if session.ending is not None:
             asked = self.asked[step["turn"]] = Asked(None, within)
             asked.is_over, asked.error = True, session.ending.after

@@ -97,7 +97,7 @@ def test_every_option_is_in_both_the_table_and_its_type() -> None:
 async def test_none_leaves_the_managers_value_and_zero_overrides_it() -> None:
     manager = SessionManager(Wire(), session_timeout=5, retry_count=2, retry_interval=3)
     async with manager.port("p", session_timeout=None, retry_count=0, retry_interval=0) as port:
-        assert port._engine.patience == Patience(5, Retry(0, 0))
+        assert port._engine.patience == Patience.of(5, Retry(0, 0))
 
 
 def test_the_defaults_are_those_of_the_guide() -> None:

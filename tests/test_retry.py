@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from psession import Exact, Retry, Session, SessionCancelError, SessionError, SessionManager, SessionTimeoutError
 from psession.channels import memory_pair
 from psession.protocol.bucket import MILLIONTH, RETRY_TOKENS, TokenBucket
+from psession.options import checked
 from psession.protocol.retry import Patience
 
 from .peers import Caught, Wire, settle
@@ -40,28 +41,30 @@ def unlucky() -> float:
 
 
 def test_there_is_a_pause_after_each_attempt_but_the_last() -> None:
-    assert list(Patience(1.0, Retry(2, 0.5)).pauses(unlucky)) == [0.5, 0.5, None]
+    assert list(Patience.of(1.0, Retry(2, 0.5)).pauses(unlucky)) == [0.5, 0.5, None]
 
 
 def test_no_retries_is_one_attempt() -> None:
-    assert list(Patience(1.0, Retry(0, 0.5)).pauses(unlucky)) == [None]
+    assert list(Patience.of(1.0, Retry(0, 0.5)).pauses(unlucky)) == [None]
 
 
 @pytest.mark.parametrize("backoff", [1, 2])
 def test_endless_retries_never_come_to_a_last_attempt(backoff: float) -> None:
     retry = Retry(math.inf, 0.5, backoff, max_interval=0.5)
-    assert list(islice(Patience(1.0, retry).pauses(unlucky), 1000)) == [0.5] * 1000
-    assert Patience(1.0, retry).total == Patience(0.0, Retry(math.inf, 0.0)).total == math.inf
+    assert list(islice(Patience.of(1.0, retry).pauses(unlucky), 1000)) == [0.5] * 1000
+    assert Patience.of(1.0, retry).total == Patience.of(0.0, Retry(math.inf, 0.0)).total == math.inf
 
 
 def test_none_leaves_a_value_as_it_is_and_zero_is_a_value() -> None:
-    assert Patience(1.0, Retry(2)).replace(timeout=0, retry=None) == Patience(0, Retry(2))
+    assert checked(Patience.of(1.0, Retry(2)), 0, None, None, None, None) == Patience.of(0, Retry(2))
+    assert checked(Patience.of(1.0, Retry(2)), None, None, None, None, (OSError,)).retry_on == (OSError,)
+    assert Patience.of(1.0, Retry(0)).within(3) == Patience.of(3, Retry(0))
 
 
 def test_each_pause_is_the_last_one_times_the_factor_up_to_the_cap_and_then_a_random_share_is_added() -> None:
     lucks = iter([0.0, 1.0, 0.5, 0.0])
     retry = Retry(4, 1, backoff=3, max_interval=5, jitter=0.5)
-    assert list(Patience(1.0, retry).pauses(lambda: next(lucks))) == [1.0, 4.5, 6.25, 5.0, None]
+    assert list(Patience.of(1.0, retry).pauses(lambda: next(lucks))) == [1.0, 4.5, 6.25, 5.0, None]
 
 
 def test_without_a_random_share_no_random_number_is_drawn() -> None:
@@ -69,25 +72,25 @@ def test_without_a_random_share_no_random_number_is_drawn() -> None:
         raise AssertionError
 
     for retry in (Retry(2, 1), Retry(2, 1, backoff=2), Retry(2, 1, max_interval=0.5)):
-        assert len(list(Patience(1.0, retry).pauses(draw))) == 3
+        assert len(list(Patience.of(1.0, retry).pauses(draw))) == 3
 
 
 @given(RETRIES, st.data())
 def test_every_pause_is_within_the_formula_and_the_total_is_not_exceeded(retry: Retry, data: st.DataObject) -> None:
-    pauses = list(Patience(0.5, retry).pauses(lambda: data.draw(st.floats(0, 1))))
+    pauses = list(Patience.of(0.5, retry).pauses(lambda: data.draw(st.floats(0, 1))))
     assert pauses.pop() is None
     for attempt, pause in enumerate(pauses):
         least = min(retry.max_interval, retry.interval * retry.backoff**attempt)
         assert pause is not None
         assert least <= pause <= least * (1 + retry.jitter)
     spent = math.fsum(pause or 0.0 for pause in pauses) + 0.5 * (retry.count + 1)
-    assert spent <= Patience(0.5, retry).total * (1 + 1e-9)
+    assert spent <= Patience.of(0.5, retry).total * (1 + 1e-9)
 
 
 @given(RETRIES)
 def test_the_total_is_what_the_worst_luck_makes_it(retry: Retry) -> None:
-    pauses = [pause or 0.0 for pause in Patience(0.5, retry).pauses(lambda: 1.0)]
-    assert Patience(0.5, retry).total == pytest.approx(math.fsum(pauses) + 0.5 * len(pauses))
+    pauses = [pause or 0.0 for pause in Patience.of(0.5, retry).pauses(lambda: 1.0)]
+    assert Patience.of(0.5, retry).total == pytest.approx(math.fsum(pauses) + 0.5 * len(pauses))
 
 
 @pytest.mark.parametrize(
@@ -95,12 +98,12 @@ def test_the_total_is_what_the_worst_luck_makes_it(retry: Retry) -> None:
     [Retry(2**53 - 1, 1, 1.001), Retry(1000, 1e300, 1e300), Retry(1000, math.inf, 2), Retry(3, math.inf, jitter=1)],
 )
 def test_a_wait_past_what_a_number_holds_has_no_end(retry: Retry) -> None:
-    assert Patience(1.0, retry).total == math.inf
+    assert Patience.of(1.0, retry).total == math.inf
 
 
 def test_a_count_past_what_can_be_added_up_has_its_total_at_once() -> None:
-    assert Patience(0.0, Retry(2**53 - 1, 1, 1.0000001, max_interval=60)).total == pytest.approx(60 * 2.0**53)
-    assert Patience(0.0, Retry(10**6, 5e-324, 2, max_interval=1e308, jitter=1)).total == math.inf
+    assert Patience.of(0.0, Retry(2**53 - 1, 1, 1.0000001, max_interval=60)).total == pytest.approx(60 * 2.0**53)
+    assert Patience.of(0.0, Retry(10**6, 5e-324, 2, max_interval=1e308, jitter=1)).total == math.inf
 
 
 @pytest.mark.parametrize(

@@ -660,6 +660,10 @@ PLAIN = st.fixed_dictionaries(
     {"sid": st.integers(1, 8), "_life": st.sampled_from([LIFE, PEER_LIFE])},
     optional={"_turn": st.integers(1, 9), "_re": st.integers(1, 9), "_wait": st.just(5), "n": st.integers(0, 3)},
 )
+ALONE = st.fixed_dictionaries(
+    {"sid": st.integers(4, 12), "_turn": st.integers(1, 40), "_life": st.just(PEER_LIFE)},
+    optional={"_new": st.just(True), "_end": st.just(True), "_wait": st.sampled_from([0, 5]), "n": st.integers(0, 3)},
+)
 CLASSIC = st.fixed_dictionaries({"sid": st.integers(1, 8)}, optional={"n": st.integers(0, 3), "ask": st.just(True)})
 REPLIES = [
     {"n": 1},
@@ -704,6 +708,8 @@ DEEDS = st.one_of(
     st.tuples(st.just("open"), st.just(0), st.none()),
     st.tuples(st.just("answer"), WHICH, st.booleans()),
     st.tuples(st.sampled_from(["give_up", "fail", "end"]), WHICH, st.none()),
+    st.tuples(st.just("hear"), st.just(0), ALONE),
+    st.tuples(st.just("alone"), WHICH, st.booleans()),
 )
 BEGINNING: list[tuple[str, int, Any]] = [
     ("open", 0, None),
@@ -727,6 +733,10 @@ OPTIONS: list[dict[str, Any]] = [
     {"dialect": Exact(is_question=is_question)},
     {"dialect": Classic(is_question=is_question), "on_unanswered": "keep"},
     {"on_session": None},
+    {"on_session": None, "on_request": print, "max_answer_bytes": 700},
+    {"on_request": print, "max_incoming_sessions": 2},
+    {"dialect": Classic(), "on_session": None, "on_request": print, "max_incoming_sessions": 2},
+    {"dialect": Classic(is_question=is_question), "on_session": None, "on_request": print},
 ]
 
 

@@ -230,7 +230,7 @@ class Options:
     def patience(self) -> Patience:
         """The patience of a turn whose call does not say otherwise."""
         retry = self.retry.override(self.retry_count, self.retry_interval)
-        return Patience(self.session_timeout, retry, self.retry_on)
+        return Patience.of(self.session_timeout, retry, self.retry_on)
 
     @property
     def own_ids(self) -> range:
@@ -296,7 +296,11 @@ def checked(
         retry = (retry or patience.retry).override(retry_count, retry_interval)
     if retry_on is not None:
         checks.exceptions("retry_on", retry_on)
-    return patience.replace(timeout=timeout, retry=retry, retry_on=retry_on)
+    return Patience.of(
+        patience.timeout if timeout is None else timeout,
+        patience.retry if retry is None else retry,
+        patience.retry_on if retry_on is None else retry_on,
+    )
 
 
 def check_retry(retry: object, retry_count: object, retry_interval: object) -> None:

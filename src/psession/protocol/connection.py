@@ -41,6 +41,10 @@ PAST_LIVES: Final = 16
 HANDLER_BYTES: Final = 3200
 """What a session of the peer's takes with its handler's task (benchmarks/scale.py)."""
 
+SPARE: Final = 64
+"""Sessions for one turn that are kept for the next ones: 1 kB each. To make a session anew, and an entry for it in the
+heap of deadlines, was a fifth of what a request cost its asker."""
+
 _WAITING: Final = Turn.WAITING
 _REPLIED: Final = ASKER[Turn.WAITING, TurnEvent.REPLY].to
 _OPEN: Final = Opened.OPEN
@@ -95,6 +99,7 @@ class Connection:
         self.begin, self.grant = self._asking.begin, self._asking.grant
         self.hold, self.part = self._answering.hold, self._answering.part
         self._past_lives: tuple[int, ...] = ()
+        self._spare: list[Dialogue] = []
         self.sessions = shared.sessions
         self.counters = shared.counters
         self.handshake = handshake
@@ -560,7 +565,13 @@ class Connection:
     # -- commands: sessions ------------------------------------------------------------------------------------------
 
     def open(
-        self, max_life: float | None, now: float, *, recycles: bool, choose: Callable[[], object] | None = None
+        self,
+        max_life: float | None,
+        now: float,
+        *,
+        recycles: bool,
+        choose: Callable[[], object] | None = None,
+        once: bool = False,
     ) -> Dialogue:
         """A new session of this side.
 
@@ -570,6 +581,7 @@ class Connection:
             recycles: True where a session is ended when no number is free: the one opened first, or the one that
                 `choose` names.
             choose: See `recycles`.
+            once: True where it is for one turn alone.
 
         Raises:
             PortClosedError: This side or the peer takes no new ones.
@@ -588,7 +600,28 @@ class Connection:
             assert borrowed is not None, "a number that is neither free nor resting is in use, and one was just ended"
             sid, unsafe_until = borrowed
         self.counters.opened += 1
-        return self.sessions.add(sid, life, unsafe_until)
+        return self.sessions.add(sid, life, unsafe_until, once=once)
+
+    def open_once(self, now: float) -> Dialogue | None:
+        """A session for one turn; ``None`` where there is no number for it at once: see `open`.
+
+        One that `end_answered` has let go of is used again, and has its owner still.
+        """
+        sessions = self.sessions
+        if self.is_draining or self.handshake.peer_closing:
+            return None
+        sid = sessions.take(now)
+        if sid is None:
+            return None
+        self.counters.opened += 1
+        if self._spare:
+            dialogue = self._spare.pop()
+            dialogue.sid, dialogue.exact = sid, None
+        else:
+            dialogue = Dialogue(sid, self._settings.session_max_life, incoming=False)
+            dialogue.once = True
+        self._own[sid] = dialogue
+        return dialogue
 
     def _make_room(self, choose: Callable[[], object] | None, now: float, *, recycles: bool) -> None:
         """End a session as the policy says. With no session open, all numbers rest: there is nothing to end."""
@@ -641,21 +674,28 @@ class Connection:
         return self.take()
 
     def end_answered(self, dialogue: Dialogue) -> bool:
-        """End a session of this side's that was for one turn, if that was answered and there is nobody to tell.
+        """Let go of a session of this side's that was for one turn, if that was answered and there is nobody to tell.
 
-        Return True if so: its number is free, and no event follows. The fast way for nearly every request; what `end`
-        comes to for it, in one step.
+        Return True if so: its number is free, no event follows, and it may be the next one (see `open_once`), which has
+        its entry in the heap of deadlines already. The fast way for nearly every request; what `end` comes to for it.
         """
         exact = dialogue.exact
         if dialogue.ending is not None or dialogue.turn is not None or dialogue.owed or dialogue.unsafe_until:
             return False
         if exact is not None and (exact.opened is not _OPEN or self._shared.turns.held(-dialogue.sid) is not None):
             return False
-        dialogue.ending = ENDED
-        self.deadlines.forget(dialogue)
         del self._own[dialogue.sid]
+        if len(self._spare) < SPARE:
+            self._spare.append(dialogue)
+        else:
+            self._let_go(dialogue)
         self.sessions.pool.give_back(dialogue.sid)
         return True
+
+    def _let_go(self, dialogue: Dialogue) -> None:
+        """Let go of a session that is over, and was to be used again."""
+        self.deadlines.forget(dialogue)
+        dialogue.owner = None  # no circle is left
 
     def _end(self, dialogue: Dialogue, ending: Ending, now: float, cancels: bool = False) -> None:
         if dialogue.ending is not None:
@@ -899,6 +939,9 @@ class Connection:
             shared.is_connected = False
         for dialogue in self.sessions.all():
             self._end(dialogue, ending, now)
+        for dialogue in self._spare:
+            self._let_go(dialogue)
+        self._spare.clear()
         if (handshake.ticket or handshake.secret) and shared.can_tell:
             self._say_plain(handshake.goodbye())
         return self.take()

@@ -117,24 +117,23 @@ class Patience(msgspec.Struct, frozen=True):
 
     timeout: float
     retry: Retry
-    retry_on: tuple[type[Exception], ...] = ()
-    total: float = 0.0
+    retry_on: tuple[type[Exception], ...]
+    total: float
 
-    def __post_init__(self) -> None:
-        attempts = self.retry.count + 1
-        if attempts == 1:
-            total = self.timeout
-        else:
-            total = math.inf if attempts == math.inf else self.retry.longest + (attempts * self.timeout)
-        msgspec.structs.force_setattr(self, "total", total)
+    @classmethod
+    def of(cls, timeout: float, retry: Retry, retry_on: tuple[type[Exception], ...] = ()) -> Patience:
+        """Patience with the total that follows from its other values."""
+        attempts = retry.count + 1
+        total = math.inf if attempts == math.inf else retry.longest + attempts * timeout
+        return cls(timeout, retry, retry_on, total)
 
     def within(self, timeout: float) -> Patience:
         """The same with another timeout."""
-        return self if timeout == self.timeout else Patience(timeout, self.retry, self.retry_on)
-
-    def replace(self, **changes: Any) -> Patience:
-        """The same with other values; ``None`` leaves a value as it is."""
-        return msgspec.structs.replace(self, **{name: value for name, value in changes.items() if value is not None})
+        if timeout == self.timeout:
+            return self
+        if not self.retry.count:
+            return Patience(timeout, self.retry, self.retry_on, timeout + 0.0)
+        return Patience.of(timeout, self.retry, self.retry_on)
 
     def pauses(self, luck: Callable[[], float]) -> Iterator[float | None]:
         """The pause after each attempt in turn; ``None`` after the last.

@@ -51,10 +51,13 @@ class Sessions:
             return None
         return self.pool.take(now)
 
-    def add(self, sid: int, max_life: float, unsafe_until: float) -> Dialogue:
+    def add(self, sid: int, max_life: float, unsafe_until: float, *, once: bool = False) -> Dialogue:
         """Enter a session of this side's, whose number was taken."""
         dialogue = self.own[sid] = Dialogue(sid, max_life, incoming=False)
         dialogue.unsafe_until = unsafe_until
+        dialogue.once = once
+        if once:
+            return dialogue
         ages = self._by_age
         if len(ages) > 2 * len(self.own) + 32:  # those that are over are swept out at no more than two looks a session
             self._by_age = ages = deque(older for older in ages if older.ending is None)
@@ -62,11 +65,11 @@ class Sessions:
         return dialogue
 
     def oldest(self) -> Dialogue | None:
-        """The session of this side's that was opened first."""
+        """The session of this side's that was opened first; where all are for one turn, the first of those."""
         ages = self._by_age
         while ages and ages[0].ending is not None:
             ages.popleft()
-        return ages[0] if ages else None
+        return ages[0] if ages else next(iter(self.own.values()), None)
 
     def renew(self, dialogue: Dialogue, now: float) -> float | None:
         """Give a session a number that no late reply can reach.

@@ -330,7 +330,6 @@ class LiveSession:
         """End a session that was for one turn, which is over; nobody has met it by name most often."""
         engine, dialogue = self.engine, self.dialogue
         if self.face is None and self.inbox is None and engine.connection.end_answered(dialogue):
-            dialogue.owner = None
             engine.number_free()
             if engine.drained is not None:
                 engine.note_drained()

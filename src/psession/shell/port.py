@@ -443,13 +443,13 @@ class Port:
 
     # -- how sessions are opened -------------------------------------------------------------------------------------
 
-    def _open_now(self, patience: Patience, max_life: float | None) -> LiveSession:
+    def _open_now(self, patience: Patience, max_life: float | None, *, once: bool = False) -> LiveSession:
         engine = self._engine
         policy = engine.options.on_session_overflow
         choose = partial(policy, self) if callable(policy) else None
         recycles = choose is not None or policy == "recycle"
         try:
-            dialogue = engine.connection.open(max_life, engine.now(), recycles=recycles, choose=choose)
+            dialogue = engine.connection.open(max_life, engine.now(), recycles=recycles, choose=choose, once=once)
         except errors.SessionError as error:
             error.port = self.name
             raise
@@ -459,14 +459,14 @@ class Port:
                 engine.perform(left)
         return LiveSession(engine, dialogue, patience)
 
-    async def _open_when_free(self, patience: Patience, max_life: float | None) -> LiveSession:
+    async def _open_when_free(self, patience: Patience, max_life: float | None, *, once: bool = False) -> LiveSession:
         """A session; under ``on_session_overflow="wait"`` as soon as a number is free."""
         engine = self._engine
         await trio.lowlevel.checkpoint_if_cancelled()
         while True:
             engine.check_open()
             try:
-                return self._open_now(patience, max_life)
+                return self._open_now(patience, max_life, once=once)
             except errors.SessionOverflowError:
                 if engine.options.on_session_overflow != "wait":
                     raise
@@ -481,22 +481,25 @@ class Port:
         """A session for one turn; under ``"wait"`` ``None`` where no number is free now."""
         engine = self._engine
         engine.check_open()
+        dialogue = engine.connection.open_once(engine.now())
+        if dialogue is not None:
+            spare: LiveSession | None = dialogue.owner
+            if spare is None:
+                return LiveSession(engine, dialogue, patience)
+            spare.patience = patience
+            return spare
         try:
-            live = self._open_now(patience, None)
+            return self._open_now(patience, None, once=True)
         except errors.SessionOverflowError:
             if engine.options.on_session_overflow != "wait":
                 raise
             return None
-        live.dialogue.once = True
-        return live
 
     async def _open_in_time(self, patience: Patience) -> LiveSession:
         """A session for one turn, as soon as a number is free, within one attempt's time."""
         engine = self._engine
         with trio.move_on_after(patience.timeout):
-            live = await self._open_when_free(patience, None)
-            live.dialogue.once = True
-            return live
+            return await self._open_when_free(patience, None, once=True)
         engine.connection.counters.timed_out += 1
         error = engine.error(errors.SessionTimeoutError, "not sent: no session number came free in time")
         error.waited, error.outcome = patience.timeout, "not_sent"
