@@ -235,6 +235,18 @@ async def _(names: Names) -> AsyncIterator[None]:
     assert answers == [{"status": "ok"}, "refused.unknown"]
 
 
+@scene("One question, one answer", 2)
+async def _(names: Names) -> AsyncIterator[None]:
+    yield
+    here, there = memory_pair()
+    async with (
+        SessionManager().port("server", there, on_request=names["ticks"]),
+        SessionManager(dialect=Exact()).port("lamp", here) as port,
+        port.stream({"count": 3}) as replies,
+    ):
+        assert [part["tick"] async for part in replies] == [0, 1, 2]
+
+
 @scene("Sessions that the peer opens")
 async def _(names: Names) -> AsyncIterator[None]:
     printed = said(names)

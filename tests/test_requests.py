@@ -346,8 +346,157 @@ def test_what_cannot_answer_is_refused() -> None:
     with pytest.raises(TypeError, match="on_request must be callable"):
         SessionManager(on_request=5)  # type: ignore[arg-type]
 
-    async def many(message: Any) -> AsyncIterator[Any]:
-        yield message
 
-    with pytest.raises(TypeError, match="gives many: post them in on_session"):
-        SessionManager(on_request=many)
+# -- generators: an answer of many parts ------------------------------------------------------------------------------
+
+
+async def count_up(message: Any) -> AsyncIterator[Any]:
+    """Yield as many numbers as asked for."""
+    for n in range(message["count"]):
+        yield {"n": n}
+
+
+async def test_what_a_generator_yields_are_the_parts_of_a_stream(autojump_clock: MockClock) -> None:
+    async with pair("exact", count_up) as (client, server):
+        for count in (0, 1, 200):
+            async with client.stream({"count": count}) as replies:
+                assert [part["n"] async for part in replies] == list(range(count))
+        async with client.session() as session:  # a dialogue goes on after a stream
+            async with session.stream({"count": 3}) as replies:
+                assert [part["n"] async for part in replies] == [0, 1, 2]
+            async with session.stream({"count": 2}) as replies:
+                assert [part["n"] async for part in replies] == [0, 1]
+            assert not session.closed
+        await settle()
+        assert server._engine.connection.handlers == 0
+
+
+async def test_a_generator_makes_no_more_than_there_is_credit_for(autojump_clock: MockClock) -> None:
+    made: list[int] = []
+
+    async def endless(message: Any) -> AsyncIterator[Any]:
+        for n in range(message["most"]):
+            made.append(n)
+            yield {"n": n}
+
+    async with pair("exact", endless) as (client, _server):
+        async with client.stream({"most": 10**6}, credit=4) as replies:
+            await settle()
+            assert len(made) <= 4 + 1
+            assert (await anext(aiter(replies)))["n"] == 0
+        await settle()
+        assert len(made) <= 8
+
+
+async def test_a_generator_is_closed_when_its_asker_leaves_and_tells_what_it_raises(autojump_clock: MockClock) -> None:
+    closed: list[float] = []
+
+    async def ticks(message: Any) -> AsyncIterator[Any]:
+        try:
+            while True:
+                await trio.sleep(1)
+                if message["fails_at"] == trio.current_time():
+                    raise SessionRefusedError("no more", code="over")
+                yield {"at": trio.current_time()}
+        finally:
+            closed.append(trio.current_time())
+
+    async with pair("exact", ticks) as (client, server):
+        async with client.stream({"fails_at": 0}, timeout=30) as replies:
+            async for part in replies:
+                if part["at"] == 3:
+                    break
+        await settle()
+        assert closed == [3.0]
+        async with client.stream({"fails_at": 5}, timeout=30) as replies:
+            assert (await anext(aiter(replies)))["at"] == 4.0
+            with pytest.raises(SessionRemoteError) as caught:
+                await anext(aiter(replies))
+        assert (caught.value.code, closed) == ("refused.over", [3.0, 5.0])
+        async with client.stream({"fails_at": 0}, timeout=30) as replies:
+            assert (await anext(aiter(replies)))["at"] == 6.0
+            server.close()
+            with pytest.raises(SessionError):
+                await anext(aiter(replies))
+        await settle()
+    assert closed == [3.0, 5.0, 6.0]
+
+
+async def test_who_asks_a_generator_for_one_answer_is_told_to_ask_for_a_stream(autojump_clock: MockClock) -> None:
+    started: list[Any] = []
+
+    async def many(message: Any) -> AsyncIterator[Any]:
+        started.append(message)
+        yield {"n": 1}
+
+    async with pair("exact", many) as (client, server):
+        with pytest.raises(SessionRemoteError, match=r"ask for them with stream\(\)") as caught:
+            await client.request({"n": 1})
+        assert (caught.value.code, caught.value.outcome, started) == ("refused.stream", "refused", [])
+        assert server.statistics().crashed == 0
+
+
+async def test_a_function_that_gives_one_answer_answers_a_stream_with_one_part(autojump_clock: MockClock) -> None:
+    for kind in KINDS:
+        answer = of_kind(kind, lambda message: {"n": message["n"]}, after=1)
+        async with pair("exact", answer) as (client, _server), client.stream({"n": 5}) as replies:
+            assert [part async for part in replies] == [{"n": 5}]
+
+
+async def test_on_the_classic_wire_each_part_is_a_message_of_its_session(autojump_clock: MockClock) -> None:
+    async with pair("classic", count_up) as (client, server):
+        async with client.session() as session:
+            assert await session.send({"count": 3}) == {"n": 0}
+            assert [await session.receive(timeout=1) for _ in range(2)] == [{"n": 1}, {"n": 2}]
+        await settle()
+        assert server._engine.connection.handlers == 0
+
+
+# -- the function may do what it likes ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_a_plain_function_may_close_its_port_or_drain_it_or_ask_for_what_it_answers(
+    wire: str, autojump_clock: MockClock
+) -> None:
+    calls: list[str] = []
+    ports: list[Port] = []
+
+    def question(n: int, what: str) -> dict[str, Any]:
+        header = {"_turn": n, "_new": True, "_end": True, "_life": 7} if wire == "exact" else {}
+        return {"sid": n, "what": what, **header}
+
+    def answer(message: Any) -> Any:
+        calls.append(message["what"])
+        if message["what"] == "again" and len(calls) < 3:
+            ports[0].dispatch(question(2, "again"))
+        if message["what"] == "close":
+            ports[0].close()
+        return {"answer": message["what"]}
+
+    out = Wire()
+    manager = SessionManager(out, on_request=answer, dialect=WIRES[wire], session_ids=range(100, 200))
+    async with manager.port("server") as port:
+        ports.append(port)
+        for n, what in enumerate(["first", "again", "close"], 1):
+            port.dispatch(question(n, what))
+            await settle()
+        assert port.closed
+        # On the exact wire what came again while it ran was not run again; the classic one cannot tell.
+        assert calls == ["first", "again", *(["again"] if wire == "classic" else []), "close"]
+        assert [message["answer"] for message in out.sent if "answer" in message] == calls[:-1]
+    assert_empty(manager, port)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_after_a_peer_marked_what_opens_a_question_without_that_mark_is_refused(
+    kind: str, autojump_clock: MockClock
+) -> None:
+    out = Wire()
+    async with SessionManager(out, on_request=of_kind(kind, lambda message: message)).port("server") as port:
+        port.dispatch({"sid": 1, "n": 1, "_turn": 1, "_life": 7, "_end": True})
+        port.dispatch({"sid": 2, "n": 2, "_turn": 2, "_life": 7, "_end": True, "_new": True})
+        port.dispatch({"sid": 3, "n": 3, "_turn": 3, "_life": 7, "_end": True})
+        await settle()
+        said = {message["_re"]: message.get("n", message.get("_error")) for message in out.sent if "_re" in message}
+        assert said == {1: 1, 2: 2, 3: "refused.no_session"}

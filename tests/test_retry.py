@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from psession import Exact, Retry, Session, SessionCancelError, SessionError, SessionManager, SessionTimeoutError
 from psession.channels import memory_pair
-from psession.protocol.bucket import MILLIONTH, RETRY_TOKENS, TokenBucket
 from psession.options import checked
+from psession.protocol.bucket import MILLIONTH, RETRY_TOKENS, TokenBucket
 from psession.protocol.retry import Patience
 
 from .peers import Caught, Wire, settle

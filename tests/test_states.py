@@ -661,8 +661,14 @@ PLAIN = st.fixed_dictionaries(
     optional={"_turn": st.integers(1, 9), "_re": st.integers(1, 9), "_wait": st.just(5), "n": st.integers(0, 3)},
 )
 ALONE = st.fixed_dictionaries(
-    {"sid": st.integers(4, 12), "_turn": st.integers(1, 40), "_life": st.just(PEER_LIFE)},
-    optional={"_new": st.just(True), "_end": st.just(True), "_wait": st.sampled_from([0, 5]), "n": st.integers(0, 3)},
+    {
+        "sid": st.integers(4, 12),
+        "_turn": st.integers(1, 40),
+        "_life": st.sampled_from([PEER_LIFE, PEER_LIFE, PEER_LIFE, PEER_LIFE, LIFE, PEER_LIFE + 1]),
+        "_new": st.sampled_from([True, True, True, False]),
+        "_end": st.sampled_from([True, True, True, False]),
+    },
+    optional={"_wait": st.sampled_from([0, 5]), "_part": st.integers(0, 1), "n": st.integers(0, 3)},
 )
 CLASSIC = st.fixed_dictionaries({"sid": st.integers(1, 8)}, optional={"n": st.integers(0, 3), "ask": st.just(True)})
 REPLIES = [
@@ -708,7 +714,7 @@ DEEDS = st.one_of(
     st.tuples(st.just("open"), st.just(0), st.none()),
     st.tuples(st.just("answer"), WHICH, st.booleans()),
     st.tuples(st.sampled_from(["give_up", "fail", "end"]), WHICH, st.none()),
-    st.tuples(st.just("hear"), st.just(0), ALONE),
+    *[st.tuples(st.just("hear"), st.just(0), ALONE)] * 3,
     st.tuples(st.just("alone"), WHICH, st.booleans()),
 )
 BEGINNING: list[tuple[str, int, Any]] = [

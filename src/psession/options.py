@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -89,9 +88,10 @@ class Options:
         session_max_life: How long a session may be idle: no message either way, no turn waiting.
         session_id_name: The field of a message that holds the session's number.
         max_session_count: How many sessions this side may have open.
-        on_session_overflow: What happens when no number is free. ``"recycle"``: the session opened first is ended;
-            ``"refuse"``: `SessionOverflowError`; ``"wait"``: ``port.session()`` and ``port.request()`` wait for one; or
-            a callable that gets the port and returns the number of the session to end.
+        on_session_overflow: What happens when no number is free. ``"recycle"``: the session opened first is ended, a
+            request only where there are no others; ``"refuse"``: `SessionOverflowError`; ``"wait"``: ``port.session()``
+            and ``port.request()`` wait for one; or a callable that gets the port and returns the number of the session
+            to end.
         retry: How often a turn is tried again, when, and out of what budget; a reply that comes between two attempts
             counts.
         retry_count: The short form of its ``count``, and wins over it where both are given.
@@ -109,7 +109,8 @@ class Options:
         on_session: Called with each session that the peer opens, as a task of the port's.
         on_request: Called with each message that asks something by itself; what it returns is the answer. An async one
             runs as a task of the port's, within the time that an asker on the exact wire gives it; any other is called
-            and answered in the reader's own step, so it must be quick. What it raises reaches such an asker as from
+            and answered in the reader's own step, so it must be quick. An async generator answers a stream: each
+            ``yield`` is one part. What it raises reaches such an asker as from
             `on_session`. Beside `on_session` it gets what says that nothing will follow: on the exact wire what
             ``request`` asks.
         error_reply: What an asker on the classic wire gets, which has no errors, where `on_request` raised: called with

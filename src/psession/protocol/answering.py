@@ -31,8 +31,7 @@ class Answering:
     Args:
         shared: The ground that the parts of the connection stand on.
         end: Ends a session at that moment, for that reason; with True its handler's work is not wanted any more.
-        has_place: Returns True if one more handler may be at work, for what the peer opens under that number, and counts
-            it.
+        has_place: Returns True if one more handler may be at work, for what the peer opens under a number; counts it.
     """
 
     def __init__(

@@ -227,7 +227,7 @@ class Connection:
         return self.take()
 
     def _asked_alone(self, message: dict[str, Any], sid: int, now: float) -> events.Asked | None:
-        """A question that stands alone. ``None`` where a message is none, or is to be looked at: nothing was changed."""
+        """A question that stands alone; ``None`` where a message is none or takes the long way: nothing was changed."""
         shared = self._shared
         if shared.is_closing or self.handlers >= self._settings.max_incoming_sessions or not 0 < sid <= LARGEST:
             return None

@@ -155,6 +155,9 @@ class Request:
     def replied(self, question: int, reply: Any, payload: Any) -> None:
         """The function has returned: a reply, what is to be awaited for one, or a generator of many."""
         engine = self._requests.engine
+        makes: Callable[[int, Any], Awaitable[Any]]
+        if self._streams and _is_answer(reply):
+            reply = _one(reply)
         if inspect.isasyncgen(reply):
             makes = self._send_parts
         elif inspect.isawaitable(reply):
@@ -207,8 +210,17 @@ class Request:
         finally:
             engine.account.give_back(lent)
 
-    async def _wait_for(self, _question: int, reply: Awaitable[Any]) -> Any:
-        return await await_(reply)
+    @property
+    def _streams(self) -> bool:
+        """True where the asker wants many parts."""
+        exact = self._dialogue.exact
+        return exact is not None and exact.stream is not None
+
+    async def _wait_for(self, question: int, reply: Awaitable[Any]) -> Any:
+        result = await await_(reply)
+        if self._streams and result is not None:
+            return await self._send_parts(question, _one(result))
+        return result
 
     async def _send_parts(self, question: int, parts: AsyncGenerator[Any, None]) -> object:
         """Send what a generator yields: the parts of the answer to a stream.
@@ -351,3 +363,8 @@ class Request:
 def _is_answer(reply: object) -> bool:
     """Return True if what a function has returned is the answer, and not what makes one in time."""
     return reply is not None and not inspect.isawaitable(reply) and not inspect.isasyncgen(reply)
+
+
+async def _one(reply: object) -> AsyncGenerator[object, None]:
+    """A stream of one part."""
+    yield reply
