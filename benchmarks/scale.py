@@ -58,12 +58,15 @@ SIZES = (
     Sizes("a port over a sender, its task included", "port_bytes", 10_000, "bytes", {}),
     Sizes("a TCP connection and its port", "connection_bytes", 1000, "bytes", {}),
     Sizes("memory after all requests / after 1 %", "requests_bytes", 1_000_000, "", {"client": 1.02, "server": 1.02}),
+    Sizes("the same, exact, a plain on_request", "exact_plain_bytes", 1_000_000, "", {"client": 1.02, "server": 1.02}),
+    Sizes("the same, exact, an async one", "exact_async_bytes", 1_000_000, "", {"client": 1.02, "server": 1.02}),
     Sizes("latency at half the peak load, due at random", "latency", 0, "", {"p99 / median": 4.0}),
     Sizes("latency at half the peak load, due evenly", "latency", 1, "", {"p99 / median": 4.0}),
     Sizes("the same over 64 connections of bare Trio, at random", "bare_latency", 0, "", {}),
     Sizes("the same over 64 connections of bare Trio, evenly", "bare_latency", 1, "", {}),
 )
-SEVERAL = ("session_bytes", "port_bytes", "connection_bytes", "requests_bytes")
+REQUESTS = ("requests_bytes", "exact_plain_bytes", "exact_async_bytes")
+SEVERAL = ("session_bytes", "port_bytes", "connection_bytes", *REQUESTS)
 """What is no time and hardly differs from one round to the next: measured once."""
 
 Results = dict[str, dict[str, list[float]]]
@@ -92,7 +95,7 @@ def counts_of(costs: Costs, arguments: argparse.Namespace) -> list[int]:
 
 def count_of(sizes: Sizes, arguments: argparse.Namespace) -> int:
     """What a size is measured at."""
-    if sizes.probe == "requests_bytes":
+    if sizes.probe in REQUESTS:
         return min(arguments.requests, 20_000) if arguments.quick else int(arguments.requests)
     return min(sizes.count, 100) if arguments.quick else sizes.count
 

@@ -24,7 +24,7 @@ import msgspec
 import trio
 from harness import MANY, REQUEST, Work, end_with_parent, measure, server, server_process
 
-from psession import Budget, Port, Session, SessionManager
+from psession import Budget, Exact, Port, Session, SessionManager
 from psession.channels import lines
 
 if TYPE_CHECKING:
@@ -55,10 +55,28 @@ async def answer(session: Session) -> None:
         await session.post(message)
 
 
+def answer_plainly(message: Any) -> Any:
+    """Answer each question with itself."""
+    return message
+
+
+async def answer_later(message: Any) -> Any:
+    """The same, in a task."""
+    return message
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "default": {"on_session": answer},
+    "wide": {"on_session": answer, **WIDE},
+    "plain": {"on_request": answer_plainly},
+    "async": {"on_request": answer_later},
+}
+
+
 async def serve(kind: str) -> None:
-    """A port for each connection, a handler for each session; `kind` is ``"wide"`` or ``"default"``, its options."""
+    """A port for each connection, with the options of `kind`."""
     raise_file_limit()
-    manager = SessionManager(on_session=answer, **(WIDE if kind == "wide" else {}))
+    manager = SessionManager(**KINDS[kind])
     numbers = itertools.count()
 
     async def meet(stream: trio.SocketStream) -> None:
@@ -230,12 +248,27 @@ async def connection_bytes(count: int, _seconds: float) -> dict[str, float]:
 
 async def requests_bytes(count: int, _seconds: float) -> dict[str, float]:
     """Memory of both processes after so many requests and after a hundredth of them, 64 in flight, a session each."""
+    return await _memory_of("default", SessionManager(), count, count // 100)
+
+
+async def exact_plain_bytes(count: int, _seconds: float) -> dict[str, float]:
+    """The same on the exact wire to a plain ``on_request``, from a tenth on: by then all answers are kept that may."""
+    return await _memory_of("plain", SessionManager(dialect=Exact()), count, count // 10)
+
+
+async def exact_async_bytes(count: int, _seconds: float) -> dict[str, float]:
+    """The same to an async one."""
+    return await _memory_of("async", SessionManager(dialect=Exact()), count, count // 10)
+
+
+async def _memory_of(kind: str, manager: SessionManager, count: int, few: int) -> dict[str, float]:
+    """Memory after `count` requests by that after a `few` of them."""
     async with (
-        server_process("scale_probe.py", "default") as (tcp, process),
-        tcp_port(SessionManager(), tcp) as port,
+        server_process("scale_probe.py", kind) as (tcp, process),
+        tcp_port(manager, tcp) as port,
     ):
         work = in_turns([port.request] * MANY, MANY)
-        few = max(count // 100, MANY)
+        few = max(few, MANY)
         await work(few)
         near, far = resident(), resident(process)
         await work(count - few)
@@ -347,7 +380,8 @@ PROBES = {
     probe.__name__: probe
     for probe in (
         *(sessions, idle_sessions, tcp_sessions, ports, connections),
-        *(session_bytes, port_bytes, connection_bytes, requests_bytes, latency, bare_latency),
+        *(session_bytes, port_bytes, connection_bytes, requests_bytes, exact_plain_bytes, exact_async_bytes),
+        *(latency, bare_latency),
     )
 }
 

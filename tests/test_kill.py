@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 
 from psession import Exact, SessionError, SessionManager
@@ -20,9 +21,9 @@ KILLS = 3
 TURNS = 600
 
 
-async def start(port: int, log: Path) -> trio.Process:
+async def start(port: int, log: Path, form: str) -> trio.Process:
     """The server, ready."""
-    command = [sys.executable, str(PROGRAM), str(port), str(log)]
+    command = [sys.executable, str(PROGRAM), str(port), str(log), form]
     process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert b"ready" in await process.stdout.receive_some()
@@ -36,7 +37,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def test_a_server_killed_in_mid_load_is_back_and_every_outcome_is_true(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["on_session", "async on_request", "plain on_request"])
+async def test_a_server_killed_in_mid_load_is_back_and_every_outcome_is_true(tmp_path: Path, form: str) -> None:
     number, log = free_port(), tmp_path / "log"
     outcomes: dict[int, Any] = {}
     numbers = iter(range(TURNS))
@@ -46,7 +48,7 @@ async def test_a_server_killed_in_mid_load_is_back_and_every_outcome_is_true(tmp
 
     manager = SessionManager(dialect=Exact(), resume_within=20, session_timeout=20)
     with trio.fail_after(60):
-        process = await start(number, log)
+        process = await start(number, log, form)
         try:
             async with (
                 reconnecting(connect, first_delay=0.05, max_delay=0.2) as channel,
@@ -70,7 +72,7 @@ async def test_a_server_killed_in_mid_load_is_back_and_every_outcome_is_true(tmp
                             await progress.park()
                         process.send_signal(signal.SIGKILL)
                         await process.wait()
-                        process = await start(number, log)
+                        process = await start(number, log, form)
                 assert port.statistics().forgotten == KILLS
         finally:
             process.kill()
