@@ -23,7 +23,7 @@ import trio.testing
 
 import psession
 from psession import Exact, Port, Session, SessionManager, SessionRemoteError
-from psession.channels import lines, memory_pair
+from psession.channels import JsonCodec, lines, memory_pair
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -158,6 +158,33 @@ async def _(names: Names) -> AsyncIterator[None]:
     async with SessionManager(on_session=lamp).port("far", lines(far)):
         yield
     assert names["status"] == names["Status"](light="on")
+
+
+class Status(msgspec.Struct):
+    """What the blocks of "Payloads" call so."""
+
+    light: str
+
+
+@scene("Payloads", 2)
+async def _(names: Names) -> AsyncIterator[None]:
+    names["Status"] = Status
+    async with a_port(lamp) as names["port"]:
+        yield
+    assert names["status"] == Status("on")
+
+
+@scene("Payloads", 3)
+async def _(names: Names) -> AsyncIterator[None]:
+    names["Status"] = Status
+    yield
+    near, far = trio.testing.memory_stream_pair()
+    manager = SessionManager()
+    async with (
+        manager.port("far", lines(far), on_session=lamp),
+        manager.port("near", lines(near, codec=JsonCodec(type=Status))) as port,
+    ):
+        assert await names["light_of"](port) == "on"
 
 
 @scene("Sessions")

@@ -15,7 +15,7 @@ PACKAGE = Path(psession.__file__).parent
 SOURCES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 FLOORS = [
     ["_interrupt", "_version", "absences", "checks", "errors", "text"],
-    ["budget", "message", "nursery"],
+    ["budget", "message", "nursery", "typed"],
     ["protocol"],
     ["dialects"],
     ["options"],
@@ -36,6 +36,7 @@ PURE = [
     "message.py",
     "options.py",
     "text.py",
+    "typed.py",
     *[room for room in SOURCES if room.startswith(("protocol/", "dialects/"))],
     "channels/_framings.py",
     "testing/_events.py",

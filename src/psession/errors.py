@@ -176,7 +176,7 @@ class MessageError(SessionError, ValueError):
 
 
 class MalformedMessageError(MessageError):
-    """The message cannot be encoded, or what came cannot be decoded into one."""
+    """The message cannot be encoded, or what came cannot be decoded into one or, of a reply, read as ``reply_type``."""
 
 
 class MessageTooLargeError(MessageError):

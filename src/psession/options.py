@@ -79,6 +79,16 @@ class PortOptions(TypedDict, total=False):
     budget: Budget | None
 
 
+class TurnOptions(TypedDict, total=False):
+    """The keyword arguments of `Session.send` and `Port.request` but for ``reply_type``, for type checkers."""
+
+    timeout: float | None
+    retry: Retry | None
+    retry_count: float | None
+    retry_interval: float | None
+    retry_on: tuple[type[Exception], ...] | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """The options of a port. Durations are seconds on Trio's clock, ``math.inf`` is no limit, 0 is 0.

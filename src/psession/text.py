@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+SHORT_CHARS: Final = 200
+"""How much an error repeats of what a peer may have made long."""
+
 
 def printable(text: str) -> str:
     """The text with whatever is not printable written as Python escapes it."""
     return text if text.isprintable() else "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def short(text: str) -> str:
+    """The beginning of the text, made printable."""
+    return printable(text) if len(text) <= SHORT_CHARS else printable(text[:SHORT_CHARS]) + "..."

@@ -31,7 +31,7 @@ async def a_channel_of_ones_own(channel: trio.abc.Channel[dict[str, Any]]) -> No
             async with session.stream({"q": 1}, timeout=3, total=60, count=5, credit=8, retry_count=1) as replies:
                 assert_type(replies, Replies)
                 assert_type(await replies.receive(), Any)
-            session.stream({"q": 1}, size=8)  # type: ignore[call-arg]
+            session.stream({"q": 1}, size=8)  # type: ignore[call-overload]
         async with port.stream({"q": 1}, timeout=None, retry=Retry(2, 0.5)) as replies:
             async for reply in replies:
                 assert_type(reply, Any)
@@ -93,7 +93,7 @@ async def what_is_wrong_is_seen(manager: SessionManager, port: Port) -> None:
     SessionManager(session_timout=5)  # type: ignore[call-arg]
     SessionManager(session_timeout="5")  # type: ignore[arg-type]
     manager.port(1)  # type: ignore[arg-type]
-    await port.request({"q": 1}, 3)  # type: ignore[call-arg]
+    await port.request({"q": 1}, 3)  # type: ignore[call-overload]
     port.clear("now")  # type: ignore[arg-type]
     Port("server")  # type: ignore[arg-type]
     Session(port)  # type: ignore[arg-type]

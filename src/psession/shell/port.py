@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Never, final
+from typing import TYPE_CHECKING, Any, Generic, Literal, Never, final, overload
 
 import trio
 
@@ -17,11 +17,13 @@ from psession.shell.live_session import LiveSession
 from psession.shell.replies import replies_to
 from psession.shell.stream import NEEDS_EXACT, plan
 from psession.shell.turn import Turn
+from psession.typed import Ask, Reply, form_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator
-    from typing import Self, Unpack
+    from typing import Self, TypeVar, Unpack
 
+    from psession.options import TurnOptions
     from psession.protocol.counters import Statistics
     from psession.protocol.dialogue import Dialogue
     from psession.protocol.retry import Patience, Retry
@@ -29,17 +31,20 @@ if TYPE_CHECKING:
     from psession.shell.replies import Replies
     from psession.shell.stream import StreamOptions
 
+    T = TypeVar("T")
+
 _protected = trio.lowlevel.enable_ki_protection
 
 
 @final
-class Session:
+class Session(Generic[Ask, Reply]):
     """One dialogue with the peer of a port.
 
     Made by `Port.session`, `Port.create` or, for what the peer opens, handed to ``on_session``. Leaving its ``with`` or
     ``async with`` block ends it. Turns are one at a time: a second ``send`` waits for the first.
 
-    The application sends and receives payloads, with nothing of psession's in them.
+    The application sends and receives payloads, with nothing of psession's in them. ``Session[Command, Status]`` tells
+    type checkers what is sent and what is replied; plain ``Session`` is ``Session[Any, Any]``.
 
     Attributes:
         port: The port it belongs to.
@@ -47,7 +52,7 @@ class Session:
 
     __slots__ = ("__weakref__", "_live", "port")
 
-    port: Port
+    port: Port[Ask, Reply]
     _live: LiveSession
 
     def __init__(self, *_: Never, **__: Never) -> None:
@@ -86,10 +91,19 @@ class Session:
 
     # -- turns -------------------------------------------------------------------------------------------------------
 
+    @overload
+    def send(
+        self, payload: Ask, *, reply_type: None = None, **options: Unpack[TurnOptions]
+    ) -> Coroutine[Any, Any, Reply]: ...
+    @overload
+    def send(self, payload: Ask, *, reply_type: type[T], **options: Unpack[TurnOptions]) -> Coroutine[Any, Any, T]: ...
+    @overload
+    def send(self, payload: Ask, *, reply_type: Any, **options: Unpack[TurnOptions]) -> Coroutine[Any, Any, Any]: ...
     def send(
         self,
-        payload: Any,
+        payload: Ask,
         *,
+        reply_type: Any = None,
         timeout: float | None = None,
         retry: Retry | None = None,
         retry_count: float | None = None,
@@ -104,6 +118,8 @@ class Session:
         Args:
             payload: A mapping, a `msgspec.Struct`, a dataclass, or whatever else the channel's codec makes an object
                 of; without a field of psession's own.
+            reply_type: What the reply is read as, and checked: a Struct, a dataclass, a TypedDict or whatever else
+                msgspec reads. ``None``: the reply as it came.
             timeout: Seconds each attempt waits, not the call. Like the others: ``None`` takes the session's, the port's
                 or the manager's value, 0 means 0, ``math.inf`` no limit.
             retry: How often it is tried again, and when; a reply that comes between two attempts is the reply. Only
@@ -127,28 +143,42 @@ class Session:
             SessionInvalidError: The session is over, or its peer's number may not be used again.
             SessionRemoteError: The peer answered with an error (exact wire).
             MessageError: The payload cannot be encoded, is too large, or has a field of psession's own.
+            MalformedMessageError: The reply does not fit `reply_type`; the text says where, and what was expected. The
+                turn is over: nothing is tried again, and the session goes on.
             Exception: What the sender raised. Whether the message left then is not known: it counts as not answered.
+            TypeError, ValueError: An argument that will not do, from the call itself.
         """
         live = self._live
+        if reply_type is not None:
+            patience = checked(live.patience, timeout, retry, retry_count, retry_interval, retry_on)
+            return Turn(live).run_typed(payload, patience, form_of(reply_type))
         return Turn(live).run(payload, checked(live.patience, timeout, retry, retry_count, retry_interval, retry_on))
 
-    def stream(self, payload: Any, **options: Unpack[StreamOptions]) -> Replies:
+    @overload
+    def stream(self, payload: Ask, *, reply_type: None = None, **options: Unpack[StreamOptions]) -> Replies[Reply]: ...
+    @overload
+    def stream(self, payload: Ask, *, reply_type: type[T], **options: Unpack[StreamOptions]) -> Replies[T]: ...
+    @overload
+    def stream(self, payload: Ask, *, reply_type: Any, **options: Unpack[StreamOptions]) -> Replies: ...
+    def stream(self, payload: Ask, *, reply_type: Any = None, **options: Unpack[StreamOptions]) -> Replies:
         """Send `payload` and receive many replies to it: ``async with session.stream(payload) as replies``.
 
         A stream is a turn: a ``send`` of the same session waits. `psession.Replies` says how it ends and what it
-        raises, `psession.StreamOptions` what it may take. On the classic wire: SessionInvalidError.
+        raises, `psession.StreamOptions` what it may take; with `reply_type` each reply is read as in `send`. On the
+        classic wire: SessionInvalidError.
         """
         live = self._live
         if not live.engine.connection.is_exact(live.dialogue):
             raise live.error(errors.SessionInvalidError, NEEDS_EXACT)
-        return replies_to(payload, plan(live.patience, options), live, self._opened)
+        form = None if reply_type is None else form_of(reply_type)
+        return replies_to(payload, plan(live.patience, options), form, live, self._opened)
 
     async def _opened(self) -> LiveSession:
         return self._live
 
     # -- messages that are no turns ----------------------------------------------------------------------------------
 
-    def post(self, payload: Any) -> Coroutine[Any, Any, None]:
+    def post(self, payload: Ask) -> Coroutine[Any, Any, None]:
         """Send `payload` and want no reply; await it. It returns when the message is accepted for sending, in order.
 
         Cancelled before it was accepted, it is never sent. Waits while ``max_queued_bytes`` are queued; with an async
@@ -164,7 +194,7 @@ class Session:
         return self._live.post(payload)
 
     @_protected
-    async def finish(self, payload: Any = None) -> None:
+    async def finish(self, payload: Ask | None = None) -> None:
         """End the answer to the turn that was received, with `payload` if there is one. Waits and raises as `post`.
 
         To a `stream` each ``post`` is one answer, and this, the next ``receive`` or the handler's return the end. To a
@@ -256,9 +286,9 @@ class Session:
         self._live.end()
 
 
-def session_of(port: Port, live: LiveSession) -> Session:
+def session_of(port: Port[Ask, Reply], live: LiveSession) -> Session[Ask, Reply]:
     """Return the `Session` by which users know a session, made when they first meet it."""
-    session: Session | None = live.face
+    session: Session[Ask, Reply] | None = live.face
     if session is None:
         session = Session.__new__(Session)
         session.port = port
@@ -268,16 +298,16 @@ def session_of(port: Port, live: LiveSession) -> Session:
     return session
 
 
-class Opening:
+class Opening(Generic[Ask, Reply]):
     """``async with port.session()``: a session, opened on entering and ended on leaving."""
 
     __slots__ = ("_open", "_session")
 
-    def __init__(self, open_session: Callable[[], Awaitable[Session]]) -> None:
+    def __init__(self, open_session: Callable[[], Awaitable[Session[Ask, Reply]]]) -> None:
         self._open = open_session
 
     @_protected
-    async def __aenter__(self) -> Session:
+    async def __aenter__(self) -> Session[Ask, Reply]:
         self._session = await self._open()
         return self._session
 
@@ -321,8 +351,11 @@ class SessionsView(Mapping[int, Session]):
 
 
 @final
-class Port:
+class Port(Generic[Ask, Reply]):
     """One peer, for as long as its ``async with manager.port(...)`` block lasts.
+
+    ``Port[Command, Status]`` tells type checkers what is sent and what is replied, where the channel's codec reads
+    replies as a ``Status``; plain ``Port`` is ``Port[Any, Any]``.
 
     Attributes:
         name: The name it has in the manager.
@@ -363,7 +396,7 @@ class Port:
         retry_interval: float | None = None,
         retry_on: tuple[type[Exception], ...] | None = None,
         session_max_life: float | None = None,
-    ) -> Opening:
+    ) -> Opening[Ask, Reply]:
         """An async context manager: a new session, ended on leaving.
 
         Args:
@@ -393,7 +426,7 @@ class Port:
         retry_interval: float | None = None,
         retry_on: tuple[type[Exception], ...] | None = None,
         session_max_life: float | None = None,
-    ) -> Session:
+    ) -> Session[Ask, Reply]:
         """Make a new session at once; ``end()`` it, or use it in a ``with``. Arguments and errors as in `session`.
 
         Under ``on_session_overflow="wait"`` it cannot wait and raises `SessionOverflowError`.
@@ -404,11 +437,18 @@ class Port:
         self._engine.rests(live.dialogue)
         return session_of(self, live)
 
+    @overload
+    async def request(self, payload: Ask, *, reply_type: None = None, **options: Unpack[TurnOptions]) -> Reply: ...
+    @overload
+    async def request(self, payload: Ask, *, reply_type: type[T], **options: Unpack[TurnOptions]) -> T: ...
+    @overload
+    async def request(self, payload: Ask, *, reply_type: Any, **options: Unpack[TurnOptions]) -> Any: ...
     @_protected
     async def request(
         self,
-        payload: Any,
+        payload: Ask,
         *,
+        reply_type: Any = None,
         timeout: float | None = None,  # noqa: ASYNC109 - as in Session.send
         retry: Retry | None = None,
         retry_count: float | None = None,
@@ -417,22 +457,31 @@ class Port:
     ) -> Any:
         """Send one message in a session of its own, and return its reply. Arguments and errors as in `Session.send`."""
         patience = checked(self._engine.patience, timeout, retry, retry_count, retry_interval, retry_on)
+        form = None if reply_type is None else form_of(reply_type)
         live = self._open_once(patience) or await self._open_in_time(patience)
         try:
+            if form is not None:
+                return await Turn(live).run_typed(payload, patience, form)
             return await Turn(live).run(payload, patience)
         finally:
             live.end_once()
 
-    def stream(self, payload: Any, **options: Unpack[StreamOptions]) -> Replies:
+    @overload
+    def stream(self, payload: Ask, *, reply_type: None = None, **options: Unpack[StreamOptions]) -> Replies[Reply]: ...
+    @overload
+    def stream(self, payload: Ask, *, reply_type: type[T], **options: Unpack[StreamOptions]) -> Replies[T]: ...
+    @overload
+    def stream(self, payload: Ask, *, reply_type: Any, **options: Unpack[StreamOptions]) -> Replies: ...
+    def stream(self, payload: Ask, *, reply_type: Any = None, **options: Unpack[StreamOptions]) -> Replies:
         """Send one message with many replies in a session of its own. Arguments and errors as in `Session.stream`."""
         engine = self._engine
         if not engine.connection.asks_exactly:
             raise engine.error(errors.SessionInvalidError, NEEDS_EXACT)
-        stream = plan(engine.patience, options)
-        return replies_to(payload, stream, None, lambda: self._open_for_stream(stream.patience))
+        stream, form = plan(engine.patience, options), None if reply_type is None else form_of(reply_type)
+        return replies_to(payload, stream, form, None, lambda: self._open_for_stream(stream.patience))
 
     @_protected
-    async def post(self, payload: Any) -> None:
+    async def post(self, payload: Ask) -> None:
         """Send a payload that is no session's, as it is. Waits and raises as `Session.post`."""
         engine = self._engine
         engine.check_open()
@@ -472,7 +521,7 @@ class Port:
                     raise
             await engine.wait_for_number()
 
-    async def _open(self, patience: Patience, max_life: float | None) -> Session:
+    async def _open(self, patience: Patience, max_life: float | None) -> Session[Ask, Reply]:
         live = await self._open_when_free(patience, max_life)
         self._engine.rests(live.dialogue)
         return session_of(self, live)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Never, final
 import trio
 
 from psession.shell.stream import StreamTurn
+from psession.typed import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -15,11 +16,14 @@ if TYPE_CHECKING:
 
     from psession.shell.live_session import LiveSession
     from psession.shell.stream import Plan
+    from psession.typed import Form
 
 
 @final
-class Replies(trio.abc.ReceiveChannel[Any]):
+class Replies(trio.abc.ReceiveChannel[Reply]):
     """The replies to one message, in order and each once: use ``async with``, then ``async for`` or `receive`.
+
+    ``Replies[Status]`` is what type checkers know of the replies; plain ``Replies`` is ``Replies[Any]``.
 
     `Session.stream` and `Port.stream` make it. They end, and ``async for`` with them, at the peer's end mark, or when
     ``count`` of them were received. A `SessionTimeoutError` says that no reply came in ``timeout`` seconds, all
@@ -35,6 +39,7 @@ class Replies(trio.abc.ReceiveChannel[Any]):
     _is_own: bool
     _payload: Any
     _plan: Plan
+    _form: Form | None
     _turn: StreamTurn | None
     _error: BaseException | None
     _is_over: bool
@@ -95,7 +100,7 @@ class Replies(trio.abc.ReceiveChannel[Any]):
         await trio.lowlevel.checkpoint()
 
     @trio.lowlevel.enable_ki_protection
-    async def receive(self) -> Any:
+    async def receive(self) -> Reply:
         """Receive the next reply. Cancelling loses nothing.
 
         The time without a reply begins when this is first called after the last reply. May return without yielding to
@@ -106,6 +111,7 @@ class Replies(trio.abc.ReceiveChannel[Any]):
             SessionTimeoutError: No reply came in time, or the total time is over.
             SessionRemoteError: The peer's handler failed.
             SessionOverrunError: The peer sent more than it had credit for.
+            MalformedMessageError: The reply does not fit ``reply_type``; the turn is over, as on leaving the block.
             SessionError: What ended the turn, as in `Session.send`.
             trio.ClosedResourceError: The block was left, or not entered.
             trio.BusyResourceError: Another task receives.
@@ -122,7 +128,9 @@ class Replies(trio.abc.ReceiveChannel[Any]):
             raise self._error
         self._is_receiving = True
         try:
-            reply = await turn.next()
+            reply: Reply = await turn.next()
+            if self._form is not None:
+                reply = turn.read(reply, self._form)
         except trio.Cancelled:
             raise
         except BaseException as error:
@@ -170,7 +178,11 @@ class Replies(trio.abc.ReceiveChannel[Any]):
 
 
 def replies_to(
-    payload: Any, plan: Plan, live: LiveSession | None, open_session: Callable[[], Awaitable[LiveSession]]
+    payload: Any,
+    plan: Plan,
+    form: Form | None,
+    live: LiveSession | None,
+    open_session: Callable[[], Awaitable[LiveSession]],
 ) -> Replies:
     """Make the `Replies` to a payload, in the session `live` or in one that is opened for them and ended with them."""
     replies = Replies.__new__(Replies)
@@ -179,6 +191,7 @@ def replies_to(
     replies._is_own = live is None
     replies._payload = payload
     replies._plan = plan
+    replies._form = form
     replies._turn = None
     replies._error = None
     replies._is_over = False

@@ -15,6 +15,7 @@ from psession.protocol.dialogue import AskedTurn
 from psession.protocol.states import Turn as State
 from psession.protocol.states import TurnEvent
 from psession.shell.handler_scope import answering
+from psession.shell.user_code import call
 from psession.shell.waiting import SILENCE, Waiter
 from psession.text import printable
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from psession.shell.live_session import LiveSession
     from psession.shell.outbox import Ticket
     from psession.shell.waiting import Delivery
+    from psession.typed import Form
 
 
 class Turn(Waiter, AskedTurn):
@@ -122,6 +124,22 @@ class Turn(Waiter, AskedTurn):
                 if self.deadline <= engine.now():
                     break
             self.time_out(f"no reply: {self.advice()}")
+
+    async def run_typed(self, payload: Any, patience: Patience, form: Form) -> Any:
+        """Do as `run`, and return the reply as the type of that form. The turn is over then, whether it fits or not."""
+        return self.read(await self.run(payload, patience), form)
+
+    def read(self, reply: Any, form: Form) -> Any:
+        """Return a reply as the type of that form. Ctrl-C may interrupt what the type itself does.
+
+        Raises:
+            MalformedMessageError: It does not fit.
+        """
+        try:
+            return call(form.read, reply)
+        except errors.MalformedMessageError as error:
+            why = f"the reply does not fit reply_type: {error.why}"
+            raise self.live.error(errors.MalformedMessageError, why, self) from error.__cause__
 
     def start(self) -> bool:
         """Begin the turn's time. Return False if a reply of the past may be taken for its answer."""
