@@ -7,8 +7,10 @@ shows pieces: each runs here as it stands, on virtual time, in a scene that give
 from __future__ import annotations
 
 import ast
+import collections.abc
 import importlib
 import inspect
+import json
 import re
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -72,6 +74,12 @@ BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 PIECES = [block for block in BLOCKS if block.page not in ELSEWHERE]
 
 
+def guide_section(heading: str) -> str:
+    """The text of the guide under a heading."""
+    text = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    return text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
 def compiled(block: Block) -> Any:
     """The code of a block, which may await as if it stood in an async function."""
     padded = "\n" * (block.line - 1) + block.code
@@ -97,6 +105,7 @@ def public_names() -> Names:
     """What a reader has imported who reads from the top."""
     modules = ["psession", "psession.channels"]
     names: Names = {"trio": trio, "msgspec": msgspec, "partial": partial, "itemgetter": itemgetter}
+    names["AsyncIterator"] = collections.abc.AsyncIterator
     for module in map(importlib.import_module, modules):
         names.update({name: getattr(module, name) for name in module.__all__})
     return names
@@ -272,6 +281,64 @@ async def _(names: Names) -> AsyncIterator[None]:
         port.stream({"count": 3}) as replies,
     ):
         assert [part["tick"] async for part in replies] == [0, 1, 2]
+
+
+@scene("Services", 1)
+async def _(names: Names) -> AsyncIterator[None]:
+    here, there = memory_pair()
+    lines = [line for line in guide_section("Services").splitlines() if line.startswith("| `{")]
+    rows = [[re.sub(r"^(`+) ?(.*?) ?\1$", r"\2", cell) for cell in line.strip("| ").split(" | ")] for line in lines]
+    refused: list[list[str]] = []
+
+    async def ask() -> None:
+        async with SessionManager(dialect=Exact()).port("lamp", here) as port:
+            assert await port.request({"command": "dim", "level": 40, "seconds": 1}) == names["Status"](40)
+            for wrong, *_ in rows:
+                with pytest.raises(SessionRemoteError) as caught:
+                    await port.request(json.loads(wrong))
+                refused.append([wrong, caught.value.code, caught.value.text])
+            async with port.stream({"command": "count", "to": 2}) as replies:
+                assert [reply async for reply in replies] == [{"result": 0}, {"result": 1}]
+
+    names.update(manager=SessionManager(), client_id="anna", channel=there)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        yield
+    assert refused == rows
+    assert len(rows) == 5
+
+
+@scene("Services", 2)
+async def _(names: Names) -> AsyncIterator[None]:
+    class Status(msgspec.Struct):
+        level: int
+
+    names.update(manager=SessionManager(), Status=Status)
+    yield
+    for level in (1, 2):
+        here, there = memory_pair()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(names["serve"], there)
+            async with SessionManager().port("lamp", here) as port:
+                assert await port.request({"command": "dim", "level": level}) == Status(level)
+
+
+@scene("Services", 3)
+async def _(names: Names) -> AsyncIterator[None]:
+    printed = said(names)
+
+    class Status(msgspec.Struct):
+        level: int
+
+    async def dim(level: int, seconds: float = 0.0) -> None:
+        """Dim the lamp."""
+
+    dim.__annotations__.update({"return": Status})
+    names["lamp"] = psession.Service("command")
+    names["lamp"].add(dim)
+    yield
+    (shown,) = re.findall(r"^```json\n(.*?)^```", guide_section("Services"), re.MULTILINE | re.DOTALL)
+    assert printed == [json.loads(shown)]
 
 
 @scene("Sessions that the peer opens")

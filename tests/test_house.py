@@ -16,6 +16,7 @@ SOURCES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE
 FLOORS = [
     ["_interrupt", "_version", "absences", "checks", "errors", "text"],
     ["budget", "message", "nursery", "typed"],
+    ["method", "service"],
     ["protocol"],
     ["dialects"],
     ["options"],
@@ -34,7 +35,9 @@ PURE = [
     "checks.py",
     "errors.py",
     "message.py",
+    "method.py",
     "options.py",
+    "service.py",
     "text.py",
     "typed.py",
     *[room for room in SOURCES if room.startswith(("protocol/", "dialects/"))],

@@ -25,6 +25,7 @@ from psession.errors import (
 from psession.options import PortOptions
 from psession.protocol.counters import Statistics
 from psession.protocol.retry import Retry
+from psession.service import Service
 from psession.shell.manager import SessionManager
 from psession.shell.port import Port, Session
 from psession.shell.replies import Replies
@@ -47,6 +48,7 @@ __all__ = [
     "PortOptions",
     "Replies",
     "Retry",
+    "Service",
     "Session",
     "SessionAbortError",
     "SessionCancelError",
