@@ -12,6 +12,8 @@ from xml.etree import ElementTree
 import pytest
 import trio
 
+from psession import SessionRefusedError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -114,6 +116,23 @@ async def test_the_servers_of_core_start(module: Callable[[str], Any]) -> None:
     async with trio.open_nursery() as nursery:
         for kind in ("bare", "sessions", "websocket"):
             nursery.start_soon(start, kind)
+
+
+def test_the_handlers_written_by_hand_answer_as_the_service_does(module: Callable[[str], Any]) -> None:
+    """Each message that is timed has the same answer in every way; the checked one refuses what the service does."""
+    service = module("service")
+    for message in service.MESSAGES.values():
+        answers = [way(message) for way in service.WAYS.values()]
+        assert answers == answers[:1] * 3
+        wrong: list[dict[str, Any]] = [{**message, "more": 1}, {**message, "command": "no"}]
+        wrong += [{**message, name: True} for name in message if name != "command"]
+        for payload in wrong:
+            codes = set()
+            for way in (service.service, service.checked):
+                with pytest.raises(SessionRefusedError) as caught:
+                    way(payload)
+                codes.add(caught.value.code)
+            assert len(codes) == 1
 
 
 async def test_what_is_not_there_is_skipped_with_its_reason(module: Callable[[str], Any]) -> None:
