@@ -56,6 +56,17 @@ SAYS = {
         r"  the centre is asked 'is the centre there for oven\?' in session 2",
         r"  the centre is asked 'and still there for oven\?' in session 4",
     ],
+    "service": [
+        r"status: Say how bright it is\.\nlock: Let nobody dim it from now on\.\ndim: Set its brightness\.\nfade: .*",
+        r"the lamp is at 25 %\nthe lamp is at 50 %\nthe lamp is at 75 %",
+        r"{'command': 'dim', 'level': 50} -> {'level': 50}",
+        r"{'command': 'dim', 'level': 200} -> refused\.bad_arguments, dim: Expected `int` <= 100 - at `\$\.level`",
+        r"{'command': 'dim', 'levle': 50} -> refused\.bad_arguments, dim: no argument is called 'levle': .* 'level'",
+        r"{'command': 'explode'} -> refused\.unknown_method, no method is called 'explode': there are 'status', .*",
+        r"{'command': 'lock'} -> {'result': True}",
+        r"{'command': 'dim', 'level': 100} -> refused\.locked, the lamp is locked",
+        r"{'command': 'status'} -> {'level': 50}",
+    ],
     "socket_server": [
         *(rf"{{'hello': 'this is {name}, in no session'}}" for name in ("anna", "bert")),
         *(rf"{name}: getTime -> \d{{4}}-.+ \(session \d\)" for name in ("anna", "bert")),
@@ -111,6 +122,7 @@ TCP_SERVERS: dict[str, Callable[[ModuleType], Any]] = {
     "own_receive_loop": lambda example: example.adder,
     "progress": lambda example: example.serve_device,
     "reconnecting_client": lambda example: example.serve_client,
+    "service": lambda example: example.serve_client,
     "socket_server": lambda example: example.serve_client,
 }
 WEBSOCKET_SERVERS: dict[str, Callable[[ModuleType], Any]] = {

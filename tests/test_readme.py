@@ -44,3 +44,10 @@ def test_a_program_of_the_readme_runs(where: str, tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout
+
+
+def test_type_checkers_see_the_service_of_the_readme_as_it_stands() -> None:
+    checked = README.parent / "tests" / "typing" / "readme_service.py"
+    (shown,) = [code for code in python_blocks().values() if "Service(" in code]
+    assert checked.read_text(encoding="utf-8").endswith(f"\n\n{shown}")
+    assert len([line for line in shown.splitlines() if line and "import" not in line]) < 30
