@@ -17,7 +17,6 @@ from psession.protocol.states import Opened, OpenedEvent, Peer, Turn, TurnDo, Tu
 
 if TYPE_CHECKING:
     from psession.protocol.dialogue import AskedTurn, Dialogue
-    from psession.protocol.endings import Ending
     from psession.protocol.header import Header
     from psession.protocol.shared import Shared
 
@@ -155,18 +154,6 @@ class Asking:
         self._shared.say(dialogue.sid, exact.life, turn=exact.last_turn, error=code, end=True)
         exact.advance(OpenedEvent.TELL)
 
-    def give_up(self, turn: AskedTurn, ending: Ending) -> bool:
-        """A turn that waits is over without its answer. Return False if it was over already."""
-        if turn.state is Turn.IDLE:
-            return False
-        failed = turn.state is Turn.FAILED
-        turn.advance(TurnEvent.GIVE_UP)
-        if failed:
-            turn.ending = ending  # the caller has the sender's exception on its way, and may try again on it
-        else:
-            self._shared.emit(events.GivenUp(turn, ending))
-        return True
-
     # -- when the link is back, or the peer takes no more --------------------------------------------------------------
 
     def _waiting(self) -> list[AskedTurn]:
@@ -184,7 +171,7 @@ class Asking:
         """End the turns that a peer which has lost its memory may have begun; none is asked again."""
         for turn in self._waiting():
             self._shared.counters.aborted += 1
-            self.give_up(turn, FORGOTTEN)
+            self._shared.give_up(turn, FORGOTTEN)
 
     def refuse_openings(self, last: int) -> None:
         """Refuse the turns above `last` that open a session: the peer took none of them, and will take none."""

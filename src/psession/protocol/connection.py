@@ -1,4 +1,4 @@
-"""The machine of one port: messages come in, and events come out; commands return what to send. Pure.
+"""The machine of a port that speaks PSession: messages come in, events come out; commands return what to send. Pure.
 
 ``receive(message, now)`` finds the session that a message belongs to and takes it one step further. Nothing here waits,
 wakes, sends or logs: the shell carries the events out, and asks `take` for those that a command has left.
@@ -9,7 +9,6 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from psession import errors
 from psession.checks import LARGEST
 from psession.errors import MalformedMessageError, MessageError
 from psession.protocol import events
@@ -17,10 +16,10 @@ from psession.protocol import states as codes
 from psession.protocol.answering import Answering
 from psession.protocol.asking import Asking
 from psession.protocol.counters import Counters, Drop
-from psession.protocol.deadlines import Deadlines
 from psession.protocol.dialogue import Dialogue, ExactState
-from psession.protocol.endings import ENDED, GIVEN_UP, MADE_ROOM, PEER_ENDED, PEER_RESTARTED, RECYCLED, UNANSWERED
+from psession.protocol.endings import ENDED, GIVEN_UP, PEER_ENDED, PEER_RESTARTED, UNANSWERED
 from psession.protocol.header import LONGEST_WAIT
+from psession.protocol.machine import HANDLER_BYTES, Machine
 from psession.protocol.peer_turns import PeerTurns
 from psession.protocol.shared import Shared
 from psession.protocol.states import ASKER, Opened, OpenedEvent, Peer, Turn, TurnEvent
@@ -38,13 +37,6 @@ if TYPE_CHECKING:
 PAST_LIVES: Final = 16
 """Lives of the peer's that are remembered as over. One message of each older one could be taken for a new life."""
 
-HANDLER_BYTES: Final = 3200
-"""What a session of the peer's takes with its handler's task (benchmarks/scale.py)."""
-
-SPARE: Final = 64
-"""Sessions for one turn that are kept for the next ones: 1 kB each. To make a session anew, and an entry for it in the
-heap of deadlines, was a fifth of what a request cost its asker."""
-
 _WAITING: Final = Turn.WAITING
 _REPLIED: Final = ASKER[Turn.WAITING, TurnEvent.REPLY].to
 _OPEN: Final = Opened.OPEN
@@ -54,8 +46,8 @@ _NUMBERS: Final = (float, int)
 _NOTHING: Final[list[events.Event]] = []
 
 
-class Connection:
-    """Both sides' sessions and turns on one port.
+class Connection(Machine):
+    """Both sides' sessions and turns on one port, on the classic and on the exact wire.
 
     Args:
         dialect: How headers are written and read.
@@ -68,12 +60,7 @@ class Connection:
         counters: Where everything is counted, where somebody else counts there too.
 
     Attributes:
-        sessions: The open sessions.
-        counters: Everything that is counted.
         handshake: What the two ports have told each other about themselves.
-        deadlines: When something is due.
-        handlers: How many handlers of the peer's sessions are at work; some may outlive their session.
-        heard: The moment of the last message.
     """
 
     def __init__(
@@ -90,26 +77,16 @@ class Connection:
     ) -> None:
         counters = Counters() if counters is None else counters
         shared = self._shared = Shared(dialect, settings, encode, size, life, counters)
+        super().__init__(shared)
         self._dialect = dialect
-        self._settings = settings
-        self._encode = encode
         self._asking = Asking(shared, first_back)
         self._answering = Answering(shared, self._end, self._has_place)
-        # The commands that are theirs alone; all of them are on the path of a message:
         self.begin, self.grant = self._asking.begin, self._asking.grant
         self.hold, self.part = self._answering.hold, self._answering.part
         self._past_lives: tuple[int, ...] = ()
-        self._spare: list[Dialogue] = []
-        self.sessions = shared.sessions
-        self.counters = shared.counters
         self.handshake = handshake
-        self.deadlines = Deadlines()
-        self.handlers = 0
-        self.heard = 0.0
-        self.is_draining = False
         # For the fast way of `receive`:
         names = dialect.fields
-        self._own, self._peers = shared.sessions.own, shared.sessions.peers
         self._sid_name = dialect.session_id_name
         self._turn, self._re, self._wait, self._life = names.turn, names.re, names.wait, names.life
         self._exact_names = dialect.exact_names
@@ -136,6 +113,11 @@ class Connection:
         return self._dialect.asks_exactly
 
     @property
+    def streams(self) -> bool:
+        """True where this side numbers the turns that it asks, and the answers to each."""
+        return self._dialect.asks_exactly
+
+    @property
     def held_bytes(self) -> int:
         """What the peer makes this side hold: stored answers, and sessions whose handlers are at work."""
         return self._shared.turns.stored_bytes + HANDLER_BYTES * self.handlers
@@ -147,13 +129,6 @@ class Connection:
     def is_exact(self, dialogue: Dialogue) -> bool:
         """Return True if what this side says in a session has exact fields."""
         return dialogue.exact is not None or (self._dialect.asks_exactly and not dialogue.incoming)
-
-    def take(self) -> list[events.Event]:
-        """The events that commands have left since the last call."""
-        left = self._shared.events
-        if left:
-            self._shared.events = []
-        return left
 
     # -- messages that come ------------------------------------------------------------------------------------------
 
@@ -518,12 +493,12 @@ class Connection:
             handshake.guest_life = header.life
             self._say_plain(handshake.welcome())
         elif header.end and header.turn is not None:
-            if not handshake.peer_closing or header.turn < handshake.last_taken:
+            if not self.peer_closing or header.turn < handshake.last_taken:
                 handshake.last_taken = header.turn
                 self._asking.refuse_openings(
                     header.turn
                 )  # said again, it refuses nothing more: no look at all sessions
-            handshake.peer_closing = True
+            self.peer_closing = True
             shared.emit(events.PeerClosing())
         elif header.end:
             handshake.peer_left = True
@@ -550,7 +525,7 @@ class Connection:
             self._asking.ask_again()
             return
         self.counters.forgotten += 1
-        self.handshake.peer_closing = False
+        self.peer_closing = False
         self._forget_peer()
         self._asking.forgotten()
 
@@ -562,159 +537,25 @@ class Connection:
         self._shared.turns.stop_streams()
         self._shared.turns = PeerTurns(self._settings.max_answer_bytes)
 
-    # -- commands: sessions ------------------------------------------------------------------------------------------
-
-    def open(
-        self,
-        max_life: float | None,
-        now: float,
-        *,
-        recycles: bool,
-        choose: Callable[[], object] | None = None,
-        once: bool = False,
-    ) -> Dialogue:
-        """A new session of this side.
-
-        Args:
-            max_life: Seconds that it may be idle; ``None``: what the settings say.
-            now: The moment.
-            recycles: True where a session is ended when no number is free: the one opened first, or the one that
-                `choose` names.
-            choose: See `recycles`.
-            once: True where it is for one turn alone.
-
-        Raises:
-            PortClosedError: This side or the peer takes no new ones.
-            SessionOverflowError: There is no number for it.
-        """
-        if self.is_draining or self.handshake.peer_closing:
-            why = "the port is being drained" if self.is_draining else "the peer takes none"
-            raise errors.PortClosedError(f"no new session: {why}", outcome="not_sent")
-        life = self._settings.session_max_life if max_life is None else max_life
-        sid, unsafe_until = self.sessions.take(now), 0.0
-        if sid is None:
-            self._make_room(choose, now, recycles=recycles)
-            sid = self.sessions.take(now)
-        if sid is None:
-            borrowed = self.sessions.pool.borrow()
-            assert borrowed is not None, "a number that is neither free nor resting is in use, and one was just ended"
-            sid, unsafe_until = borrowed
-        self.counters.opened += 1
-        return self.sessions.add(sid, life, unsafe_until, once=once)
-
-    def open_once(self, now: float) -> Dialogue | None:
-        """A session for one turn; ``None`` where there is no number for it at once: see `open`.
-
-        One that `end_answered` has let go of is used again, and has its owner still.
-        """
-        sessions = self.sessions
-        if self.is_draining or self.handshake.peer_closing:
-            return None
-        sid = sessions.take(now)
-        if sid is None:
-            return None
-        self.counters.opened += 1
-        if self._spare:
-            dialogue = self._spare.pop()
-            dialogue.sid, dialogue.exact = sid, None
-        else:
-            dialogue = Dialogue(sid, self._settings.session_max_life, incoming=False)
-            dialogue.once = True
-        self._own[sid] = dialogue
-        return dialogue
-
-    def _make_room(self, choose: Callable[[], object] | None, now: float, *, recycles: bool) -> None:
-        """End a session as the policy says. With no session open, all numbers rest: there is nothing to end."""
-        own = self.sessions.own
-        if not recycles:
-            self._raise_overflow("end sessions, or widen session_ids and max_session_count")
-        if not own:
-            return
-        victim = self.sessions.oldest()
-        if choose is not None:
-            sid = choose()
-            victim = own.get(sid) if type(sid) is int else None
-            if victim is None:
-                self._raise_overflow(
-                    f"on_session_overflow returned {sid!r}, which is not the number of an open session of this side"
-                )
-        if victim is not None:
-            self.counters.recycled += 1
-            self._end(victim, RECYCLED, now)
-
-    def _raise_overflow(self, advice: str) -> None:
-        used, resting = len(self.sessions.own), self.sessions.pool.resting
-        raise errors.SessionOverflowError(f"no session number is free, {used} are in use and {resting} rest: {advice}")
-
-    def _has_place(self, sid: int) -> bool:
-        """Return True if one more handler may be at work, for what the peer opens under that number; count it then."""
-        limit, shared = self._settings.max_incoming_sessions, self._shared
-        if self.handlers >= limit:
-            # At twice as many, sessions were ended for others and their handlers take their time to notice.
-            idle = None if self.handlers >= 2 * limit else self.sessions.longest_idle()
-            if idle is None:
-                shared.drop(Drop.REFUSED, sid)
-                return False
-            self.counters.recycled += 1
-            self._end(idle, MADE_ROOM, idle.idle_since)
-        self.counters.accepted += 1
-        self.handlers += 1
-        return True
-
-    def rests(self, dialogue: Dialogue, now: float) -> bool:
-        """A session is idle from now on. Return True if its life is the next thing that is due."""
-        dialogue.idle_since = now
-        if dialogue.incoming:
-            self.sessions.rests(dialogue)
-        return self.deadlines.watch(dialogue, now + dialogue.max_life)
-
-    def end(self, dialogue: Dialogue, ending: Ending, now: float) -> list[events.Event]:
-        """End a session; the first ending counts."""
-        self._end(dialogue, ending, now)
+    def malformed(self, why: str) -> list[events.Event]:
+        """Take note of what came in place of a message: it cannot be read."""
+        self._shared.drop(Drop.MALFORMED, None, why)
         return self.take()
 
-    def end_answered(self, dialogue: Dialogue) -> bool:
-        """Let go of a session of this side's that was for one turn, if that was answered and there is nobody to tell.
+    # -- commands: sessions ------------------------------------------------------------------------------------------
 
-        Return True if so: its number is free, no event follows, and it may be the next one (see `open_once`), which has
-        its entry in the heap of deadlines already. The fast way for nearly every request; what `end` comes to for it.
-        """
+    def _is_silent(self, dialogue: Dialogue, exact: ExactState) -> bool:
+        return exact.opened is _OPEN and self._shared.turns.held(-dialogue.sid) is None
+
+    def _ended(self, dialogue: Dialogue, ending: Ending) -> None:
         exact = dialogue.exact
-        if dialogue.ending is not None or dialogue.turn is not None or dialogue.owed or dialogue.unsafe_until:
-            return False
-        if exact is not None and (exact.opened is not _OPEN or self._shared.turns.held(-dialogue.sid) is not None):
-            return False
-        del self._own[dialogue.sid]
-        if len(self._spare) < SPARE:
-            self._spare.append(dialogue)
-        else:
-            self._let_go(dialogue)
-        self.sessions.pool.give_back(dialogue.sid)
-        return True
-
-    def _let_go(self, dialogue: Dialogue) -> None:
-        """Let go of a session that is over, and was to be used again."""
-        self.deadlines.forget(dialogue)
-        dialogue.owner = None  # no circle is left
-
-    def _end(self, dialogue: Dialogue, ending: Ending, now: float, cancels: bool = False) -> None:
-        if dialogue.ending is not None:
-            return
-        dialogue.ending = ending
-        shared, turn, exact = self._shared, dialogue.turn, dialogue.exact
-        if turn is not None and self._asking.give_up(turn, ending):
-            self.counters.add(ending.counter)
         if exact is not None:
             self._say_over(dialogue, exact, ending)
             if exact.stream is not None:
                 exact.stream.wake()
             if dialogue.incoming:
                 exact.memory = None
-                shared.turns.close(dialogue.sid)
-        shared.emit(events.Ended(dialogue, ending, cancels))
-        self.deadlines.forget(dialogue)
-        if self.sessions.forget(dialogue, self._owed(dialogue), now):
-            shared.emit(events.NumberFree())
+                self._shared.turns.close(dialogue.sid)
 
     def _say_over(self, dialogue: Dialogue, exact: ExactState, ending: Ending) -> None:
         """Tell the peer once that a session has ended here; a turn of its own is answered with an error."""
@@ -744,10 +585,6 @@ class Connection:
         turn = dialogue.turn
         return dialogue.owed + (turn.sent - turn.answered if turn is not None else 0)
 
-    def handler_done(self) -> None:
-        """A handler of a session of the peer's is at work no more."""
-        self.handlers -= 1
-
     # -- commands: this side's turns ---------------------------------------------------------------------------------
 
     def is_unsafe(self, dialogue: Dialogue) -> bool:
@@ -755,10 +592,6 @@ class Connection:
         if not dialogue.owed and not dialogue.unsafe_until:
             return False
         return not self.is_exact(dialogue) or self._shared.peer is Peer.CLASSIC
-
-    def renew(self, dialogue: Dialogue, now: float) -> float | None:
-        """Give a session a number that no late reply can reach: ``None``, or the moment to ask again."""
-        return self.sessions.renew(dialogue, now)
 
     def ask(self, turn: AskedTurn, payload: Any, within: float) -> Any:
         """The frame of one attempt (see `Asking.question`).
@@ -776,12 +609,6 @@ class Connection:
             if held is not None:
                 self._answering.answered(exact, held, frame)
         return frame
-
-    def give_up(self, turn: AskedTurn, ending: Ending) -> list[events.Event]:
-        """A turn that waits is over without an answer."""
-        if self._asking.give_up(turn, ending):
-            self.counters.add(ending.counter)
-        return self.take()
 
     def turn_over(self, turn: AskedTurn, code: str, now: float) -> list[events.Event]:
         """A turn leaves its session. Without its answer an exact peer is told `code`.
@@ -933,16 +760,9 @@ class Connection:
 
     def close(self, ending: Ending, now: float) -> list[events.Event]:
         """The port is over: every session ends."""
-        shared, handshake = self._shared, self.handshake
-        shared.is_closing = True
-        if ending.error is errors.PortClosedError:
-            shared.is_connected = False
-        for dialogue in self.sessions.all():
-            self._end(dialogue, ending, now)
-        for dialogue in self._spare:
-            self._let_go(dialogue)
-        self._spare.clear()
-        if (handshake.ticket or handshake.secret) and shared.can_tell:
+        self._close_all(ending, now)
+        handshake = self.handshake
+        if (handshake.ticket or handshake.secret) and self.can_tell:
             self._say_plain(handshake.goodbye())
         return self.take()
 

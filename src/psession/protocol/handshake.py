@@ -23,7 +23,6 @@ class Handshake:
         secret: The secret that this side, accepting, gives away; ``None``: it will not find its port again.
         guest_life: The epoch of the port that said hello.
         peer_left: True where the peer said that it leaves for good, so that the end of the link is no break.
-        peer_closing: True where the peer takes no new sessions any more.
         last_taken: The last turn that it took, as it said then.
     """
 
@@ -33,7 +32,6 @@ class Handshake:
         self.secret: str | None = None
         self.guest_life: int | None = None
         self.peer_left = False
-        self.peer_closing = False
         self.last_taken = 0
         self._dialect = dialect
         self._names = dialect.fields

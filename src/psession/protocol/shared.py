@@ -8,19 +8,66 @@ from psession.errors import MessageError
 from psession.protocol import events
 from psession.protocol.peer_turns import PeerTurns
 from psession.protocol.sessions import Sessions
-from psession.protocol.states import Peer
+from psession.protocol.states import Peer, Turn, TurnEvent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from psession.protocol.counters import Counters, Drop
     from psession.protocol.dialect import Dialect
-    from psession.protocol.dialogue import Dialogue
+    from psession.protocol.dialogue import AskedTurn, Dialogue
+    from psession.protocol.endings import Ending
     from psession.protocol.settings import Settings
 
 
-class Shared:
-    """The ground that the parts of one connection stand on.
+class Ground:
+    """The ground that a connection stands on, whatever its protocol.
+
+    Args:
+        settings: What the connection goes by.
+        encode: Makes a frame of a message; raises a `MessageError` for one that cannot travel.
+        counters: Where everything is counted.
+
+    Attributes:
+        sessions: The open sessions.
+        is_connected: True while there is a channel on which the peer could be told something.
+        is_closing: True where this side takes no new sessions of the peer's any more.
+        events: What the shell is to carry out.
+    """
+
+    def __init__(self, settings: Settings, encode: Callable[[Any], Any], counters: Counters) -> None:
+        self.settings = settings
+        self.encode = encode
+        self.counters = counters
+        self.sessions = Sessions(settings)
+        self.is_connected = True
+        self.is_closing = False
+        self.events: list[events.Event] = []
+
+    def emit(self, event: events.Event) -> None:
+        """Leave an event for the shell."""
+        self.events.append(event)
+
+    def drop(self, reason: Drop, sid: Any = None, detail: str = "") -> None:
+        """Count a message that goes nowhere, and have it logged."""
+        self.counters.drop(reason)
+        self.events.append(events.Dropped(reason, sid, detail))
+
+    def give_up(self, turn: AskedTurn, ending: Ending) -> bool:
+        """A turn of this side's that waits is over without its answer. Return False if it was over already."""
+        if turn.state is Turn.IDLE:
+            return False
+        failed = turn.state is Turn.FAILED
+        turn.advance(TurnEvent.GIVE_UP)
+        if failed:
+            turn.ending = ending  # the caller has the sender's exception on its way, and may try again on it
+        else:
+            self.emit(events.GivenUp(turn, ending))
+        return True
+
+
+class Shared(Ground):
+    """The ground that the parts of a connection of PSession's stand on.
 
     Args:
         dialect: How headers are written and read.
@@ -33,8 +80,6 @@ class Shared:
     Attributes:
         peer: The wire that the peer is known to speak.
         peer_life: The epoch of the peer's port, where it opened a session.
-        is_connected: True while there is a channel on which the peer could be told something.
-        is_closing: True where this side takes no new sessions of the peer's any more.
         turns: The memory of the turns that the peer asked.
     """
 
@@ -47,34 +92,19 @@ class Shared:
         life: int,
         counters: Counters,
     ) -> None:
+        super().__init__(settings, encode, counters)
         self.dialect = dialect
         self.names = dialect.fields
-        self.settings = settings
-        self.encode = encode
         self.size = size
         self.life = life
-        self.counters = counters
-        self.sessions = Sessions(settings)
         self.turns = PeerTurns(settings.max_answer_bytes)
         self.peer = Peer.UNKNOWN
         self.peer_life: int | None = None
-        self.is_connected = True
-        self.is_closing = False
-        self.events: list[events.Event] = []
 
     @property
     def can_tell(self) -> bool:
         """True where there is a peer that understands what it is told."""
         return self.peer is not Peer.CLASSIC and self.is_connected
-
-    def emit(self, event: events.Event) -> None:
-        """Leave an event for the shell."""
-        self.events.append(event)
-
-    def drop(self, reason: Drop, sid: int | None = None, detail: str = "") -> None:
-        """Count a message that goes nowhere, and have it logged."""
-        self.counters.drop(reason)
-        self.events.append(events.Dropped(reason, sid, detail))
 
     def frame(self, sid: int, life: int | None, **fields: Any) -> Any:
         """A frame with nothing of the application's; ``None`` where the codec has no form for one."""

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from psession import errors
     from psession.budget import Budget
     from psession.options import Options
-    from psession.protocol.connection import Connection
     from psession.protocol.counters import Statistics
     from psession.protocol.dialogue import AskedTurn, Dialogue
     from psession.protocol.endings import Ending
+    from psession.protocol.machine import Machine
     from psession.shell.busy_wait import BusyWait
     from psession.shell.outbox import Outbox, Ticket
     from psession.shell.said import Said
@@ -113,7 +113,7 @@ class Engine:
         self,
         name: str,
         options: Options,
-        connection: Connection,
+        connection: Machine,
         outbox: Outbox,
         tasks: Tasks,
         *,

@@ -475,7 +475,7 @@ class Port(Generic[Ask, Reply]):
     def stream(self, payload: Ask, *, reply_type: Any = None, **options: Unpack[StreamOptions]) -> Replies:
         """Send one message with many replies in a session of its own. Arguments and errors as in `Session.stream`."""
         engine = self._engine
-        if not engine.connection.asks_exactly:
+        if not engine.connection.streams:
             raise engine.error(errors.SessionInvalidError, NEEDS_EXACT)
         stream, form = plan(engine.patience, options), None if reply_type is None else form_of(reply_type)
         return replies_to(payload, stream, form, None, lambda: self._open_for_stream(stream.patience))

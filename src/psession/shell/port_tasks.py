@@ -113,6 +113,7 @@ class PortTasks:
         self._name = name
         self._handler_name = f"psession handler of {name!r}"  # one for all: each took 80 bytes of its own
         self._options = options
+        self._handshake = handshake
         self._nursery = nursery
         self._context = copy_context()
         self._channel = target if isinstance(target, trio.abc.Channel) else None
@@ -269,8 +270,7 @@ class PortTasks:
         engine = self._engine
         if isinstance(message, errors.MessageError):
             message.port = self._name
-            engine.connection.counters.drop(Drop.MALFORMED)
-            engine.perform([Dropped(Drop.MALFORMED, None, message.why)])
+            engine.perform(engine.connection.malformed(message.why))
         elif isinstance(message, Reopened):
             engine.perform(engine.connection.reopened(known=message.known))
         else:
@@ -279,7 +279,7 @@ class PortTasks:
     @trio.lowlevel.enable_ki_protection
     async def _greet(self) -> None:
         """Say hello on the first link, until it is answered or has been said for long enough."""
-        engine, handshake = self._engine, self._engine.connection.handshake
+        engine, handshake = self._engine, self._handshake
         until = trio.current_time() + WELCOME_PATIENCE
         while handshake.host_life is None and trio.current_time() < until:
             try:
