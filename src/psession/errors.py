@@ -136,12 +136,15 @@ class SessionRemoteError(SessionError):
     """The peer answered the turn with an error.
 
     Attributes:
-        code: What kind of error, for programs; docs/protocol.md lists those that psession itself sends.
+        code: What kind of error, for programs, as the peer wrote it; docs/protocol.md lists those that psession itself
+            sends. A number where the protocol has numbers (`psession.dialects.JsonRpc`).
         text: More about it, for people; may be empty.
+        data: More about it, for programs; ``None`` where the protocol has none.
     """
 
-    code: str = ""
+    code: int | str = ""
     text: str = ""
+    data: Any = None
 
 
 class SessionRefusedError(SessionError):
@@ -152,15 +155,17 @@ class SessionRefusedError(SessionError):
 
     Args:
         why: Why, for people.
-        code: Why, for programs: letters, digits, ``_``, ``-`` and ``.``.
+        code: Why, for programs: letters, digits, ``_``, ``-`` and ``.``; or a number, for a protocol that has numbers.
+        data: More about it, for programs, where the protocol has a place for it. PSession's wires have none.
         known: What every `SessionError` may know.
     """
 
-    def __init__(self, why: str = "", *, code: str = "", **known: Any) -> None:
-        if code and not code.replace("_", "").replace("-", "").replace(".", "").isalnum():
+    def __init__(self, why: str = "", *, code: int | str = "", data: Any = None, **known: Any) -> None:
+        if code and not str(code).replace("_", "").replace("-", "").replace(".", "").isalnum():
             raise ValueError(f"a code has letters, digits, '_', '-' and '.', which {code!r} does not")
         super().__init__(why, **known)
         self.code = code
+        self.data = data
 
 
 class PortNotFoundError(SessionError, LookupError):

@@ -17,6 +17,7 @@ from psession.protocol import states as codes
 from psession.protocol.numbers import MAX_ROTATION
 from psession.protocol.retry import Patience, Retry
 from psession.protocol.settings import Settings
+from psession.protocol.turn_dialect import TurnDialect
 
 Overflow = Literal["recycle", "refuse", "wait"]
 Unanswered = Literal["fresh", "keep", "end"]
@@ -63,7 +64,7 @@ class PortOptions(TypedDict, total=False):
     on_message: MessageHandler | None
     max_incoming_sessions: int | None
     inbox_limit: int | None
-    dialect: Dialect | None
+    dialect: Dialect | TurnDialect | None
     max_queued_bytes: int | None
     grace: float | None
     strict: bool | None
@@ -177,7 +178,7 @@ class Options:
     on_message: MessageHandler | None = None
     max_incoming_sessions: int = 4096
     inbox_limit: int = 1024
-    dialect: Dialect | None = None
+    dialect: Dialect | TurnDialect | None = None
     max_queued_bytes: int = 256 * 1024
     grace: float = 1.0
     strict: bool = False
@@ -214,12 +215,30 @@ class Options:
         if self.session_ids is not None:
             _check_range(self.session_ids)
         if self.dialect is not None:
+            if isinstance(self.dialect, TurnDialect):
+                self._check_turns(self.dialect)
+                return
             if not isinstance(self.dialect, Dialect):
-                raise TypeError(f"dialect must be one such as psession.Exact(), not {self.dialect!r}")
+                hint = ": make one of it, with ()" if isinstance(self.dialect, type) else ""
+                raise TypeError(f"dialect must be one such as psession.Exact(), not {self.dialect!r}{hint}")
             if self.session_id_name not in ("sid", self.dialect.session_id_name):
                 raise ValueError(
                     f"session_id_name {self.session_id_name!r} contradicts {self.dialect!r}: give one of the two"
                 )
+
+    def _check_turns(self, dialect: TurnDialect) -> None:
+        """Refuse what a protocol without sessions cannot do."""
+        name = type(dialect).__name__
+        if self.on_session is not None:
+            raise TypeError(f"{name} knows no sessions, so the peer opens none: give on_request= for its questions")
+        if self.error_reply is not None:
+            raise TypeError(f"error_reply is for the classic wire: {name} says itself how an error is written")
+        if self.resume_within:
+            raise ValueError(
+                f"{name} cannot resume: a link that breaks is the end of its port; leave resume_within out"
+            )
+        if self.keepalive_interval != math.inf:
+            raise ValueError(f"{name} has no sign of life of psession's: leave keepalive_interval out")
 
     def override(self, changes: PortOptions) -> Options:
         """These options with others on top; ``None`` leaves one as it is.
@@ -258,8 +277,8 @@ class Options:
 
     @property
     def wire(self) -> Dialect:
-        """The dialect in force."""
-        return self.dialect or _classic(self.session_id_name)
+        """The dialect of PSession in force."""
+        return self.dialect if isinstance(self.dialect, Dialect) else _classic(self.session_id_name)
 
     @property
     def settings(self) -> Settings:
@@ -274,6 +293,7 @@ class Options:
             takes_sessions=self.takes_sessions,
             takes_requests=self.on_request is not None,
             takes_dialogues=self.on_session is not None,
+            inbox_limit=self.inbox_limit,
             max_answer_bytes=self.max_answer_bytes,
             deadlines=self.deadlines,
         )

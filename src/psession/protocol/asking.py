@@ -278,7 +278,8 @@ class Asking:
     def _failed(self, turn: AskedTurn, error: str | None) -> None:
         self._shared.counters.failed += 1
         turn.answered = True
-        self._shared.emit(events.Refused(turn, *codes.split_error(error or "")))
+        code, text = codes.split_error(error or "")
+        self._shared.emit(events.Refused(turn, code, text, None, codes.is_refusal(code)))
 
     def unreadable(self, turn: AskedTurn, why: str) -> None:
         """Fail a turn whose answer came and cannot be read: asked again it would be the same.

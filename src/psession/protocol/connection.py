@@ -719,8 +719,8 @@ class Connection(Machine):
             self._end(dialogue, PEER_ENDED, now)
         return self.take()
 
-    def leave(self, dialogue: Dialogue, code: str, text: str = "") -> list[events.Event]:
-        """No answer will come to the turn that runs in a session: its asker is told."""
+    def leave(self, dialogue: Dialogue, code: str, text: str = "", data: Any = None) -> list[events.Event]:
+        """No answer will come to the turn that runs in a session: its asker is told; `data` where there is a place."""
         self._answering.leave(dialogue, code, text)
         return self.take()
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from psession.protocol.states import ASKER, SESSION, IllegalStepError, Opened, OpenedEvent, Turn, TurnDo, TurnEvent
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from psession.protocol.credit import Arriving, Departing
     from psession.protocol.endings import Ending
     from psession.protocol.peer_turns import LastTurn
@@ -33,6 +35,7 @@ class AskedTurn:
         total: Seconds that all its attempts may take.
         ending: The end that came after the sender's exception, and before the caller has seen that.
         arriving: Its many answers, where it may have many.
+        ids: The ids that it has on the wire of a `TurnDialect`, while it is open.
     """
 
     __slots__ = (
@@ -44,6 +47,7 @@ class AskedTurn:
         "dialogue",
         "due",
         "ending",
+        "ids",
         "number",
         "sent",
         "started",
@@ -65,6 +69,7 @@ class AskedTurn:
         self.total = math.inf
         self.ending: Ending | None = None
         self.arriving: Arriving | None = None
+        self.ids: tuple[Hashable, ...] = ()
 
     def advance(self, event: TurnEvent) -> TurnDo:
         """Take the step from the table. Return what is to be done.

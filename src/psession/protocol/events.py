@@ -22,11 +22,21 @@ class Answered(msgspec.Struct, frozen=True, eq=False):
 
 
 class Refused(msgspec.Struct, frozen=True, eq=False):
-    """A turn of this side's was answered with an error."""
+    """A turn of this side's was answered with an error.
+
+    Attributes:
+        turn: The turn.
+        code: The kind of error, as the peer wrote it.
+        text: More about it, for people.
+        data: More about it, for programs.
+        is_refusal: True where it says that nothing was done.
+    """
 
     turn: AskedTurn
-    code: str
+    code: int | str
     text: str
+    data: Any = None
+    is_refusal: bool = False
 
 
 class Postponed(msgspec.Struct, frozen=True, eq=False):

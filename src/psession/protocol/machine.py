@@ -361,8 +361,8 @@ class Machine(ABC):
         """
 
     @abstractmethod
-    def leave(self, dialogue: Dialogue, code: str, text: str = "") -> list[events.Event]:
-        """No answer will come to the turn that runs in a session: its asker is told."""
+    def leave(self, dialogue: Dialogue, code: str, text: str = "", data: Any = None) -> list[events.Event]:
+        """No answer will come to the turn that runs in a session: its asker is told; `data` where there is a place."""
 
     @abstractmethod
     def stop(self, dialogue: Dialogue) -> None:

@@ -20,6 +20,7 @@ class Settings:
         takes_sessions: True where this side answers what the peer opens.
         takes_requests: True where it answers a question that stands alone without a session.
         takes_dialogues: True where it has a handler for sessions.
+        inbox_limit: How many answers to one turn are held that nobody has received, where there is no credit.
         max_answer_bytes: Bytes of answers that are kept for a peer that asks again.
         deadlines: True where turns say how long they wait, and handlers end when the time of their asker is over.
     """
@@ -33,5 +34,6 @@ class Settings:
     takes_sessions: bool
     takes_requests: bool
     takes_dialogues: bool
+    inbox_limit: int
     max_answer_bytes: int
     deadlines: bool

@@ -294,9 +294,9 @@ class Engine:
             self.perform(self.connection.end(dialogue, ending, self.now()))
 
     @trio.lowlevel.enable_ki_protection
-    def leave(self, dialogue: Dialogue, code: str, text: str = "") -> None:
+    def leave(self, dialogue: Dialogue, code: str, text: str = "", data: Any = None) -> None:
         """No answer will come to the turn that runs in a session: its asker is told."""
-        self.perform(self.connection.leave(dialogue, code, text))
+        self.perform(self.connection.leave(dialogue, code, text, data))
 
     @trio.lowlevel.enable_ki_protection
     def close(self, ending: Ending) -> None:
@@ -423,7 +423,7 @@ class Engine:
 _DEEDS: Final[dict[type, Callable[[Engine, Any], None]]] = {
     events.Answered: lambda _, event: event.turn.wake(Handed(event.payload)),
     events.Received: lambda _, event: event.dialogue.owner.received(event),
-    events.Refused: lambda _, event: event.turn.refused(event.code, event.text),
+    events.Refused: lambda _, event: event.turn.refused(event),
     events.Postponed: lambda _, event: event.turn.postponed(event.until),
     events.Heard: lambda _, event: event.turn.heard(),
     events.Overrun: lambda _, event: event.turn.overrun(),

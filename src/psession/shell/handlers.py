@@ -70,7 +70,8 @@ class Handlers:
         """Tell an asker on the exact wire what its handler raised. Return False if that is a fault of the handler's."""
         engine, options = self._engine, self._engine.options
         if isinstance(error, errors.SessionRefusedError):
-            engine.leave(dialogue, f"{codes.REFUSED}.{error.code}" if error.code else codes.REFUSED, error.why)
+            code = f"{codes.REFUSED}.{error.code}" if error.code else codes.REFUSED
+            engine.leave(dialogue, code, error.why, error.data)
             return True
         known = next((code for kind, code in options.error_codes.items() if isinstance(error, kind)), None)
         if known is not None:

@@ -13,6 +13,7 @@ from psession import checks, errors
 from psession.options import checked, checked_life
 from psession.protocol.endings import CANCELLED, CLEARED, TIMED_OUT, aborted, port_left
 from psession.protocol.states import Turn as State
+from psession.protocol.turn_dialect import TurnDialect
 from psession.shell.live_session import LiveSession
 from psession.shell.replies import replies_to
 from psession.shell.stream import NEEDS_EXACT, plan
@@ -562,6 +563,8 @@ class Port(Generic[Ask, Reply]):
 
     def _sid_of(self, message: Any) -> int | None:
         dialect = self._engine.options.wire
+        if isinstance(self._engine.options.dialect, TurnDialect):
+            return None  # its protocol knows no sessions
         fields = dialect.fields_of(message)
         return None if fields is None else dialect.sid_of(fields)
 

@@ -22,6 +22,8 @@ from psession.protocol.counters import Counters, Drop
 from psession.protocol.endings import port_closed, port_left
 from psession.protocol.events import Answered, Asked, Dropped, Received
 from psession.protocol.states import FIRST_BACK, Peer
+from psession.protocol.turn_dialect import TurnDialect
+from psession.protocol.turns import TurnConnection
 from psession.shell.busy_wait import BusyWait
 from psession.shell.channel_outbox import ChannelOutbox
 from psession.shell.engine import Engine
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from psession.options import Options
     from psession.protocol.dialogue import Dialogue
     from psession.protocol.handshake import Handshake
+    from psession.protocol.machine import Machine
     from psession.shell.port import Port
     from psession.shell.said import Said
     from psession.shell.sender_outbox import Sender
@@ -135,16 +138,21 @@ class PortTasks:
         else:
             outbox = SenderOutbox(target, limit, counters, start, most, measure)
         self._outbox = outbox
-        connection = Connection(
-            options.wire,
-            options.settings,
-            handshake,
-            encode=frames.encode if frames is not None else outbox.encode,
-            size=size_of,
-            life=life,
-            first_back=FIRST_BACK + secrets.randbelow(FIRST_BACK),
-            counters=counters,
-        )
+        encode = frames.encode if frames is not None else outbox.encode
+        connection: Machine
+        if isinstance(options.dialect, TurnDialect):
+            connection = TurnConnection(options.dialect.for_link(), options.settings, encode=encode, counters=counters)
+        else:
+            connection = Connection(
+                options.wire,
+                options.settings,
+                handshake,
+                encode=encode,
+                size=size_of,
+                life=life,
+                first_back=FIRST_BACK + secrets.randbelow(FIRST_BACK),
+                counters=counters,
+            )
         self._engine = Engine(
             name,
             options,

@@ -266,7 +266,9 @@ class Request:
         except errors.MessageError as error:
             self.failed(question, error)
             return
-        if engine.outbox.has_room:
+        if frame is None:  # it travels with the answers to others
+            self._sent(answers)
+        elif engine.outbox.has_room:
             engine.outbox.put(frame, None)
             self._sent(answers)
         else:

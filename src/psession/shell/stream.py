@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from psession.protocol.endings import Ending
+    from psession.protocol.events import Refused
     from psession.protocol.retry import Patience, Retry
     from psession.shell.live_session import LiveSession
     from psession.shell.outbox import Ticket
@@ -226,9 +227,9 @@ class StreamTurn(Turn):
         why = f"the peer sent more than the {self.parts.credit} replies that it had credit for"
         self._over(self.live.error(errors.SessionOverrunError, why, self))
 
-    def refused(self, code: str, text: str) -> None:
+    def refused(self, event: Refused) -> None:
         """The stream ends with an error of the peer's, after the replies that are there."""
-        self._over(self.remote_error(code, text))
+        self._over(self.remote_error(event))
 
     def postponed(self, until: float) -> None:
         """The peer is at work on it: the next attempt need not come before that moment."""

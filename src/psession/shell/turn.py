@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from psession.protocol.endings import Ending
+    from psession.protocol.events import Refused
     from psession.protocol.retry import Patience, Retry
     from psession.shell.live_session import LiveSession
     from psession.shell.outbox import Ticket
@@ -178,7 +179,8 @@ class Turn(Waiter, AskedTurn):
         engine = self.live.engine
         frame = self._frame(caller_due) if self.number else engine.connection.ask(self, self.payload, math.inf)
         self.attempts += 1
-        self.ticket = engine.outbox.put(frame, self)
+        if frame is not None:  # else it is not asked again, and waits on
+            self.ticket = engine.outbox.put(frame, self)
 
     def _frame(self, caller_due: float | None = None) -> Any:
         """The frame of an attempt on the exact wire: it says how long the turn still waits."""
@@ -297,17 +299,17 @@ class Turn(Waiter, AskedTurn):
 
     # -- the delivering side, synchronous ----------------------------------------------------------------------------
 
-    def refused(self, code: str, text: str) -> None:
+    def refused(self, event: Refused) -> None:
         """The peer's answer is an error."""
-        self.wake(Error(self.remote_error(code, text)))
+        self.wake(Error(self.remote_error(event)))
 
-    def remote_error(self, code: str, text: str) -> errors.SessionRemoteError:
+    def remote_error(self, event: Refused) -> errors.SessionRemoteError:
         """The peer's error as one of ours."""
-        why = f"the peer answered with the error {code!r}" + (f": {printable(text)}" if text else "")
+        why = f"the peer answered with the error {event.code!r}" + (f": {printable(event.text)}" if event.text else "")
         error = self.live.error(errors.SessionRemoteError, why, self)
         assert isinstance(error, errors.SessionRemoteError)
-        error.code, error.text = code, text
-        error.outcome = "refused" if codes.is_refusal(code) else "sent"
+        error.code, error.text, error.data = event.code, event.text, event.data
+        error.outcome = "refused" if event.is_refusal else "sent"
         return error
 
     def postponed(self, until: float) -> None:
