@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from psession.protocol.connection import Connection
+from psession.protocol.turns import TurnConnection
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -19,7 +22,7 @@ def assert_idle(port: Port) -> None:
     """No session, no number in use, nothing queued, nobody waiting: the port may be open or closed."""
     engine = port._engine
     connection, outbox = engine.connection, engine.outbox
-    sessions, turns = connection.sessions, connection._shared.turns
+    sessions = connection.sessions
     assert dict(port.sessions) == {}
     assert (sessions.own, sessions.peers, sessions.oldest()) == ({}, {}, None)
     assert sessions.pool._state.count(IN_USE) == 0
@@ -33,6 +36,11 @@ def assert_idle(port: Port) -> None:
     assert list(outbox._queue) == []
     assert outbox.queued_bytes == 0
     assert len(outbox._for_room) == 0
+    if isinstance(connection, TurnConnection):
+        assert (connection._turns, connection._theirs, connection._latest) == ({}, {}, {})
+        return
+    assert isinstance(connection, Connection)
+    turns = connection._shared.turns
     held = list(turns._held.values())
     assert all(last.running == 0 and last.size for last in held)
     assert all(last.stream is None or last.stream.is_complete for last in held)

@@ -234,9 +234,7 @@ class Options:
         if self.error_reply is not None:
             raise TypeError(f"error_reply is for the classic wire: {name} says itself how an error is written")
         if self.resume_within:
-            raise ValueError(
-                f"{name} cannot resume: a link that breaks is the end of its port; leave resume_within out"
-            )
+            raise ValueError(f"{name} cannot resume: a link that breaks ends its port; leave resume_within out")
         if self.keepalive_interval != math.inf:
             raise ValueError(f"{name} has no sign of life of psession's: leave keepalive_interval out")
 

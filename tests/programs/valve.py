@@ -19,7 +19,6 @@ import trio
 from psession import SessionManager
 from psession.channels import lines
 
-
 WORK_SECONDS = 0.002
 
 

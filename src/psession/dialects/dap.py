@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Dap(TurnDialect):
     """The Debug Adapter Protocol, over `psession.channels.content_length`.
 
-    What is asked is ``{"command": ..., "arguments": {...}}``, the reply the response's ``body``. ``on_message`` gets the
-    events, as ``{"event", "body"}``; ``on_request`` the adapter's own questions (``runInTerminal``,
+    What is asked is ``{"command": ..., "arguments": {...}}``, the reply the response's ``body``. ``on_message`` gets
+    the events, as ``{"event", "body"}``; ``on_request`` the adapter's own questions (``runInTerminal``,
     ``startDebugging``), in the form that this side asks in. A request that is given up is cancelled by the request
     ``cancel``, which an adapter with ``supportsCancelRequest`` understands.
 

@@ -19,9 +19,9 @@ _CONNECTION: Final = "connection"
 class GraphqlWs(TurnDialect):
     """A client of GraphQL over WebSocket, subprotocol ``graphql-transport-ws``.
 
-    What is asked is an operation, ``{"query": ..., "variables": {...}}``; its results are the parts of a ``stream``, and
-    a ``request`` returns the last. An error of the operation is a `SessionRemoteError` with the code ``"graphql"`` and
-    the list of errors as its ``data``. An operation that is given up is told so (``complete``).
+    What is asked is an operation, ``{"query": ..., "variables": {...}}``; its results are the parts of a ``stream``,
+    and a ``request`` returns the last. An error of the operation is a `SessionRemoteError` with the code ``"graphql"``,
+    and the list of errors as its ``data``. An operation that is given up is told so (``complete``).
 
     The first request must be ``{"type": "connection_init", "payload": {...}}``, whose reply is the payload of the
     ``connection_ack``.

@@ -48,8 +48,8 @@ class JsonRpc(TurnDialect):
     notification of the same form, and ``on_message`` gets the peer's. ``on_request`` gets ``{"method", "params"}`` of
     the peer's questions; what it returns is the ``result``. Errors have the numbers of section 5.1.
 
-    A batch of the peer's (section 6) is answered by a batch, once all in it are. What this side asks at one time travels
-    in one write anyway, so it sends none. A channel for batches needs a codec that takes arrays:
+    A batch of the peer's (section 6) is answered by a batch, once all in it are. What this side asks at one time
+    travels in one write anyway, so it sends none. A channel for batches needs a codec that takes arrays:
     ``JsonCodec(type=Any)``.
 
     Args:
@@ -179,9 +179,9 @@ class Lsp(JsonRpc):
 class Mcp(JsonRpc):
     """The Model Context Protocol, 2025-06-18: JSON-RPC whose questions may report progress.
 
-    Each question asks for progress (``_meta.progressToken``). What comes of it are the parts of a ``stream``, the result
-    being the last, and to a ``request`` a sign of life. Questions are given up by ``notifications/cancelled``; one of
-    the peer's that is given up gets no answer (section "Cancellation").
+    Each question asks for progress (``_meta.progressToken``). What comes of it are the parts of a ``stream``, the
+    result being the last, and to a ``request`` a sign of life. Questions are given up by ``notifications/cancelled``;
+    one of the peer's that is given up gets no answer (section "Cancellation").
     """
 
     streams = True
@@ -251,8 +251,9 @@ class Cdp(TurnDialect):
         if type(message) is not dict:
             raise MalformedMessageError(f"a message is an object, not {message!r:.100}")
         if message.get("sessionId") != self.session:
+            other = message.get("sessionId")
             raise MalformedMessageError(
-                f"a message of another session, {message.get('sessionId')!r:.100}: use listen()"
+                f"a message of another session, {other!r:.100}: open a port for each by listen()"
             )
         if "id" not in message:
             if type(message.get("method")) is not str:

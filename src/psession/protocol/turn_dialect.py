@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable  # noqa: TC003 - msgspec reads the annotations
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
@@ -108,7 +108,7 @@ class TurnDialect(ABC):
         link.begin()
         return link
 
-    def begin(self) -> None:
+    def begin(self) -> None:  # noqa: B027 - a dialect without state needs none
         """Begin the state of a link."""
 
     # -- this side asks ----------------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ class TurnDialect(ABC):
         """The message that tells the peer that a question was given up which it has; ``None``: there is none."""
         return None
 
-    def unsent(self, id: Any) -> None:
+    def unsent(self, id: Any) -> None:  # noqa: B027 - nor one that does not care
         """Take note that a question was never sent."""
 
     # -- the peer asks -----------------------------------------------------------------------------------------------

@@ -73,6 +73,7 @@ class TurnConnection(Machine):
         self._gone: OrderedDict[Hashable, None] = OrderedDict()
         self._theirs: dict[Hashable, Dialogue | None] = {}
         self._latest: dict[AskedTurn, Any] = {}
+        self.begin, self.grant, self.hold, self.part = self._begin, self._grant, self._hold, self._part
 
     # -- what is known -----------------------------------------------------------------------------------------------
 
@@ -272,7 +273,7 @@ class TurnConnection(Machine):
 
     # -- commands: this side's turns ---------------------------------------------------------------------------------
 
-    def begin(self, turn: AskedTurn, total: float, arriving: Arriving | None) -> None:
+    def _begin(self, turn: AskedTurn, total: float, arriving: Arriving | None) -> None:
         """Begin a turn; without credit on the wire its answers are held up to the limit of an inbox."""
         turn.total = total
         turn.deadline = turn.started + total
@@ -303,7 +304,7 @@ class TurnConnection(Machine):
         turn.ids = (*turn.ids, id)
         return frame
 
-    def grant(self, turn: AskedTurn, credit: int) -> None:
+    def _grant(self, turn: AskedTurn, credit: int) -> None:
         """There is no credit on the wire."""
 
     def is_unsafe(self, dialogue: Dialogue) -> bool:
@@ -397,10 +398,10 @@ class TurnConnection(Machine):
             exact.stream = Departing(LARGEST)
         return dialogue
 
-    def hold(self, dialogue: Dialogue, question: int) -> None:
+    def _hold(self, dialogue: Dialogue, question: int) -> None:
         """It is held from the beginning."""
 
-    def part(self, dialogue: Dialogue, payload: Any, now: float, *, is_last: bool) -> Any:
+    def _part(self, dialogue: Dialogue, payload: Any, now: float, *, is_last: bool) -> Any:
         """The frame of one of many answers; an empty one that is the last is their end."""
         id, exact = dialogue.sid, dialogue.exact
         assert exact is not None
