@@ -13,6 +13,7 @@ from psession import (
     MalformedMessageError,
     Port,
     PortClosedError,
+    Service,
     SessionManager,
     SessionOverflowError,
     SessionOverrunError,
@@ -377,11 +378,12 @@ async def test_what_a_handler_raises_and_what_nobody_answers_reaches_the_asker(
 
     async with pair(Plain(), answer if kind == "plain" else later) as (client, server):
         codes = []
-        for n in (1, 2, 3):
+        for n in (1, 2):
             with pytest.raises(SessionRemoteError) as caught:
                 await client.request({"n": n})
             codes.append((caught.value.code, caught.value.data))
-        assert codes == [("refused.no_room", {"free": 0}), ("crashed", None), ("unanswered", None)]
+        assert codes == [("refused.no_room", {"free": 0}), ("crashed", None)]
+        assert await client.request({"n": 3}) is None
         with pytest.raises(SessionRemoteError, match=r"refused\.no_handler"):
             await server.request({"n": 1})
         assert (await client.request({"n": 4}), server._engine.connection.handlers) == ({"n": 4}, 0)
@@ -490,6 +492,34 @@ async def test_json_rpc_in_both_directions(autojump_clock: MockClock) -> None:
             await client.request({"method": "add", "x": 1})
         with pytest.raises(MalformedMessageError, match="a payload is"):
             await client.request({"command": "add"})
+
+
+async def test_a_service_answers_json_rpc_by_name_and_by_position_with_its_numbers(autojump_clock: MockClock) -> None:
+    service = Service("method")
+
+    @service.method
+    def add(a: int, b: int = 1) -> int:
+        return a + b
+
+    @service.method
+    async def shutdown() -> None:
+        await trio.sleep(1)
+
+    here, there = memory_pair()
+    async with (
+        SessionManager(dialect=JsonRpc(), on_request=service).port("s", there),
+        SessionManager(dialect=JsonRpc()).port("c", here) as client,
+    ):
+        assert await client.request({"method": "add", "params": {"a": 1, "b": 4}}) == 5
+        assert await client.request({"method": "add", "params": [1]}) == 2
+        assert await client.request({"method": "shutdown"}) is None
+        for params, code in (({"a": "x"}, -32602), ([1, 2, 3], -32602), ({}, -32602)):
+            with pytest.raises(SessionRemoteError) as caught:
+                await client.request({"method": "add", "params": params})
+            assert (caught.value.code, caught.value.outcome) == (code, "refused")
+        with pytest.raises(SessionRemoteError, match="there are 'add', 'shutdown'") as caught:
+            await client.request({"method": "sub"})
+        assert caught.value.code == -32601
 
 
 async def test_a_batch_is_answered_by_a_batch_when_all_in_it_are(autojump_clock: MockClock) -> None:

@@ -56,6 +56,10 @@ class Dap(TurnDialect):
         """A response that says success."""
         return self._response(id, success=True, body=payload)
 
+    def call_of(self, payload: Any) -> tuple[str, Any]:
+        """The command and its arguments."""
+        return payload["command"], payload.get("arguments", {})
+
     def fail(self, id: Any, code: str, text: str, data: Any) -> Any:
         """A response that says why there is none; its ``message`` is the code, for programs."""
         code = code.removeprefix("refused.")

@@ -89,6 +89,10 @@ class JsonRpc(TurnDialect):
         """A Response object with a result (section 5)."""
         return self._respond(id, {"jsonrpc": "2.0", "id": id, "result": payload})
 
+    def call_of(self, payload: Any) -> tuple[str, Any]:
+        """The method and its params."""
+        return payload["method"], payload.get("params", {})
+
     def fail(self, id: Any, code: str, text: str, data: Any) -> Any:
         """A Response object with an error (section 5.1)."""
         return self._respond(id, {"jsonrpc": "2.0", "id": id, "error": error_object(code, text, data)})

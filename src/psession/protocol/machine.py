@@ -100,6 +100,11 @@ class Machine(ABC):
         """True where a turn may have many answers."""
 
     @property
+    def answers_none(self) -> bool:
+        """True where ``None`` is an answer, and not the lack of one."""
+        return False
+
+    @property
     def held_bytes(self) -> int:
         """What the peer makes this side hold: sessions whose handlers are at work."""
         return HANDLER_BYTES * self.handlers

@@ -167,6 +167,13 @@ class TurnDialect(ABC):
         """
         return None
 
+    def call_of(self, payload: Any) -> tuple[str, Any] | None:
+        """The method that a question of the peer's calls, and its arguments by name or by position: for a `Service`.
+
+        ``None``: a `Service` finds both in the payload, as on PSession's wires.
+        """
+        return None
+
     def is_stream(self, payload: Any) -> bool:
         """Return True if a question of the peer's wants many answers."""
         return False

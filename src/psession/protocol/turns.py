@@ -88,6 +88,11 @@ class TurnConnection(Machine):
         return False
 
     @property
+    def answers_none(self) -> bool:
+        """True: whoever asks waits for an answer, and most such protocols have a word for none."""
+        return True
+
+    @property
     def streams(self) -> bool:
         """True where the dialect knows them."""
         return self._dialect.streams
@@ -166,6 +171,9 @@ class TurnConnection(Machine):
         arriving, ground = turn.arriving, self._ground
         assert arriving is not None
         if type(word) is Part:
+            arriving.credit = (
+                arriving.consumed + arriving.window
+            )  # without credit on the wire
             event = arriving.arrive(arriving.next, Item(word.payload))
             if turn.advance(event) is TurnDo.STOP_OVERRUN:
                 self.counters.overrun += 1

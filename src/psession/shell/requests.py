@@ -13,6 +13,8 @@ from psession.protocol.counters import Drop
 from psession.protocol.dialogue import BUSY
 from psession.protocol.endings import ENDED
 from psession.protocol.events import Dropped
+from psession.protocol.turn_dialect import TurnDialect
+from psession.service import Service
 from psession.shell.handler_scope import HandlerScope, answering
 from psession.shell.live_session import LiveSession
 from psession.shell.user_code import OVER, await_, call, next_
@@ -57,7 +59,7 @@ class Requests:
         self.handlers = handlers
         self.spawn = spawn
         self.crashed = crashed
-        self._answer = engine.options.on_request
+        self._answer = _callable(engine.options.on_request, engine.options.dialect)
         self._context = context
 
     def asked(self, event: Asked) -> None:
@@ -69,7 +71,7 @@ class Requests:
         engine = self.engine
         try:
             reply = self.call(event.payload)
-            if (type(reply) is dict or _is_answer(reply)) and engine.outbox.has_room:
+            if (type(reply) is dict or self.is_answer(reply)) and engine.outbox.has_room:
                 frame = engine.connection.answer(event, reply)
                 if frame is not None and engine.ending is None:
                     engine.outbox.put(frame, None)
@@ -93,6 +95,12 @@ class Requests:
     def open(self, dialogue: Dialogue) -> None:
         """Answer what the peer asks in this dialogue."""
         dialogue.owner = Request(self, dialogue)
+
+    def is_answer(self, reply: object) -> bool:
+        """Return True if what the function has returned is the answer, and not what makes one in time."""
+        if reply is None:
+            return self.engine.connection.answers_none
+        return not inspect.isawaitable(reply) and not inspect.isasyncgen(reply)
 
     def call(self, payload: Any) -> Any:
         """Call the function."""
@@ -156,7 +164,7 @@ class Request:
         """The function has returned: a reply, what is to be awaited for one, or a generator of many."""
         engine = self._requests.engine
         makes: Callable[[int, Any], Awaitable[Any]]
-        if self._streams and _is_answer(reply):
+        if self._streams and self._requests.is_answer(reply):
             reply = _one(reply)
         if inspect.isasyncgen(reply):
             makes = self._send_parts
@@ -218,7 +226,7 @@ class Request:
 
     async def _wait_for(self, question: int, reply: Awaitable[Any]) -> Any:
         result = await await_(reply)
-        if self._streams and result is not None:
+        if self._streams and self._requests.is_answer(result):
             return await self._send_parts(question, _one(result))
         return result
 
@@ -255,7 +263,7 @@ class Request:
         if not self._is_wanted(question):
             self._rest()
             return
-        if reply is None:
+        if reply is None and not engine.connection.answers_none:
             if exact is not None:
                 engine.said.once("no answer", "on_request returned None, so its asker gets an error: return a reply")
                 engine.leave(dialogue, codes.UNANSWERED)
@@ -362,9 +370,17 @@ class Request:
             engine.note_drained()
 
 
-def _is_answer(reply: object) -> bool:
-    """Return True if what a function has returned is the answer, and not what makes one in time."""
-    return reply is not None and not inspect.isawaitable(reply) and not inspect.isasyncgen(reply)
+def _callable(answer: Callable[[Any], object], dialect: object) -> Callable[[Any], object]:
+    """The function to call with a payload: of a `Service` the one that finds its method where the dialect has it."""
+    if not isinstance(answer, Service) or not isinstance(dialect, TurnDialect):
+        return answer
+    service, call_of = answer, dialect.call_of
+
+    def call_by_name(payload: Any) -> object:
+        found = call_of(payload)
+        return service(payload) if found is None else service.call(*found)
+
+    return call_by_name
 
 
 async def _one(reply: object) -> AsyncGenerator[object, None]:
