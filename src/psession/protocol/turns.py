@@ -171,9 +171,7 @@ class TurnConnection(Machine):
         arriving, ground = turn.arriving, self._ground
         assert arriving is not None
         if type(word) is Part:
-            arriving.credit = (
-                arriving.consumed + arriving.window
-            )  # without credit on the wire
+            arriving.credit = arriving.consumed + arriving.window  # without credit on the wire
             event = arriving.arrive(arriving.next, Item(word.payload))
             if turn.advance(event) is TurnDo.STOP_OVERRUN:
                 self.counters.overrun += 1

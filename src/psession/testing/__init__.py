@@ -1,7 +1,18 @@
-"""Tools that test channels, and programs on bad ones. They need Trio alone, and no test framework."""
+"""Tools that test channels, dialects, and programs on bad channels. They need Trio alone, and no test framework."""
 
 from psession.testing.contract import check_channel
 from psession.testing.diagram import sequence_diagram
+from psession.testing.dialects import check_dialect
 from psession.testing.lossy import EventLog, LossyChannel, Moment, NetworkEvent, Tally, lossy
 
-__all__ = ["EventLog", "LossyChannel", "Moment", "NetworkEvent", "Tally", "check_channel", "lossy", "sequence_diagram"]
+__all__ = [
+    "EventLog",
+    "LossyChannel",
+    "Moment",
+    "NetworkEvent",
+    "Tally",
+    "check_channel",
+    "check_dialect",
+    "lossy",
+    "sequence_diagram",
+]
