@@ -32,7 +32,11 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-ELSEWHERE = {"README.md": "tests/test_readme.py", "testing.md": "tests/testing/test_page.py"}
+ELSEWHERE = {
+    "README.md": "tests/test_readme.py",
+    "dialects.md": "tests/testing/test_dialects.py",
+    "testing.md": "tests/testing/test_page.py",
+}
 """Pages whose every block is a program or a test, and what runs them."""
 
 LONGEST_RUN = 3600.0
