@@ -423,6 +423,19 @@ async def _(names: Names) -> AsyncIterator[None]:
     assert names["port"].closed
 
 
+@scene("A framing of your own")
+async def _(names: Names) -> AsyncIterator[None]:
+    names["stream"], far = trio.testing.memory_stream_pair()
+    yield
+    await names["channel"].send({"a": "b c"})
+    assert await far.receive_some() == b'11:{"a":"b c"},'
+    await far.send_all(b'11:{"a":"b c"},2:{},2:{}')
+    assert [await names["channel"].receive() for _ in range(2)] == [{"a": "b c"}, {}]
+    await far.send_all(b"!")
+    with pytest.raises(trio.BrokenResourceError, match="no comma behind a netstring"):
+        await names["channel"].receive()
+
+
 @scene("Links that break", 1)
 async def _(names: Names) -> AsyncIterator[None]:
     printed, opened = said(names), list[str]()

@@ -41,6 +41,7 @@ PURE = [
     "text.py",
     "typed.py",
     *[room for room in SOURCES if room.startswith(("protocol/", "dialects/"))],
+    "channels/_content_length.py",
     "channels/_framings.py",
     "testing/_events.py",
     "testing/_flight.py",

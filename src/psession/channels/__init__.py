@@ -4,6 +4,8 @@
 `memory_pair`        two ends in one program, nothing encoded
 `lines`              a stream of bytes (TCP, TLS, a Unix socket, pipes), one message a line
 `length_prefixed`    the same, each message after its length: for MessagePack, or messages with line breaks
+`content_length`     the same, each message behind a header that says its length: LSP and DAP
+`framed`             the same, by a framing of your own
 `open_websocket`     connect to a WebSocket server (extra ``websocket``)
 `serve_websocket`    be one: a channel for each client (the same extra)
 `trio_websocket`     an open connection of the library trio-websocket
@@ -18,10 +20,13 @@ keeps what a port relies on.
 
 from psession.channels._anyio import AnyioObjectChannel, anyio_stream
 from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES, Frame, FrameChannel, Message
-from psession.channels._framed import FramedChannel, length_prefixed, lines
+from psession.channels._content_length import ContentLengthFraming
+from psession.channels._framed import FramedChannel
+from psession.channels._framings import Framing, LengthFraming, LineFraming
 from psession.channels._memory import MemoryChannel, memory_pair
 from psession.channels._reconnect_options import LinkState
 from psession.channels._reconnecting import ReconnectingChannel, reconnecting
+from psession.channels._streams import content_length, framed, length_prefixed, lines
 from psession.channels._trio_websocket import TrioWebSocketChannel, trio_websocket
 from psession.channels._websocket import WebSocketChannel
 from psession.channels._websocket_client import open_websocket
@@ -33,11 +38,15 @@ __all__ = [
     "DEFAULT_MAX_MESSAGE_BYTES",
     "AnyioObjectChannel",
     "Codec",
+    "ContentLengthFraming",
     "Frame",
     "FrameChannel",
     "FramedChannel",
+    "Framing",
     "HandshakeError",
     "JsonCodec",
+    "LengthFraming",
+    "LineFraming",
     "LinkState",
     "MemoryChannel",
     "Message",
@@ -47,6 +56,8 @@ __all__ = [
     "WebSocketChannel",
     "WebSocketServer",
     "anyio_stream",
+    "content_length",
+    "framed",
     "length_prefixed",
     "lines",
     "memory_pair",

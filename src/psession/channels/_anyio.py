@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 import trio
 
 from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES, Frame, Message
-from psession.channels._framed import FramedChannel, length_prefixed, lines
+from psession.channels._streams import FramingMaker, FramingName, framed
 from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT, WireChannel
 from psession.errors import MessageError, MessageTooLargeError
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import anyio.abc
 
+    from psession.channels._framed import FramedChannel
     from psession.channels.codecs import Codec, CodecName
 
 ObjectForm = Literal["messages", "text", "bytes"]
@@ -154,7 +155,7 @@ class AnyioObjectChannel(WireChannel):
 def anyio_stream(
     stream: anyio.abc.ByteStream | anyio.abc.UnreliableObjectStream[Any],
     *,
-    framing: Literal["lines", "length_prefixed"] = "lines",
+    framing: FramingName | FramingMaker = "lines",
     objects: ObjectForm = "messages",
     codec: Codec | CodecName = "json",
     max_message_bytes: float = DEFAULT_MAX_MESSAGE_BYTES,
@@ -172,7 +173,8 @@ def anyio_stream(
 
     Args:
         stream: An ``anyio.abc.ByteStream`` or ``ObjectStream``. The channel owns it from now on.
-        framing: For a byte stream: one message a line, or each after its length (as in `length_prefixed`).
+        framing: For a byte stream: ``"lines"``, ``"length_prefixed"``, ``"content_length"`` or a class made from
+            `Framing`, as in `framed`.
         objects: For an object stream: what is sent.
         codec: ``"json"``, ``"msgpack"`` or a codec.
         max_message_bytes: How long an encoded message may be, either way; ``math.inf`` for no limit. Messages that pass
@@ -181,15 +183,18 @@ def anyio_stream(
 
     Raises:
         TypeError: It is no such stream.
-        ValueError: The codec is a binary one, and lines or text are to carry it.
+        ValueError: No framing has that name, or the codec is a binary one, and lines or text are to carry it.
     """
     import anyio.abc
 
     if isinstance(stream, anyio.abc.ByteStream):
-        cut = {"lines": lines, "length_prefixed": length_prefixed}.get(framing)
-        if cut is None:
-            raise ValueError(f'no framing is called {framing!r}; give "lines" or "length_prefixed"')
-        return cut(_ByteStream(stream), codec=codec, max_message_bytes=max_message_bytes, close_timeout=close_timeout)
+        return framed(
+            _ByteStream(stream),
+            framing,
+            codec=codec,
+            max_message_bytes=max_message_bytes,
+            close_timeout=close_timeout,
+        )
     if not isinstance(stream, anyio.abc.UnreliableObjectStream):
         raise TypeError(f"neither an anyio ByteStream nor an ObjectStream: {stream!r}")
     return AnyioObjectChannel(

@@ -1,4 +1,4 @@
-"""Messages over a stream of bytes: one a line, or each after its length."""
+"""Messages over a stream of bytes, whatever their framing."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import trio
 
-from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES, Message
-from psession.channels._framings import Framing, LengthFraming, LineFraming
 from psession.channels._pace import LEAST_BYTES, Pace
 from psession.channels._useless import UselessLimit
-from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT, WireChannel
-from psession.channels.codecs import Codec, CodecName, find_codec
+from psession.channels._wire import WireChannel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from psession.channels._base import Message
+    from psession.channels._framings import Framing
+    from psession.channels.codecs import Codec, CodecName
     from psession.errors import MessageError
 
 
 class FramedChannel(WireChannel):
-    """Messages over a `trio.abc.Stream`; `lines` and `length_prefixed` make one.
+    """Messages over a `trio.abc.Stream`; `framed`, `lines`, `length_prefixed` and `content_length` make one.
 
     The channel owns the stream: it closes it, and nobody else may read or write it.
 
@@ -38,10 +38,12 @@ class FramedChannel(WireChannel):
         codec: Codec | CodecName,
         max_message_bytes: float,
         close_timeout: float,
+        on_closed: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(codec=codec, max_message_bytes=max_message_bytes, close_timeout=close_timeout)
         self._stream = stream
         self._framing = framing
+        self._on_closed = on_closed
         self._at_end = False
         self._failure: OSError | None = None
         self._pace = Pace()
@@ -196,64 +198,8 @@ class FramedChannel(WireChannel):
             await self._stream.aclose()
         finally:
             self._framing.forget()
-
-
-def lines(
-    stream: trio.abc.Stream,
-    *,
-    codec: Codec | CodecName = "json",
-    max_message_bytes: float = DEFAULT_MAX_MESSAGE_BYTES,
-    close_timeout: float = DEFAULT_CLOSE_TIMEOUT,
-) -> FramedChannel:
-    r"""Messages as lines of text over a stream of bytes: TCP, TLS, a Unix socket, the pipes of a process.
-
-    ``\r\n`` and empty lines are accepted. A line that is no message, or longer than ``max_message_bytes``, costs itself
-    alone; no more than ``max_message_bytes`` and one read is ever kept of it.
-
-    Over TLS, `trio.SSLStream` takes a connection that ends without TLS's own goodbye for broken, unless it was made
-    with ``https_compatible=True``; and it is best to await ``do_handshake()`` first, since a cancelled handshake cannot
-    be resumed.
-
-    Args:
-        stream: Any `trio.abc.Stream`. The channel owns it from now on.
-        codec: ``"json"``, or a codec whose bytes are text on one line.
-        max_message_bytes: How long a line may be, either way; ``math.inf`` for no limit.
-        close_timeout: Seconds that ``aclose`` gives the stream for its goodbye.
-
-    Raises:
-        ValueError: The codec is a binary one: a newline in a message would end it.
-    """
-    found = find_codec(codec)
-    if not found.text:
-        raise ValueError(
-            f"{codec!r} is binary, and a newline in a message would end it: carry it with length_prefixed(), "
-            "or say `text = True` on a codec whose bytes are text on one line"
-        )
-    framing = LineFraming(max_message_bytes)
-    return FramedChannel(stream, framing, codec=found, max_message_bytes=max_message_bytes, close_timeout=close_timeout)
-
-
-def length_prefixed(
-    stream: trio.abc.Stream,
-    *,
-    codec: Codec | CodecName = "json",
-    max_message_bytes: float = DEFAULT_MAX_MESSAGE_BYTES,
-    close_timeout: float = DEFAULT_CLOSE_TIMEOUT,
-) -> FramedChannel:
-    """Messages over a stream of bytes, each after its length in 4 bytes, big-endian; for binary codecs too.
-
-    A message that cannot be decoded costs itself alone. A length over ``max_message_bytes`` breaks the channel, since
-    what follows it cannot be understood.
-
-    Args:
-        stream: Any `trio.abc.Stream`. The channel owns it from now on.
-        codec: ``"json"``, ``"msgpack"`` or a codec.
-        max_message_bytes: How long a message may be, either way, its length field not counted; ``math.inf`` for what
-            4 bytes can say.
-        close_timeout: Seconds that ``aclose`` gives the stream for its goodbye.
-    """
-    framing = LengthFraming(max_message_bytes)
-    return FramedChannel(stream, framing, codec=codec, max_message_bytes=max_message_bytes, close_timeout=close_timeout)
+            if self._on_closed is not None:
+                self._on_closed()
 
 
 def socket_of(stream: trio.abc.Stream) -> trio.socket.SocketType | None:

@@ -53,7 +53,7 @@ class WebSocketChannel(FramedChannel):
         options: WebSocketOptions,
         *,
         nursery: trio.Nursery,
-        on_closed: Callable[[], None] | None = None,
+        on_closed: Callable[[], None] | None = None,  # on a server, each time that the connection is found closed
     ) -> None:
         codec, framing = options.framing(opening.protocol)
         super().__init__(
@@ -62,6 +62,7 @@ class WebSocketChannel(FramedChannel):
             codec=codec,
             max_message_bytes=options.max_message_bytes,
             close_timeout=options.close_timeout,
+            on_closed=on_closed,
         )
         self.request = opening.request
         self.response = opening.response
@@ -72,8 +73,6 @@ class WebSocketChannel(FramedChannel):
         self._reason = ""
         self._frames = framing
         self._nursery = nursery
-        self._on_closed = on_closed
-        """Called, on a server, each time that the connection is found closed."""
         self._fault: str | None = None
         self._end_is_told = False
         self._mid_frame = False  # the rest of a frame is with who sent its first part, and must follow before all else

@@ -26,6 +26,7 @@ try:
 except ImportError:  # where it could not be compiled
     from websockets.utils import apply_mask
 
+from psession.channels._framings import Framing
 from psession.errors import MalformedMessageError, MessageError, MessageTooLargeError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ _MASK_POOL: Final = 4096
 """Bytes of randomness fetched at once, for 1,024 frames: 4 bytes at a time cost a system call (0.85 us) each."""
 
 
-class WebSocketFraming:
+class WebSocketFraming(Framing):
     """The frames of one open WebSocket; it writes messages, reads them, and says what must be answered.
 
     Args:
@@ -80,9 +81,9 @@ class WebSocketFraming:
     """
 
     def __init__(self, protocol: Protocol, *, text: bool, max_message_bytes: float) -> None:
+        super().__init__(max_message_bytes)
         self.open = True
         self.ended = False
-        self.lost: MessageError | None = None
         self.close_code: int | None = None
         self.close_reason = ""
         self.control_waits = False
@@ -91,7 +92,6 @@ class WebSocketFraming:
         self.compresses = bool(protocol.extensions)
         self._protocol = protocol
         self._text = text
-        self._limit = max_message_bytes
         self._opcode = TEXT if text else BINARY
         self._masks_out = protocol.side is Side.CLIENT
         self._mask_bit = _MASKED if self._masks_out else 0
@@ -100,8 +100,6 @@ class WebSocketFraming:
         self._mask_at = 0
         self._mask_bit_in = 0 if self._masks_out else _MASKED
         self._mask_size_in = 0 if self._masks_out else 4
-        self._kept = bytearray()
-        self._wanted = 0
         self._fragments: bytearray | None = None
         self._utf8: IncrementalDecoder | None = None
         self._pong = self._ping = self._close = b""
@@ -190,7 +188,7 @@ class WebSocketFraming:
             self._kept.clear()
         found: list[Any] = []
         at, size, wanted = 0, len(data), 2
-        mask_bit, mask_size, limit = self._mask_bit_in, self._mask_size_in, self._limit
+        mask_bit, mask_size, limit = self._mask_bit_in, self._mask_size_in, self.max_message_bytes
         while size - at >= 2 and not self.ended:
             first, length = data[at], data[at + 1] - mask_bit
             start = at + 2 + mask_size
@@ -230,7 +228,7 @@ class WebSocketFraming:
     @property
     def kept_bytes(self) -> int:
         """The bytes of a message that has come in part."""
-        return len(self._kept) + (len(self._fragments) if self._fragments is not None else 0)
+        return super().kept_bytes + (len(self._fragments) if self._fragments is not None else 0)
 
     def give_up(self, why: str) -> None:
         """Say goodbye and listen no more: the peer does what no peer should."""
@@ -239,7 +237,7 @@ class WebSocketFraming:
 
     def forget(self) -> None:
         """Let go of what is kept."""
-        self._kept.clear()
+        super().forget()
         self._fragments = None
 
     def end(self) -> MessageError | None:
@@ -281,7 +279,7 @@ class WebSocketFraming:
         if (error := protocol.parser_exc) is not None:
             self.ended = True
             if isinstance(error, PayloadTooBig):
-                self.lost = MessageTooLargeError(f"{error}; max_message_bytes is {self._limit}")
+                self.lost = MessageTooLargeError(f"{error}; max_message_bytes is {self.max_message_bytes}")
             else:
                 self.lost = MalformedMessageError(f"{_BREACH}: {error}")
             self.lost.__cause__ = error
