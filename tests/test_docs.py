@@ -423,6 +423,24 @@ async def _(names: Names) -> AsyncIterator[None]:
     assert names["port"].closed
 
 
+@scene("A child process")
+async def _(names: Names) -> AsyncIterator[None]:
+    started: list[Any] = []
+
+    @asynccontextmanager
+    async def process(command: list[str], **options: Any) -> AsyncIterator[Any]:  # no child runs on virtual time
+        inspect.signature(psession.channels.process).bind(command, **options)
+        started.append(command)
+        here, _there = memory_pair()
+        async with here:
+            yield here
+
+    names.update(manager=SessionManager(), process=process)
+    yield
+    assert started == [["pylsp"]]
+    assert names["port"].closed
+
+
 @scene("A framing of your own")
 async def _(names: Names) -> AsyncIterator[None]:
     names["stream"], far = trio.testing.memory_stream_pair()

@@ -6,6 +6,7 @@
 `length_prefixed`    the same, each message after its length: for MessagePack, or messages with line breaks
 `content_length`     the same, each message behind a header that says its length: LSP and DAP
 `framed`             the same, by a framing of your own
+`process`            a child process, over its pipes
 `open_websocket`     connect to a WebSocket server (extra ``websocket``)
 `serve_websocket`    be one: a channel for each client (the same extra)
 `trio_websocket`     an open connection of the library trio-websocket
@@ -24,6 +25,7 @@ from psession.channels._content_length import ContentLengthFraming
 from psession.channels._framed import FramedChannel
 from psession.channels._framings import Framing, LengthFraming, LineFraming
 from psession.channels._memory import MemoryChannel, memory_pair
+from psession.channels._process import ProcessChannel, process
 from psession.channels._reconnect_options import LinkState
 from psession.channels._reconnecting import ReconnectingChannel, reconnecting
 from psession.channels._streams import content_length, framed, length_prefixed, lines
@@ -51,6 +53,7 @@ __all__ = [
     "MemoryChannel",
     "Message",
     "MsgpackCodec",
+    "ProcessChannel",
     "ReconnectingChannel",
     "TrioWebSocketChannel",
     "WebSocketChannel",
@@ -62,6 +65,7 @@ __all__ = [
     "lines",
     "memory_pair",
     "open_websocket",
+    "process",
     "reconnecting",
     "serve_websocket",
     "trio_websocket",

@@ -55,7 +55,7 @@ class StreamOptions:
             raise ValueError(f"max_message_bytes must be above 0, not {self.max_message_bytes!r}")
         if not self.close_timeout >= 0:
             raise ValueError(f"close_timeout must be 0 or more seconds, not {self.close_timeout!r}")
-        self._make_framing()
+        self.make_framing()
 
     def channel(self, stream: trio.abc.Stream, *, on_closed: Callable[[], None] | None = None) -> FramedChannel:
         """Make a channel over a stream.
@@ -65,14 +65,19 @@ class StreamOptions:
         """
         return FramedChannel(
             stream,
-            self._make_framing(),
+            self.make_framing(),
             codec=self.codec,
             max_message_bytes=self.max_message_bytes,
             close_timeout=self.close_timeout,
             on_closed=on_closed,
         )
 
-    def _make_framing(self) -> Framing:
+    def make_framing(self) -> Framing:
+        """Make the framing of one stream.
+
+        Raises:
+            TypeError, ValueError: As `check` raises.
+        """
         given = self.framing
         if isinstance(given, Framing):
             raise TypeError(f"{_CHOICES}, not one that is made already: each stream has its own")
