@@ -107,6 +107,13 @@ def browser(session: nox.Session) -> None:
     run_suite(session, "-m", "browser")
 
 
+@nox.session
+def foreign(session: nox.Session) -> None:
+    """The tests whose far end is a program that nobody here wrote: language servers, a debugger, the SDK of MCP."""
+    session.install(".[all]", *group("test"), *group("foreign"))
+    run_suite(session, "-m", "foreign")
+
+
 def bring_chromium(session: nox.Session) -> None:
     """Debian's Chromium, on a machine of CI; elsewhere nobody's machine is touched, and the tests skip without it."""
     if any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):

@@ -205,6 +205,13 @@ class Mcp(JsonRpc):
             return None
         return self.tell({"method": "notifications/cancelled", "params": {"requestId": id, "reason": "given up"}})
 
+    def call_of(self, payload: Any) -> tuple[str, Any]:
+        """The method and its params, without what is about the protocol (``_meta``)."""
+        name, arguments = super().call_of(payload)
+        if type(arguments) is dict and "_meta" in arguments:
+            arguments = {name: value for name, value in arguments.items() if name != "_meta"}
+        return name, arguments
+
     def fail(self, id: Any, code: str, text: str, data: Any) -> Any:
         """As JSON-RPC; a question that was given up is not answered."""
         response = super().fail(id, code, text, data)

@@ -14,6 +14,7 @@ from psession.protocol import events
 from psession.protocol.bucket import RETRY_TOKENS, TokenBucket
 from psession.protocol.endings import expired, gave_way
 from psession.protocol.states import Peer
+from psession.protocol.turn_dialect import TurnDialect
 from psession.shell.timekeeper import Timekeeper
 from psession.shell.waiting import Handed, WaitingLine
 
@@ -408,7 +409,8 @@ class Engine:
         if dropped:
             reasons = ", ".join(f"{number} {reason.value}" for reason, number in dropped.items())
             hints = f"; dropped messages of this peer so far: {reasons} (see statistics())"
-        if self.connection.peer is Peer.UNKNOWN and not self.connection.asks_exactly and self.options.takes_sessions:
+        on_classic_wire = not self.connection.asks_exactly and not isinstance(self.options.dialect, TurnDialect)
+        if self.connection.peer is Peer.UNKNOWN and on_classic_wire and self.options.takes_sessions:
             hints += (
                 "; if the peer takes sessions as well, both may count from the same number: "
                 "give the two disjoint session_ids, or use the exact wire"
