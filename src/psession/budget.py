@@ -102,9 +102,15 @@ class Budget:
             self.used -= account.all
 
     def make_room(self, size: int, asker: Account | None = None) -> bool:
-        """Have those that hold the most give way until there is room. Return False where that is the asker itself."""
+        """Have those that hold the most give way until there is room. Return False where that is the asker itself.
+
+        What good peers leave behind goes first: on the exact wire the answers that are kept for who asks again, and on
+        the classic one, where sessions have no end, those whose handlers wait for more.
+        """
         while self.used + size > self.bytes:
             largest = max(self._accounts, key=lambda account: account.all, default=None)
+            if largest is not None and largest.dismiss():
+                continue
             if largest is None or largest is asker or not largest.all or not largest.give_way():
                 return False
             self.gave_way += 1
@@ -126,6 +132,7 @@ class Account:
         most_messages: How many messages one session of it may hold.
         give_way: Ends the session of the port's that holds the most, or the port. Returns False if nothing can be done.
         rest: Measures what else the port holds, which is not counted as it comes.
+        dismiss: Lets some of that go which nobody may miss. Returns 0 where there is nothing.
 
     Attributes:
         used: The bytes of messages that nobody has received.
@@ -136,7 +143,18 @@ class Account:
             channel are that tells of long ones; ``None``: nobody knows.
     """
 
-    __slots__ = ("_budget", "_measure", "_most_bytes", "give_way", "lent", "most_messages", "rest", "used", "weight")
+    __slots__ = (
+        "_budget",
+        "_dismiss",
+        "_measure",
+        "_most_bytes",
+        "give_way",
+        "lent",
+        "most_messages",
+        "rest",
+        "used",
+        "weight",
+    )
 
     def __init__(
         self,
@@ -145,11 +163,13 @@ class Account:
         most_messages: int,
         give_way: Callable[[], bool],
         rest: Callable[[], int] = int,
+        dismiss: Callable[[], int] = int,
     ) -> None:
         self.used = 0
         self.lent = 0
         self.rest = 0
         self._measure = rest
+        self._dismiss = dismiss
         self.most_messages = most_messages
         self.weight: int | None = None
         self.give_way = give_way
@@ -224,14 +244,24 @@ class Account:
 
     def measure(self) -> None:
         """Account for what is not counted as it comes; where the budget does not hold it, somebody gives way."""
-        budget = self._budget
         if not self._most_bytes:
             return
+        self._note()
+        if self._budget.used > self._budget.bytes:
+            self._budget.make_room(0)
+
+    def _note(self) -> None:
         rest = self._measure()
-        budget.used += rest - self.rest
+        self._budget.used += rest - self.rest
         self.rest = rest
-        if budget.used > budget.bytes:
-            budget.make_room(0)
+
+    def dismiss(self) -> bool:
+        """Let go of what nobody may miss. Return True if that made room."""
+        if not self._most_bytes or not self._dismiss():
+            return False
+        before = self.rest
+        self._note()
+        return self.rest < before
 
     def measure_all(self) -> None:
         """Measure this port and, where half of the budget is used up, the others in their turn."""
@@ -244,7 +274,7 @@ class Account:
         self._budget.leave(self)
         self.used = self.lent = self.rest = 0
         self._most_bytes = 0
-        self.give_way, self._measure = bool, int  # it knows its port no more
+        self.give_way, self._measure, self._dismiss = bool, int, int  # it knows its port no more
 
 
 def weigh(message: Any) -> tuple[int, bool]:

@@ -19,7 +19,7 @@ from psession.protocol.counters import Counters, Drop
 from psession.protocol.dialogue import Dialogue, ExactState
 from psession.protocol.endings import ENDED, GIVEN_UP, PEER_ENDED, PEER_RESTARTED, UNANSWERED
 from psession.protocol.header import LONGEST_WAIT
-from psession.protocol.machine import HANDLER_BYTES, Machine
+from psession.protocol.machine import Machine
 from psession.protocol.peer_turns import PeerTurns
 from psession.protocol.shared import Shared
 from psession.protocol.states import ASKER, Opened, OpenedEvent, Peer, Turn, TurnEvent
@@ -120,7 +120,11 @@ class Connection(Machine):
     @property
     def held_bytes(self) -> int:
         """What the peer makes this side hold: stored answers, and sessions whose handlers are at work."""
-        return self._shared.turns.stored_bytes + HANDLER_BYTES * self.handlers
+        return self._shared.turns.stored_bytes + self._handler_bytes
+
+    def dismiss(self) -> int:
+        """Let some go of what nobody may miss: stored answers, the oldest first, then idle sessions of the peer's."""
+        return self._shared.turns.shrink() or super().dismiss()
 
     def is_empty(self, payload: Any) -> bool:
         """Return True if a payload has no members, so that a message with it could be taken for a bare one."""

@@ -30,6 +30,9 @@ SPARE: Final = 64
 """Sessions for one turn that are kept for the next ones: 1 kB each. To make a session anew, and an entry for it in the
 heap of deadlines, was a fifth of what a request cost its asker."""
 
+MOST_DISMISSED: Final = 32
+"""Idle sessions that are ended at a time, 100 kB, where the budget is used up."""
+
 HANDLER_BYTES: Final = 3200
 """What a session of the peer's takes with its handler's task (benchmarks/scale.py)."""
 
@@ -81,6 +84,7 @@ class Machine(ABC):
         self.peer_closing = False
         self._own, self._peers = ground.sessions.own, ground.sessions.peers
         self._spare: list[Dialogue] = []
+        self._dismissed = 0
 
     # -- what is known -----------------------------------------------------------------------------------------------
 
@@ -107,7 +111,12 @@ class Machine(ABC):
     @property
     def held_bytes(self) -> int:
         """What the peer makes this side hold: sessions whose handlers are at work."""
-        return HANDLER_BYTES * self.handlers
+        return self._handler_bytes
+
+    @property
+    def _handler_bytes(self) -> int:
+        """What handlers at work take, but those that will see at once that their session was ended for others."""
+        return HANDLER_BYTES * (self.handlers - self._dismissed)
 
     @abstractmethod
     def is_exact(self, dialogue: Dialogue) -> bool:
@@ -231,15 +240,34 @@ class Machine(ABC):
             if idle is None:
                 ground.drop(Drop.REFUSED, sid)
                 return False
-            self.counters.recycled += 1
-            self._end(idle, MADE_ROOM, idle.idle_since)
+            self._dismiss(idle)
         self.counters.accepted += 1
         self.handlers += 1
         return True
 
-    def handler_done(self) -> None:
-        """A handler of a session of the peer's is at work no more."""
+    def _dismiss(self, idle: Dialogue) -> None:
+        """End a session of the peer's for another: it is idle, and its handler waits for the next message."""
+        self.counters.recycled += 1
+        self._dismissed += 1
+        self._end(idle, MADE_ROOM, idle.idle_since)
+
+    def dismiss(self) -> int:
+        """Let some go of what nobody may miss: end sessions of the peer's that are idle, the longest first.
+
+        Return 0 where there is nothing.
+        """
+        for number in range(MOST_DISMISSED):
+            idle = self.sessions.longest_idle()
+            if idle is None:
+                return number
+            self._dismiss(idle)
+        return MOST_DISMISSED
+
+    def handler_done(self, dialogue: Dialogue | None = None) -> None:
+        """A handler of the peer's session, or of a question that stood alone, is at work no more."""
         self.handlers -= 1
+        if dialogue is not None and dialogue.ending is MADE_ROOM:
+            self._dismissed -= 1
 
     def rests(self, dialogue: Dialogue, now: float) -> bool:
         """A session is idle from now on. Return True if its life is the next thing that is due."""

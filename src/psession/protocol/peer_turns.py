@@ -15,6 +15,9 @@ PAGE: Final = 256
 MAX_PAGES: Final = 512
 """131,072 numbers, twice what 16 bits hold, at 1 MiB: what a peer with the default range uses is never forgotten."""
 
+LEAST_KEPT_BYTES: Final = 64 * 1024
+"""Stored answers that stay with a port, whatever others need: the last 200 small ones, more than wait at one time."""
+
 FRAME_OVERHEAD_BYTES: Final = 200
 """What an answer costs beside its bytes: entries of two tables, a list, two objects."""
 
@@ -233,7 +236,7 @@ class PeerTurns:
             held.queued_at = held.turn
             self._queue[held.key] = held
         if self.stored_bytes > self._max_bytes:
-            self._make_room()
+            self._make_room(self._max_bytes)
 
     def add_part(self, held: LastTurn, frame: Any, size: int, event: PeerEvent) -> None:
         """Keep one of many answers, or what ends them; the stream is the youngest of what is kept.
@@ -344,9 +347,16 @@ class PeerTurns:
         if held.stream is not None:
             held.stream.sizes.clear()
 
-    def _make_room(self) -> None:
+    def shrink(self) -> int:
+        """Drop the older half of the stored answers, but for `LEAST_KEPT_BYTES`. Return the bytes that are free."""
+        before = self.stored_bytes
+        if before > LEAST_KEPT_BYTES:
+            self._make_room(max(before // 2, LEAST_KEPT_BYTES))
+        return before - self.stored_bytes
+
+    def _make_room(self, most: int) -> None:
         """Drop answers, the oldest first. One given after it joined the queue is not as old as its place there says."""
-        while self.stored_bytes > self._max_bytes:
+        while self.stored_bytes > most:
             key, held = next(iter(self._queue.items()))
             if held.size and held.turn != held.queued_at:
                 held.queued_at = held.turn

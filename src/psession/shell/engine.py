@@ -149,7 +149,9 @@ class Engine:
             silence=self._silence,
             expire=self._expire,
         )
-        self.account = Account(budget, options.max_held_bytes, options.inbox_limit, self._give_way, self._rest)
+        self.account = Account(
+            budget, options.max_held_bytes, options.inbox_limit, self._give_way, self._rest, self._dismiss
+        )
         self._kept_bytes = kept_bytes
         self._tasks: Tasks = tasks
         self.thread = get_ident()
@@ -319,6 +321,12 @@ class Engine:
     def _rest(self) -> int:
         """The bytes that this port holds beside messages that nobody has received."""
         return self.outbox.held_bytes + self.connection.held_bytes + self._kept_bytes()
+
+    def _dismiss(self) -> int:
+        """End some of the peer's sessions that are idle. Return how many."""
+        number = self.connection.dismiss()
+        self.perform(self.connection.take())
+        return number
 
     def _give_way(self) -> bool:
         """End the session that holds most of what this port does, or the port. Return False if it is over already."""

@@ -93,7 +93,7 @@ class Handlers:
     @trio.lowlevel.enable_ki_protection
     def _over(self, live: LiveSession) -> None:
         """A handler is at work no more."""
-        self._engine.connection.handler_done()
+        self._engine.connection.handler_done(live.dialogue)
         live.handled()
         self._engine.note_drained()
 

@@ -366,7 +366,7 @@ class Request:
         if self._is_counted and not self.at_work and self._dialogue.ending is not None:
             self._is_counted = False
             engine = self._requests.engine
-            engine.connection.handler_done()
+            engine.connection.handler_done(self._dialogue)
             engine.note_drained()
 
 
