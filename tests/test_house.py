@@ -14,7 +14,7 @@ import psession
 PACKAGE = Path(psession.__file__).parent
 SOURCES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 FLOORS = [
-    ["_interrupt", "_version", "absences", "checks", "errors", "text"],
+    ["_interrupt", "_version", "absences", "checks", "collector", "errors", "text"],
     ["budget", "message", "nursery", "typed"],
     ["method", "service"],
     ["protocol"],

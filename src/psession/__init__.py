@@ -3,6 +3,7 @@
 from psession import _interrupt as _interrupt  # isort: skip - first of all: Ctrl-C while the command imports the rest
 from psession._version import __version__
 from psession.budget import Budget
+from psession.collector import tune_gc
 from psession.dialects import Classic, Dialect, Exact, ExactFields
 from psession.errors import (
     MalformedMessageError,
@@ -66,4 +67,5 @@ __all__ = [
     "TurnOutcome",
     "__version__",
     "share",
+    "tune_gc",
 ]
