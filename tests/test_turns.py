@@ -544,6 +544,26 @@ async def test_a_batch_is_answered_by_a_batch_when_all_in_it_are(autojump_clock:
         assert (port.statistics().unheard, port._engine.connection.handlers) == (1, 0)
 
 
+async def test_a_question_of_a_batch_that_is_given_up_is_left_out_where_the_protocol_wants_no_answer(
+    autojump_clock: MockClock,
+) -> None:
+    async def answer(message: Any) -> Any:
+        await trio.sleep(message["params"]["after"])
+        return "done"
+
+    async with against(Mcp(), on_request=answer) as (port, peer):
+        call = {"jsonrpc": "2.0", "method": "m"}
+        given_up = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 2}}
+        await peer.send([{**call, "id": n, "params": {"after": n}} for n in (1, 2)])
+        await trio.sleep(1.5)
+        await peer.send(given_up)
+        assert await peer.receive() == [{"jsonrpc": "2.0", "id": 1, "result": "done"}]
+        await peer.send([{**call, "id": 2, "params": {"after": 9}}])
+        await peer.send(given_up)
+        await settle()
+        assert port.statistics().given_up == 2
+
+
 @pytest.mark.parametrize(
     "rubbish",
     [

@@ -162,11 +162,11 @@ class _Batch:
         self.missing = missing
         self.responses: list[Any] = []
 
-    def collect(self, response: Any) -> list[Any] | None:
-        """Add an answer. Return all of them where it is the last."""
-        self.responses.append(response)
+    def collect(self, *response: Any) -> list[Any] | None:
+        """Add an answer, or note that there will be none. Return all of them where nothing is missing any more."""
+        self.responses += response
         self.missing -= 1
-        return None if self.missing else self.responses
+        return None if self.missing or not self.responses else self.responses
 
 
 class Lsp(JsonRpc):
@@ -214,8 +214,10 @@ class Mcp(JsonRpc):
 
     def fail(self, id: Any, code: str, text: str, data: Any) -> Any:
         """As JSON-RPC; a question that was given up is not answered."""
-        response = super().fail(id, code, text, data)
-        return None if code == "cancelled" else response
+        if code != "cancelled":
+            return super().fail(id, code, text, data)
+        batch = self._batches.pop(id, None)
+        return None if batch is None else batch.collect()
 
     def _notified(self, call: dict[str, Any]) -> Word:
         if call["method"] == "notifications/cancelled":
