@@ -51,7 +51,6 @@ IMPURE = {"anyio", "logging", "os", "random", "secrets", "socket", "time", "trio
 
 REACHES = {
     "shell/port.py": {"_open"},  # a port opens its own sessions by a method that the manager does not show
-    "channels/_websocket_server.py": {"_leave", "_listening", "_visit"},  # of the server that this very module makes
 }
 """The private names of another object that a module may read, and why."""
 

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
+from psession import checks
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+DEFAULT_MAX_CONNECTIONS: Final = 1000
+"""Most systems let a process open 1,024 files."""
+
+DEFAULT_MAX_HANDSHAKES: Final = 200
+"""An honest handshake takes a few round trips: at 100 ms each, 200 places let in 500 clients a second over TLS."""
+
+HANDLERS_A_CLIENT: Final = 3
+"""A client that came back by ``resume_within`` has two handlers: of its port, and of its link. A third is for ports
+whose client is awaited: of these there are `psession.Budget`'s ``absent_ports``, 1000 as well."""
 
 
 class Places:
@@ -18,7 +31,11 @@ class Places:
     Args:
         max_handshakes: How many handshakes may be under way. One more, and the oldest is given up.
         max_connections: How many clients may be in.
-        max_handlers: How many handlers may run, those included whose client is gone.
+        max_handlers: How many handlers may run, those included whose client is gone; ``None``: three for each client.
+
+    Raises:
+        TypeError: One of them is no whole number.
+        ValueError: One of them is less than 1.
 
     Attributes:
         connections: How many clients are in.
@@ -27,7 +44,12 @@ class Places:
         given_up: How many handshakes were given up in favour of newcomers.
     """
 
-    def __init__(self, max_handshakes: int, max_connections: int, max_handlers: int) -> None:
+    def __init__(self, max_handshakes: int, max_connections: int, max_handlers: int | None) -> None:
+        checks.count("max_connections", max_connections)
+        checks.count("max_handshakes", max_handshakes)
+        if max_handlers is None:
+            max_handlers = HANDLERS_A_CLIENT * max_connections
+        checks.count("max_handlers", max_handlers)
         self.connections = 0
         self.handlers = 0
         self.refused = 0

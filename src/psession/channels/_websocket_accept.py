@@ -1,4 +1,4 @@
-"""Who gets in: a server's side of the opening handshake, in bounded time and space."""
+"""Who gets in: a server's side of the opening handshake, in bounded space; the server bounds its time."""
 
 from __future__ import annotations
 
@@ -43,7 +43,6 @@ class Acceptor:
         places: The places of the server.
         process_request: The user's hook.
         ssl_context: For TLS.
-        timeout: Seconds for TLS and the handshake.
     """
 
     def __init__(
@@ -53,32 +52,23 @@ class Acceptor:
         *,
         process_request: RequestHook | None,
         ssl_context: ssl.SSLContext | None,
-        timeout: float,
     ) -> None:
         self._make_protocol = make_protocol
         self._places = places
         self._process_request = process_request
         self._ssl_context = ssl_context
-        self._timeout = timeout
         self._lines = Lines(trio.current_time())
 
-    async def open(self, stream: trio.SocketStream, visit: Visit) -> tuple[trio.abc.Stream, Opening] | None:
-        """A client's stream and what was agreed on, or ``None`` for one that does not get in; it has been told why.
-
-        One that gets in has taken its places in `visit`.
-        """
-        try:
-            with self._places.handshake(self._timeout) as scope:
-                return await self._shake_hands(stream, visit, scope)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            log.debug("a WebSocket handshake broke off: %s", error.__cause__ or error)
-            return None
-        log.debug("a WebSocket handshake took %g s, or longer than those that came after it", self._timeout)
-        return None
-
-    async def _shake_hands(
+    async def open(
         self, plain: trio.SocketStream, visit: Visit, scope: trio.CancelScope
     ) -> tuple[trio.abc.Stream, Opening] | None:
+        """A client's stream and what was agreed on, or ``None`` for one that does not get in; it has been told why.
+
+        One that gets in has taken its places in `visit`; one that does not is the first to go of those in `scope`.
+
+        Raises:
+            trio.BrokenResourceError: The connection broke, or TLS failed.
+        """
         stream: trio.abc.Stream = plain
         if self._ssl_context is not None:
             stream = trio.SSLStream(plain, self._ssl_context, server_side=True, https_compatible=True)

@@ -1,16 +1,16 @@
-"""Serving WebSockets: how many, how long a handshake may take, and what becomes of each when the server leaves."""
+"""Serving WebSockets: who gets in by a handshake, and what each is told when its handler or the server ends."""
 
 from __future__ import annotations
 
-import logging
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Literal, NoReturn, TypeAlias
 
 import trio
 
-from psession._listeners import PatientListener, open_listeners
+from psession._listeners import open_listeners
 from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES
-from psession.channels._places import Places
+from psession.channels._places import DEFAULT_MAX_CONNECTIONS, DEFAULT_MAX_HANDSHAKES, Places
+from psession.channels._server import DEFAULT_HANDSHAKE_TIMEOUT, PortServer, serve
 from psession.channels._websocket import GOING_AWAY, INTERNAL_ERROR, WebSocketChannel
 from psession.channels._websocket_accept import Acceptor
 from psession.channels._websocket_options import (
@@ -21,7 +21,6 @@ from psession.channels._websocket_options import (
 )
 from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT
 from psession.nursery import open_quiet_nursery
-from psession.protocol.bucket import Lines
 
 if TYPE_CHECKING:
     import re
@@ -30,126 +29,41 @@ if TYPE_CHECKING:
 
     from psession.channels._places import Visit
     from psession.channels._websocket_accept import RequestHook
-    from psession.channels._websocket_options import Opening
     from psession.channels.codecs import Codec, CodecName
 
 WebSocketHandler: TypeAlias = "Callable[[WebSocketChannel], Awaitable[object]]"
 
-DEFAULT_HANDSHAKE_TIMEOUT: Final = 10.0
-"""Seconds for TLS and the request: its first packets lost twice are 3 s (RFC 6298, 2.1), and a phone may be slow."""
 
-DEFAULT_MAX_CONNECTIONS: Final = 1000
-"""Most systems let a process open 1,024 files."""
+class WebSocketServer(PortServer[WebSocketChannel]):
+    """A WebSocket server that runs; ``await nursery.start(serve_websocket, ...)`` gives it.
 
-DEFAULT_MAX_HANDSHAKES: Final = 200
-"""An honest handshake takes a few round trips: at 100 ms each, 200 places let in 500 clients a second over TLS."""
-
-HANDLERS_A_CLIENT: Final = 3
-"""A client that came back by ``resume_within`` has two handlers: of its port, and of its link. A third is for ports
-whose client is awaited: of these there are `psession.Budget`'s ``absent_ports``, 1000 as well."""
-
-log = logging.getLogger("psession")
-
-
-class WebSocketServer:
-    """A server that runs; ``await nursery.start(serve_websocket, ...)`` gives it.
+    Channels that are closed after `stop_listening`, or while the server is being cancelled, say so with code 1001. A
+    client that there is no place for gets HTTP status 503.
 
     Attributes:
         addresses: Where it listens, as its sockets say.
     """
 
     def __init__(
-        self, addresses: list[tuple[Any, ...]], acceptor: Acceptor, places: Places, handler: WebSocketHandler
+        self, acceptor: Acceptor, options: WebSocketOptions, places: Places, handler: WebSocketHandler, timeout: float
     ) -> None:
-        self.addresses = addresses
+        super().__init__("WebSocket", places, handler, timeout)
         self._acceptor = acceptor
-        self._places = places
-        self._handler = handler
-        self._channels: set[WebSocketChannel] = set()
-        self._lines = Lines(trio.current_time())
-        self._leaving = False
-        self._listening = trio.CancelScope()
+        self._options = options
 
-    @property
-    def port(self) -> int:
-        """The port it listens on."""
-        port: int = self.addresses[0][1]
-        return port
+    def _say_leaving(self, channel: WebSocketChannel) -> None:
+        channel.goodbye = GOING_AWAY
 
-    @property
-    def connections(self) -> int:
-        """The number of clients that are in: their handshake is done, and their channel is not closed yet."""
-        return self._places.connections
+    def _say_failed(self, channel: WebSocketChannel) -> None:
+        channel.goodbye = INTERNAL_ERROR
 
-    @property
-    def handshakes(self) -> int:
-        """The number of clients that are not in yet, those being refused included."""
-        return self._places.handshakes
-
-    @property
-    def handlers(self) -> int:
-        """The number of handlers that run, those included that go on though their channel is closed."""
-        return self._places.handlers
-
-    @property
-    def refused(self) -> int:
-        """The number of clients so far that got HTTP status 503, since there was no place for them."""
-        return self._places.refused
-
-    @property
-    def given_up(self) -> int:
-        """The number of handshakes so far that were given up in favour of newcomers."""
-        return self._places.given_up
-
-    def stop_listening(self) -> None:
-        """Take no more clients, for good. Those that are there stay; channels close with code 1001 from now on."""
-        self._listening.cancel()
-        self._leave()
-
-    def _leave(self) -> None:
-        """Every channel that is closed from now on says that the server is going away, whoever closes it."""
-        self._leaving = True
-        for channel in self._channels:
-            channel.goodbye = GOING_AWAY
-
-    async def _visit(self, options: WebSocketOptions, stream: trio.SocketStream) -> None:
-        """One client, from its first byte to its last; whatever goes wrong ends this one alone."""
-        with self._places.visit() as visit:
-            try:
-                opened = await self._acceptor.open(stream, visit)
-                if opened is not None:
-                    await self._serve(opened, options, visit)
-            except Exception:
-                self._log_failure("a WebSocket connection failed")
-
-    async def _serve(self, opened: tuple[trio.abc.Stream, Opening], options: WebSocketOptions, visit: Visit) -> None:
-        async with open_quiet_nursery() as nursery:
-            await self._talk(WebSocketChannel(*opened, options, nursery=nursery, on_closed=visit.disconnect))
-            nursery.cancel_scope.cancel()
-
-    def _log_failure(self, text: str, *values: object) -> None:
-        """Log what was raised, within a budget: a client may be able to cause it as often as it connects."""
-        more = self._lines.take(trio.current_time())
-        if more is not None:
-            log.exception(f"{text}%s", *values, more)
-
-    async def _talk(self, channel: WebSocketChannel) -> None:
-        self._channels.add(channel)
-        if self._leaving:
-            channel.goodbye = GOING_AWAY
-        try:
-            await self._handler(channel)
-        except (trio.EndOfChannel, trio.BrokenResourceError) as error:
-            # Most often a client that went, and a handler that leaves it at that.
-            log.debug("the WebSocket of %s ended: %s", channel.remote, str(error) or "closed by the client")
-            channel.goodbye = INTERNAL_ERROR
-        except Exception:
-            self._log_failure("the handler of the WebSocket of %s failed", channel.remote)
-            channel.goodbye = INTERNAL_ERROR
-        finally:
-            self._channels.discard(channel)
-            with trio.CancelScope(shield=True):  # aclose takes close_timeout seconds at most
-                await channel.aclose()
+    async def _welcome(self, stream: trio.SocketStream, visit: Visit) -> None:
+        opened = await self._shake_hands(partial(self._acceptor.open, stream, visit))
+        if opened is not None:
+            async with open_quiet_nursery() as nursery:
+                options = self._options
+                await self._talk(WebSocketChannel(*opened, options, nursery=nursery, on_closed=visit.disconnect))
+                nursery.cancel_scope.cancel()
 
 
 async def serve_websocket(
@@ -230,45 +144,9 @@ async def serve_websocket(
         ping_timeout=ping_timeout,
         close_timeout=close_timeout,
     )
-    if not handshake_timeout > 0:
-        raise ValueError(f"handshake_timeout must be above 0 seconds, not {handshake_timeout!r}")
-    if max_handlers is None:
-        max_handlers = HANDLERS_A_CLIENT * max_connections
-    limits = {"max_connections": max_connections, "max_handshakes": max_handshakes, "max_handlers": max_handlers}
-    for name, limit in limits.items():
-        if limit < 1:
-            raise ValueError(f"{name} must be at least 1, not {limit!r}")
     make_protocol = partial(server_protocol, options, origins=origins, subprotocols=subprotocols)
     make_protocol()  # wrong names are the caller's to learn, not the first client's
     places = Places(max_handshakes, max_connections, max_handlers)
-    acceptor = Acceptor(
-        make_protocol,
-        places,
-        process_request=process_request,
-        ssl_context=ssl_context,
-        timeout=handshake_timeout,
-    )
-    async with open_quiet_nursery() as nursery:
-        # The handlers stand behind a shield, so that being cancelled is a step of ours, and each says why it goes.
-        handlers: trio.Nursery = await nursery.start(_handlers_nursery)
-        listeners = await open_listeners(host, port, backlog)  # no checkpoint from here to `serve_listeners`
-        addresses = [listener.socket.getsockname() for listener in listeners]
-        server = WebSocketServer(addresses, acceptor, places, handler)
-        lines = Lines(trio.current_time())
-        patient = [PatientListener(listener, places.give_up_handshake, lines) for listener in listeners]
-        handlers.cancel_scope.shield = True  # only now: cancelled while the server starts, they must be left
-        try:
-            task_status.started(server)
-            with server._listening:
-                await trio.serve_listeners(partial(server._visit, options), patient, handler_nursery=handlers)
-            await trio.sleep_forever()
-        finally:
-            server._leave()
-            handlers.cancel_scope.cancel()
-    raise AssertionError("nobody cancelled it")
-
-
-async def _handlers_nursery(task_status: trio.TaskStatus[trio.Nursery]) -> None:
-    async with open_quiet_nursery() as nursery:
-        task_status.started(nursery)
-        await trio.sleep_forever()
+    acceptor = Acceptor(make_protocol, places, process_request=process_request, ssl_context=ssl_context)
+    server = WebSocketServer(acceptor, options, places, handler, handshake_timeout)
+    await serve(server, partial(open_listeners, host, port, backlog), task_status)
