@@ -1,4 +1,4 @@
-"""A TCP server with a port for each client. TCP has no edges between messages: `lines` makes each a line of JSON."""
+"""A TCP server with a port for each client. TCP has no edges between messages: here each is a line of JSON."""
 
 from datetime import UTC, datetime
 from functools import partial
@@ -6,7 +6,7 @@ from functools import partial
 import trio
 
 from psession import Port, Session, SessionManager
-from psession.channels import lines
+from psession.channels import FramedChannel, open_tcp, serve_tcp
 
 manager = SessionManager(session_timeout=10)
 
@@ -20,18 +20,16 @@ async def handle(session: Session) -> None:
             await session.post({"status": "unknown command"})
 
 
-async def serve_client(stream: trio.SocketStream) -> None:
+async def serve_client(channel: FramedChannel) -> None:
     """Keep a port open for as long as the client is there. A failure of one client ends no other."""
-    try:
-        async with manager.accept(lines(stream), on_session=handle, on_message=print) as port:
-            await port.wait_closed()
-    except Exception as error:  # trio.serve_tcp would end with it, and every other client too
-        print(f"a client was lost: {error!r}")
+    async with manager.accept(channel, on_session=handle, on_message=print) as port:
+        await port.wait_closed()
 
 
-async def client(name: str, address: tuple[str, int]) -> None:
+async def client(name: str, tcp_port: int) -> None:
     """Say hello, then ask two things at once on the one connection."""
-    async with SessionManager(session_timeout=5).port("server", lines(await trio.open_tcp_stream(*address))) as server:
+    clients = SessionManager(session_timeout=5)
+    async with open_tcp("127.0.0.1", tcp_port) as channel, clients.port("server", channel) as server:
         await server.post({"hello": f"this is {name}, in no session"})
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask, name, server, "getTime")
@@ -48,10 +46,10 @@ async def ask(name: str, server: Port, command: str) -> None:
 async def main() -> None:
     """Serve two clients, then stop."""
     async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(partial(trio.serve_tcp, serve_client, 0, host="127.0.0.1"))
+        server = await nursery.start(partial(serve_tcp, serve_client, 0, host="127.0.0.1"))
         async with trio.open_nursery() as clients:
             for name in ("anna", "bert"):
-                clients.start_soon(client, name, listeners[0].socket.getsockname())
+                clients.start_soon(client, name, server.port)
         nursery.cancel_scope.cancel()
 
 

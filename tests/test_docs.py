@@ -423,6 +423,29 @@ async def _(names: Names) -> AsyncIterator[None]:
     assert names["port"].closed
 
 
+@scene("TCP, TLS and Unix sockets")
+async def _(names: Names) -> AsyncIterator[None]:
+    printed, handlers = said(names), dict[int, Any]()
+    tasks: trio.Nursery
+
+    async def serve_tcp(handler: Any, port: int, *, task_status: Any, **options: Any) -> None:
+        inspect.signature(psession.channels.serve_tcp).bind(handler, port, **options)
+        handlers[port] = handler
+        task_status.started()
+
+    @asynccontextmanager
+    async def open_tcp(host: str, port: int) -> AsyncIterator[Any]:
+        here, there = memory_pair()
+        tasks.start_soon(handlers[port], there)
+        async with here:
+            yield here
+
+    names.update(manager=SessionManager(), handle=lamp, serve_tcp=serve_tcp, open_tcp=open_tcp)
+    async with trio.open_nursery() as tasks:
+        yield
+    assert printed == [{"light": "on", "did": "queryStatus"}]
+
+
 @scene("A child process")
 async def _(names: Names) -> AsyncIterator[None]:
     started: list[Any] = []

@@ -16,7 +16,7 @@ import trio
 import trio.testing
 
 from psession import SessionManager
-from psession.channels import lines, serve_websocket
+from psession.channels import open_tcp, serve_tcp, serve_websocket
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 LONGEST_RUN = 10  # seconds; the slowest takes about one
@@ -132,8 +132,8 @@ TCP_SERVERS: dict[str, Callable[[ModuleType], Any]] = {
     "progress": lambda example: example.serve_device,
     "reconnecting_client": lambda example: example.serve_client,
     "service": lambda example: example.serve_client,
-    "socket_server": lambda example: example.serve_client,
 }
+CHANNEL_SERVERS: dict[str, Callable[[ModuleType], Any]] = {"socket_server": lambda example: example.serve_client}
 WEBSOCKET_SERVERS: dict[str, Callable[[ModuleType], Any]] = {
     "server_opens_sessions": lambda example: example.serve_device,
     "websocket_client": lambda example: example.serve_client,
@@ -153,6 +153,9 @@ async def serve(name: str, nursery: trio.Nursery) -> int:
         handler = TCP_SERVERS[name](load(name))
         listeners = await nursery.start(partial(trio.serve_tcp, handler, 0, host="127.0.0.1"))
         return int(listeners[0].socket.getsockname()[1])
+    if name in CHANNEL_SERVERS:
+        handler = CHANNEL_SERVERS[name](load(name))
+        return int((await nursery.start(partial(serve_tcp, handler, 0, host="127.0.0.1"))).port)
     handler = WEBSOCKET_SERVERS[name](load(name))
     return int((await nursery.start(partial(serve_websocket, handler, "127.0.0.1", 0))).port)
 
@@ -167,7 +170,7 @@ async def reset(port: int, said: bytes, *, at_once: bool) -> None:
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-@pytest.mark.parametrize("name", [*TCP_SERVERS, *WEBSOCKET_SERVERS])
+@pytest.mark.parametrize("name", [*TCP_SERVERS, *CHANNEL_SERVERS, *WEBSOCKET_SERVERS])
 async def test_a_client_that_resets_does_not_take_an_examples_server_down(name: str, at_once: bool) -> None:
     with trio.fail_after(LONGEST_RUN):
         async with trio.open_nursery() as nursery:
@@ -179,7 +182,7 @@ async def test_a_client_that_resets_does_not_take_an_examples_server_down(name: 
             nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("name", [*TCP_SERVERS, *WEBSOCKET_SERVERS])
+@pytest.mark.parametrize("name", [*TCP_SERVERS, *CHANNEL_SERVERS, *WEBSOCKET_SERVERS])
 async def test_an_examples_server_serves_several_clients_at_once(name: str) -> None:
     with trio.fail_after(LONGEST_RUN), contextlib.ExitStack() as connections:
         async with trio.open_nursery() as nursery:
@@ -208,12 +211,14 @@ async def test_the_socket_server_goes_on_serving_a_client_while_another_resets(a
     example = load("socket_server")
     with trio.fail_after(LONGEST_RUN):
         async with trio.open_nursery() as nursery:
-            listeners = await nursery.start(partial(trio.serve_tcp, example.serve_client, 0, host="127.0.0.1"))
-            address = listeners[0].socket.getsockname()
-            channel = lines(await trio.open_tcp_stream(*address))
-            async with SessionManager().port("server", channel) as server, server.session() as session:
+            server = await nursery.start(partial(serve_tcp, example.serve_client, 0, host="127.0.0.1"))
+            async with (
+                open_tcp("127.0.0.1", server.port) as channel,
+                SessionManager().port("server", channel) as port,
+                port.session() as session,
+            ):
                 for _ in range(3):
-                    await reset(address[1], b'{"command": "getTime", "sid": 1}\n', at_once=at_once)
+                    await reset(server.port, b'{"command": "getTime", "sid": 1}\n', at_once=at_once)
                     assert (await session.send({"command": "getTime"}))["status"] == "success"
             nursery.cancel_scope.cancel()
 

@@ -1,10 +1,13 @@
-"""Listening on one port number, whatever addresses a name has, and going on where the system has no more files."""
+"""Listening: on one port number or a Unix socket's file, and going on where the system has no more files."""
 
 from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket
+import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -19,6 +22,9 @@ LACKS: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUF
 
 PAUSE: Final = 0.1
 """Seconds before the next try, as `trio.serve_listeners` waits: who comes meanwhile waits in the backlog."""
+
+MOST_BACKLOG: Final = 0xFFFF
+"""What `trio.open_tcp_listeners` asks for: the system takes less where it allows less."""
 
 log = logging.getLogger("psession")
 
@@ -37,6 +43,105 @@ async def open_listeners(host: str | None, port: int, backlog: int | None = None
             listener.socket.close()  # not aclose(): cancelled at the first, it would leave the others open
         del listeners[1:]
     return listeners
+
+
+class UnixListener(trio.abc.Listener[trio.SocketStream]):
+    """A listener on a Unix socket, which removes its file when it is closed; `open` makes one.
+
+    Attributes:
+        socket: The socket.
+    """
+
+    def __init__(self, socket: trio.socket.SocketType, path: str, found: os.stat_result) -> None:
+        self.socket = socket
+        self._listener = trio.SocketListener(socket)
+        self._path = path
+        self._found = found
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], mode: int | None, backlog: int | None = None) -> UnixListener:
+        """Listen on a Unix socket; its file may be there already, if nobody listens on it.
+
+        Args:
+            path: The file.
+            mode: The file's permissions; ``None``: what the umask leaves.
+            backlog: How many connections the system keeps that are not accepted yet; by default as many as it allows.
+
+        Raises:
+            OSError: It cannot listen there; the text says why.
+        """
+        name = os.path.abspath(path)
+        made = socket.socket(socket.AF_UNIX)
+        try:
+            _bind(made, name)
+            found = os.lstat(name)
+            try:
+                if mode is not None:
+                    os.chmod(name, mode)  # nobody can connect before it listens
+                made.listen(MOST_BACKLOG if backlog is None else backlog)
+                return cls(trio.socket.from_stdlib_socket(made), name, found)
+            except BaseException:
+                os.unlink(name)
+                raise
+        except BaseException:
+            made.close()
+            raise
+
+    async def accept(self) -> trio.SocketStream:
+        """The next connection."""
+        return await self._listener.accept()
+
+    async def aclose(self) -> None:
+        """Remove the file, if it is still this socket's, and close the listener."""
+        with suppress(OSError):
+            # No other file has this number while the socket is bound to it.
+            if os.path.samestat(os.lstat(self._path), self._found):
+                os.unlink(self._path)
+        await self._listener.aclose()
+
+
+def unix_error(what: str, error: OSError, path: str) -> OSError:
+    """Make an error of a Unix socket that names the path, which the system's do not."""
+    if error.errno is None:  # Python's own
+        return OSError(errno.ENAMETOOLONG, f"{what}: {error}, the system takes about 100 bytes", path)
+    return OSError(error.errno, f"{what}: {error.strerror}", path)
+
+
+def _bind(made: socket.socket, path: str) -> None:
+    """Bind a Unix socket to a path, and replace a socket there that nobody listens on."""
+    try:
+        try:
+            made.bind(path)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            _remove_stale(path)
+            made.bind(path)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise unix_error("cannot listen", error, path) from error
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket's file that nobody listens on.
+
+    Raises:
+        OSError: Somebody does, or may, or the file is something else.
+    """
+    found = os.lstat(path)
+    if not stat.S_ISSOCK(found.st_mode):
+        raise OSError(errno.EEXIST, "cannot listen: a file that is no socket is there", path)
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        status = probe.connect_ex(path)
+    if status in (0, errno.EAGAIN):  # EAGAIN: its backlog is full
+        raise OSError(errno.EADDRINUSE, "cannot listen: somebody else does", path)
+    if status not in (errno.ECONNREFUSED, errno.ENOENT):
+        raise OSError(status, f"cannot listen: somebody else may, {os.strerror(status)}", path)
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.lstat(path), found):
+            os.unlink(path)
 
 
 class PatientListener(trio.abc.Listener[trio.SocketStream]):

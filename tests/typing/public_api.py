@@ -9,7 +9,25 @@ from typing import Any, assert_type
 import trio
 
 from psession import Port, Replies, Retry, Session, SessionManager, SessionTimeoutError, Statistics
-from psession.channels import FramedChannel, LinkState, ReconnectingChannel, lines, open_websocket, reconnecting
+from psession.channels import (
+    FramedChannel,
+    Framing,
+    LinkState,
+    ProcessChannel,
+    ReconnectingChannel,
+    TcpServer,
+    UnixServer,
+    framed,
+    lines,
+    open_tcp,
+    open_unix,
+    open_websocket,
+    process,
+    reconnecting,
+    serve_tcp,
+    serve_unix,
+)
+from psession.errors import MessageError
 
 
 async def handle(session: Session) -> None:
@@ -82,6 +100,49 @@ async def a_channel_that_reopens(manager: SessionManager) -> None:
         pass
     reconnecting(open_websocket("ws://here"))  # type: ignore[arg-type]
     reconnecting(lambda: "ws://here")  # type: ignore[arg-type,return-value]
+
+
+class Dots(Framing):
+    def frame(self, payload: bytes) -> bytes:
+        return payload + b"."
+
+    def cut(self, data: bytes, at: int) -> tuple[bytes | MessageError, int] | int:
+        end = data.find(b".", at)
+        return (data[at:end], end + 1) if end >= 0 else len(data) + 1
+
+
+async def streams_of_bytes(stream: trio.abc.Stream) -> None:
+    assert_type(framed(stream, Dots, codec="msgpack"), FramedChannel)
+    framed(stream, "content_length")
+    framed(stream, "dots")  # type: ignore[arg-type]
+    framed(stream, Dots(10))  # type: ignore[arg-type]
+    async with process(["lamp"], framing=Dots, stderr=print, cwd="/") as child:
+        assert_type(child, ProcessChannel)
+        assert_type(child.process, trio.Process)
+    process("lamp --stdio", stderr="drop")  # type: ignore[arg-type]
+    async with open_tcp("here", 1, framing="lines") as tcp, open_unix("/run/lamp", framing=Dots) as unix:
+        assert_type(tcp, FramedChannel)
+        assert_type(unix, FramedChannel)
+
+
+async def talk(channel: FramedChannel) -> None:
+    assert_type(channel.remote, tuple[Any, ...] | None)
+
+
+def servers_say_where_they_listen(tcp: TcpServer, unix: UnixServer) -> None:
+    assert_type((tcp.port, tcp.connections, unix.path), tuple[int, int, str])
+
+
+async def a_tcp_server(task_status: trio.TaskStatus[TcpServer]) -> None:
+    await serve_tcp(talk, 4000, host="here", framing=Dots, task_status=task_status)
+
+
+async def a_unix_server(task_status: trio.TaskStatus[UnixServer]) -> None:
+    await serve_unix(talk, "/run/lamp", mode=0o660, task_status=task_status)
+
+
+async def a_server_without_a_handler() -> None:
+    await serve_tcp(print, 4000)  # type: ignore[arg-type]
 
 
 def an_error_says_what_is_known(error: SessionTimeoutError) -> tuple[str | None, int | None, int, float]:

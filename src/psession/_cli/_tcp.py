@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
-from psession._cli._sockets import Channel, Handler, Listening, connect, serve_streams
-from psession.channels import lines
+from psession import channels
+from psession._cli._problem import Exit, Problem, reason
+from psession._cli._sockets import serve_channels
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from psession._cli._sockets import Channel, Handler, Listening
 
 
 @asynccontextmanager
@@ -21,12 +24,19 @@ async def open_tcp(host: str, port: int, *, within: float) -> AsyncIterator[Chan
     Args:
         host: A name or an address.
         port: The TCP port.
-        within: Seconds that connecting may take.
+        within: Seconds that connecting may take, the look-up of the address included.
 
     Raises:
-        Problem: No connection.
+        Problem: No connection; the text says why.
     """
-    async with lines(await connect(host, port, within=within)) as channel:
+    async with AsyncExitStack() as stack:
+        # Only errors on entering are translated: the body's own errors are not about connecting.
+        try:
+            channel = await stack.enter_async_context(channels.open_tcp(host, port, connect_timeout=within))
+        except TimeoutError as error:
+            raise Problem(str(error), Exit.CONNECTION) from error
+        except (OSError, UnicodeError) as error:
+            raise Problem(f"cannot connect to {host} port {port}: {reason(error)}", Exit.CONNECTION) from error
         yield channel
 
 
@@ -38,9 +48,4 @@ async def serve_tcp(
     Raises:
         Problem: It cannot listen there.
     """
-
-    async def handle(stream: trio.SocketStream) -> None:
-        async with lines(stream) as channel:
-            await handler(channel)
-
-    await serve_streams(handle, host, port, task_status=task_status)
+    await serve_channels(channels.serve_tcp, handler, host, port, task_status)

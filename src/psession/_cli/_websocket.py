@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
-from psession._cli._console import complain
 from psession._cli._problem import Exit, Problem, reason
-from psession._cli._sockets import Listening
-from psession.channels import HandshakeError, WebSocketChannel, WebSocketServer, open_websocket, serve_websocket
+from psession._cli._sockets import serve_channels
+from psession.channels import HandshakeError, open_websocket, serve_websocket
 from psession.channels._websocket_options import check_library as find_websockets
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from psession._cli._sockets import Channel, Handler
+    from psession._cli._sockets import Channel, Handler, Listening
 
 
 def check_library() -> None:
@@ -66,29 +65,4 @@ async def serve_ws(
         Problem: It cannot listen there.
     """
     check_library()
-    leaving = False
-
-    async def notice_leaving() -> None:
-        nonlocal leaving
-        try:
-            await trio.sleep_forever()
-        finally:
-            leaving = True
-
-    async def handle(channel: WebSocketChannel) -> None:
-        try:
-            await handler(channel)
-        except Exception as error:
-            if leaving:  # handlers are cancelled a few steps later, and clients in the same process are gone by then
-                return
-            host, port = (channel.remote or ("?", "?"))[:2]
-            complain(f"{host} port {port}: connection closed: {reason(error)}")
-
-    async with trio.open_nursery() as nursery:
-        try:
-            server: WebSocketServer = await nursery.start(serve_websocket, handle, host, port)
-        except (OSError, UnicodeError) as error:
-            raise Problem(f"cannot listen on {host} port {port}: {reason(error)}", Exit.CONNECTION) from error
-        nursery.start_soon(notice_leaving)
-        task_status.started(Listening(server.port, server.stop_listening))
-    raise AssertionError("serve_websocket never returns")
+    await serve_channels(serve_websocket, handler, host, port, task_status)

@@ -6,6 +6,8 @@
 `length_prefixed`    the same, each message after its length: for MessagePack, or messages with line breaks
 `content_length`     the same, each message behind a header that says its length: LSP and DAP
 `framed`             the same, by a framing of your own
+`open_tcp`           connect to a server by TCP or TLS, with any of these framings; `open_unix`: by a Unix socket
+`serve_tcp`          be one: a channel for each client; `serve_unix`
 `process`            a child process, over its pipes
 `open_websocket`     connect to a WebSocket server (extra ``websocket``)
 `serve_websocket`    be one: a channel for each client (the same extra)
@@ -28,6 +30,8 @@ from psession.channels._memory import MemoryChannel, memory_pair
 from psession.channels._process import ProcessChannel, process
 from psession.channels._reconnect_options import LinkState
 from psession.channels._reconnecting import ReconnectingChannel, reconnecting
+from psession.channels._socket_client import open_tcp, open_unix
+from psession.channels._socket_server import TcpServer, UnixServer, serve_tcp, serve_unix
 from psession.channels._streams import content_length, framed, length_prefixed, lines
 from psession.channels._trio_websocket import TrioWebSocketChannel, trio_websocket
 from psession.channels._websocket import WebSocketChannel
@@ -55,7 +59,9 @@ __all__ = [
     "MsgpackCodec",
     "ProcessChannel",
     "ReconnectingChannel",
+    "TcpServer",
     "TrioWebSocketChannel",
+    "UnixServer",
     "WebSocketChannel",
     "WebSocketServer",
     "anyio_stream",
@@ -64,9 +70,13 @@ __all__ = [
     "length_prefixed",
     "lines",
     "memory_pair",
+    "open_tcp",
+    "open_unix",
     "open_websocket",
     "process",
     "reconnecting",
+    "serve_tcp",
+    "serve_unix",
     "serve_websocket",
     "trio_websocket",
 ]

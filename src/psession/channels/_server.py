@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeAlias, Type
 
 import trio
 
-from psession._listeners import PatientListener
+from psession._listeners import PatientListener, UnixListener
 from psession.channels._framed import FramedChannel
 from psession.nursery import open_quiet_nursery
 from psession.protocol.bucket import Lines
@@ -104,6 +104,14 @@ class Server(ABC, Generic[ChannelT]):
     def _say_failed(self, channel: ChannelT) -> None:
         """Have this channel's goodbye say that its handler failed, if its protocol has a word for it."""
 
+    def _let_in(self, visit: Visit) -> bool:
+        """Give a client its places. Return False where there are none: it is to be turned away."""
+        if visit.enter():
+            return True
+        self._places.refused += 1
+        log.debug("a %s was refused: there is no place for it", self._kind)
+        return False
+
     @abstractmethod
     async def _welcome(self, stream: trio.SocketStream, visit: Visit) -> None:
         """Let a client in where there is a place, and `_talk` to it; close what is made beside `stream`."""
@@ -169,7 +177,7 @@ class PortServer(Server[ChannelT]):
 
 async def serve(
     server: ServerT,
-    open_listeners: Callable[[], Awaitable[Sequence[trio.SocketListener]]],
+    open_listeners: Callable[[], Awaitable[Sequence[trio.SocketListener | UnixListener]]],
     task_status: trio.TaskStatus[ServerT],
 ) -> NoReturn:
     """Run a server until cancelled.

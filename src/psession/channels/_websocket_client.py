@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ssl
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Literal
 
 import trio
 
 from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES
+from psession.channels._connecting import DEFAULT_CONNECT_TIMEOUT, connect
 from psession.channels._pace import MOST_BYTES
 from psession.channels._websocket import WebSocketChannel
 from psession.channels._websocket_options import (
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from websockets.uri import WebSocketURI
 
     from psession.channels.codecs import Codec, CodecName
-
-DEFAULT_CONNECT_TIMEOUT: Final = 10.0
-"""Seconds for TCP, TLS and the handshake: each takes a round trip or two, and a packet lost twice 3 s (RFC 6298)."""
 
 
 @asynccontextmanager
@@ -118,20 +116,12 @@ async def open_websocket(
 
 
 async def _connect(uri: WebSocketURI, ssl_context: ssl.SSLContext | None, where: str) -> trio.abc.Stream:
-    plain = await trio.open_tcp_stream(uri.host, uri.port)
-    if not uri.secure:
-        return plain
-    # https_compatible: a WebSocket's close frame tells the end, and few peers wait for TLS's own goodbye as well.
-    context = ssl_context or ssl.create_default_context()
-    stream = trio.SSLStream(plain, context, server_hostname=uri.host, https_compatible=True)
+    context = (ssl_context or ssl.create_default_context()) if uri.secure else None
     try:
-        await stream.do_handshake()
-    except BaseException as error:
-        await trio.aclose_forcefully(stream)
-        if isinstance(error, trio.BrokenResourceError):
-            raise HandshakeError(f"{where}: no TLS: {error.__cause__ or error}") from error
-        raise
-    return stream
+        # https_compatible: a WebSocket's close frame tells the end, and few peers wait for TLS's own goodbye as well.
+        return await connect(uri.host, uri.port, context, https_compatible=True)
+    except trio.BrokenResourceError as error:
+        raise HandshakeError(f"{where}: no TLS: {error.__cause__ or error}") from error
 
 
 async def _greet(stream: trio.abc.Stream, protocol: ClientProtocol, request: Request, where: str) -> Opening:
