@@ -340,10 +340,10 @@ async def test_a_child_that_ends_when_its_input_ends_is_waited_for() -> None:
 
 
 async def test_a_child_that_does_not_end_is_told_to_after_half_of_its_time(caplog: pytest.LogCaptureFixture) -> None:
-    async with process(python(SLEEPING), grace=0.2) as channel:
+    async with process(python(SLEEPING), grace=1) as channel:
         await channel.receive()
         start = trio.current_time()
-    assert 0.1 <= trio.current_time() - start < 0.2
+    assert 0.5 <= trio.current_time() - start < 1
     assert channel.process.returncode == -signal.SIGTERM
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
@@ -352,7 +352,7 @@ async def test_a_child_that_does_not_listen_is_killed_after_all_of_its_time(capl
     async with process(python(STUBBORN), grace=0.2) as channel:
         await channel.receive()
         start = trio.current_time()
-    assert 0.2 <= trio.current_time() - start < 1
+    assert 0.2 <= trio.current_time() - start < LIMIT
     assert channel.process.returncode == -signal.SIGKILL
     assert re.search(r"\(process \d+\) was killed: it did not end in 0\.2 s \(grace\)", caplog.text)
 
@@ -361,7 +361,7 @@ async def test_without_grace_a_child_is_killed_at_once() -> None:
     async with process(python(STUBBORN), grace=0) as channel:
         await channel.receive()
         start = trio.current_time()
-    assert trio.current_time() - start < 1
+    assert trio.current_time() - start < LIMIT
     assert channel.process.returncode == -signal.SIGKILL
 
 

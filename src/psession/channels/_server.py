@@ -108,9 +108,12 @@ class Server(ABC, Generic[ChannelT]):
         """Give a client its places. Return False where there are none: it is to be turned away."""
         if visit.enter():
             return True
+        self._refuse()
+        return False
+
+    def _refuse(self) -> None:
         self._places.refused += 1
         log.debug("a %s was refused: there is no place for it", self._kind)
-        return False
 
     @abstractmethod
     async def _welcome(self, stream: trio.SocketStream, visit: Visit) -> None:

@@ -52,8 +52,11 @@ class TcpServer(PortServer[FramedChannel]):
     async def _welcome(self, stream: trio.SocketStream, visit: Visit) -> None:
         if self._ssl_context is None:
             opened: trio.abc.Stream | None = stream
-        else:
+        elif self._places.has_room:
             opened = await self._shake_hands(partial(self._encrypt, stream, self._ssl_context))
+        else:
+            self._refuse()  # before the work of a handshake for nothing
+            return
         if opened is not None and self._let_in(visit):
             await self._talk(self._options.channel(opened, on_closed=visit.disconnect))
 
