@@ -78,6 +78,11 @@ FLOORS = (
     Floor("memory, session.send / a bare channel with move_on_after", "memory-send@1", "memory-bare@1", 0.7),
     Floor("memory, port.request / the same", "memory-request@1", "memory-bare@1", 0.45),
     *(_exact(wire, in_flight) for wire in ("tcp", "websocket") for in_flight in (1, MANY)),
+    Floor("WebSocket, one way: a stream / websockets (asyncio) send", "stream@1", "websockets-sends@1", 1.2),
+    Floor("WebSocket, one way: a stream / posts", "stream@1", "posts@1", 1.0),
+    Floor("WebSocket, one way: a stream, credit 32 / 256", "stream-32@1", "stream-256@1", 0.9),
+    Floor("TCP, one way: a stream / posts", "stream-tcp@1", "posts-tcp@1", 1.0),
+    Floor("TCP, one way: a stream, credit 32 / 256", "stream-tcp-32@1", "stream-tcp-256@1", 0.9),
 )
 
 
@@ -133,7 +138,8 @@ class Contest:
             return
         for in_flight, (rate, mine, theirs) in figures.items():
             self.figures.setdefault(f"{name}@{in_flight}", []).append(rate)
-            cpu = max(mine, theirs) if process == 0 or in_flight != "1" else mine + theirs
+            at_once = process == 0 or in_flight != "1" or CONTESTANTS[name].one_way
+            cpu = max(mine, theirs) if at_once else mine + theirs
             self.cpu.setdefault(f"{name}@{in_flight}", []).append(cpu)
 
     def _skip(self, name: str, why: Exception) -> None:

@@ -92,6 +92,16 @@ class World:
             header = {} if exact is None else {"_re": turn.number, "_life": exact.life}
             self.do_hear(0, {"sid": turn.dialogue.sid, **header, **fields}, now)
 
+    def do_part(self, which: int, fields: dict[str, Any], now: float) -> None:
+        """The peer gives the next of many answers, in a session of either side's; with `fields` it may end there."""
+        turn = pick([turn for turn in self.turns if turn.state is Turn.LISTENING], which)
+        if turn is not None:
+            exact, arriving = turn.dialogue.exact, turn.arriving
+            assert exact is not None
+            assert arriving is not None
+            header = {"_re": turn.number, "_part": arriving.next, "_life": exact.life}
+            self.do_hear(0, {"sid": turn.dialogue.sid, **header, **fields}, now)
+
     def do_question(self, which: int, fields: dict[str, Any], now: float) -> None:
         """The peer asks the next turn in a session, or the same one again; its own sessions come first."""
         session = pick(sorted(self.ports.sessions.all(), key=lambda session: not session.incoming), which)
@@ -138,6 +148,13 @@ class World:
         turn = pick([turn for turn in self.turns if turn.dialogue.turn is turn], which)
         if turn is not None:
             self.tell(self.ports.give_up(turn, CANCELLED))
+
+    def do_take(self, which: int, value: Any, now: float) -> None:
+        """The application takes one of many answers; where that frees half a window, the peer is told."""
+        turn = pick([turn for turn in self.turns if turn.arriving is not None and turn.arriving.ready], which)
+        if turn is not None:
+            assert turn.arriving is not None
+            self.told.append((turn.arriving.take(), turn.arriving.grant(), turn.arriving.grants_at))
 
     # -- what this side says -----------------------------------------------------------------------------------------
 

@@ -77,6 +77,37 @@ def test_half_a_window_is_granted_at_a_time() -> None:
     assert granted == [None, None, None, 12, None, None, None, 16, None, None, None, 20, None, None, None, 24]
 
 
+@given(st.integers(1, 40), st.one_of(st.just(math.inf), st.integers(1, 60)))
+def test_credit_is_due_when_half_a_window_or_all_that_is_wanted_fits(window: int, count: float) -> None:
+    arriving, credit = Arriving(window, count), int(min(window, count))
+    for part in range(1, int(min(count, 100)) + 1):
+        arriving.arrive(part, Item({}))
+        arriving.take()
+        more = int(min(part + window, count)) - credit
+        is_due = more > 0 and (2 * more >= window or credit + more == count)
+        assert is_due == (arriving.consumed >= arriving.grants_at)
+        assert arriving.grant() == (credit + more if is_due else None)
+        credit += more * is_due
+    assert arriving.credit == credit
+
+
+def test_the_next_part_is_taken_in_one_step_where_it_fills_no_gap() -> None:
+    arriving = Arriving(4)
+    assert [arriving.arrive_next(part, part) for part in (2, 1, 1, 2)] == [False, True, False, True]
+    assert arriving.arrive(4, Item(4)) is TurnEvent.PART_AHEAD
+    assert not arriving.arrive_next(3, 3)
+    assert arriving.arrive(3, Item(3)) is TurnEvent.PART_NEXT
+    assert not arriving.arrive_next(5, 5)  # there is no credit for it
+    assert (taken_all(arriving), arriving.in_hand) == ([1, 2, 3, 4], 0)
+
+
+def test_an_answer_without_a_place_beyond_what_is_wanted_is_not_kept() -> None:
+    arriving = Arriving(2, 2)
+    assert [arriving.arrive_next(part, part) for part in (1, 2)] == [True, True]
+    arriving.close(Item(3, is_last=True))
+    assert taken_all(arriving) == [1, 2]
+
+
 def test_no_credit_is_given_for_more_than_is_wanted() -> None:
     arriving = Arriving(4, 5)
     assert arriving.credit == 4

@@ -204,7 +204,9 @@ async def test_a_post_that_comes_when_room_is_promised_to_another_does_not_overt
         elif way == "a session's":
             await queue.session.post({"n": 3})
         else:
-            await queue.port._engine.outbox.post_made(lambda: {"n": 3}, queue.port._engine.check_open)
+            await queue.port._engine.outbox.post_made(
+                lambda: queue.port._engine.outbox.put({"n": 3}, None), queue.port._engine.check_open
+            )
         await settle()
         assert reader.value == [0, 2, 3]
 

@@ -1,4 +1,4 @@
-"""What a turn may cost: steps of tasks, system calls, cancel scopes, counted and not timed (docs/design.md)."""
+"""What a turn, or a part of a stream, may cost: steps of tasks, system calls, cancel scopes; counted and not timed."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ MOST = {
     # Per turn, both ends together, in one process. With one in flight the steps have room for waiting awake.
     1: {"steps": 12, "writes": 2.01, "scopes": 0.05, "deadlines": 0.05},
     64: {"steps": 2.9, "writes": 0.5, "scopes": 0.05, "deadlines": 0.05},
+}
+
+PARTS = 6400
+
+MOST_A_PART = {
+    # Per part of a stream with so much credit, likewise.
+    32: {"steps": 0.4, "writes": 0.13, "scopes": 0.01, "deadlines": 0.01},
+    256: {"steps": 0.2, "writes": 0.07, "scopes": 0.01, "deadlines": 0.01},
 }
 
 
@@ -93,3 +101,29 @@ async def test_a_turn_keeps_to_its_budget(counts: Counter[str], dialect: Dialect
         counts["deadlines"] = len(port._engine.connection.deadlines._heap) - heap
     spent = {name: counts[name] / TURNS for name in MOST[in_flight]}
     assert {name: figure for name, figure in spent.items() if figure > MOST[in_flight][name]} == {}, spent
+
+
+async def say_many(session: Session) -> None:
+    async for message in session:
+        for n in range(message["count"]):
+            await session.post({"n": n})
+
+
+@pytest.mark.parametrize("credit", sorted(MOST_A_PART))
+async def test_a_part_of_a_stream_keeps_to_its_budget(counts: Counter[str], credit: int) -> None:
+    near, far = socket.socketpair()
+    ends = [trio.SocketStream(trio.socket.from_stdlib_socket(end)) for end in (near, far)]
+    async with (
+        SessionManager().port("far", lines(ends[1]), on_session=say_many),
+        SessionManager(dialect=Exact()).port("near", lines(ends[0])) as port,
+        port.session() as session,
+    ):
+        heap = port._engine.connection.deadlines._heap
+        for count in (credit, PARTS):
+            counts.clear()
+            before = len(heap)
+            async with session.stream({"count": count}, credit=credit) as replies:
+                assert [reply["n"] async for reply in replies] == list(range(count))
+        counts["deadlines"] = len(heap) - before
+    spent = {name: counts[name] / PARTS for name in MOST_A_PART[credit]}
+    assert {name: figure for name, figure in spent.items() if figure > MOST_A_PART[credit][name]} == {}, spent

@@ -302,7 +302,7 @@ TOLD: dict[PeerEvent, Callable[[Connection], list[Event]]] = {
     PeerEvent.QUIT_NEXT: hears(11, _error="cancelled"),
     PeerEvent.QUIT_SAME: hears(10, _error="cancelled"),
     PeerEvent.QUIT_OLDER: hears(9, _error="cancelled"),
-    PeerEvent.GRANT_SAME: hears(10, _credit=12),
+    PeerEvent.GRANT_SAME: hears(10, _credit=12, _end=False),  # likewise
     PeerEvent.GRANT_OTHER: hears(11, _credit=12),
     PeerEvent.PART: lambda ports: part(ports, is_last=False),
     PeerEvent.FINISH: lambda ports: part(ports, is_last=True),
@@ -380,7 +380,10 @@ def test_a_connection_does_to_the_peers_turn_what_the_table_says(
     table = Recorded(ANSWERER)
     monkeypatch.setattr(peer_turns, "ANSWERER", table)
     happened = TOLD[event](ports)
-    assert (state, event) in table.asked
+    if event is PeerEvent.PART:  # it leaves the state as it is, and is not looked up
+        assert step.to is state
+    else:
+        assert (state, event) in table.asked
     assert ports._shared.turns.state(PEERS) is step.to
     check_done(ports, step.do, event, happened)
     is_new = event.name.endswith("_NEXT") or event in (PeerEvent.STREAM_REST, PeerEvent.PASS)
@@ -402,6 +405,30 @@ def test_the_fast_way_of_a_question_comes_to_what_the_table_says(
     assert (ports._shared.turns.last(PEERS), ports._shared.turns.held(PEERS).frames) == (11, [])  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("state", [PeerTurn.STREAMING, PeerTurn.ANSWERED], ids=named)
+def test_the_fast_way_of_a_grant_comes_to_what_the_table_says(monkeypatch: pytest.MonkeyPatch, state: PeerTurn) -> None:
+    ports = machine()
+    come_to(ports, state, many=True)
+    table = Recorded(ANSWERER)
+    monkeypatch.setattr(peer_turns, "ANSWERER", table)
+    happened = ports.receive(asks(10, _credit=12), 1.0)
+    step = ANSWERER[state, PeerEvent.GRANT_SAME]
+    assert (table.asked, ports._shared.turns.state(PEERS)) == ([], step.to)
+    check_done(ports, step.do, PeerEvent.GRANT_SAME, happened)
+
+
+@pytest.mark.parametrize("state", [PeerTurn.NOTHING, PeerTurn.RUNNING, PeerTurn.ANSWERED, PeerTurn.OVER], ids=named)
+def test_a_part_of_a_turn_that_has_no_more_is_an_illegal_step_that_changes_nothing(state: PeerTurn) -> None:
+    taken = Memory(10_000)
+    stream = taken.stream(1, 7, 4)
+    held = taken.held(1)
+    assert held is not None
+    held.state = state
+    with pytest.raises(IllegalStepError, match="the handler gives one of many answers"):
+        taken.add_part(held, b"x", 1, PeerEvent.PART)
+    assert (stream.made, held.frames, held.state) == (0, [], state)
+
+
 def test_an_answer_in_the_middle_of_many_is_an_illegal_step_that_changes_nothing() -> None:
     world = World(machine())
     come_to(world.ports, PeerTurn.STREAMING)
@@ -420,7 +447,7 @@ HEARD: dict[TurnEvent, dict[str, Any]] = {
     TurnEvent.BUSY: {"_re": 1, "_wait": 5},
     TurnEvent.STRAY: {"_re": 7},
     TurnEvent.UNMARKED: {},
-    TurnEvent.PART_NEXT: {"_re": 1, "_part": 1},
+    TurnEvent.PART_NEXT: {"_re": 1, "_part": 1, "_end": False},  # likewise
     TurnEvent.PART_AHEAD: {"_re": 1, "_part": 2},
     TurnEvent.PART_AGAIN: {"_re": 1, "_part": 0},
     TurnEvent.PART_BEYOND: {"_re": 1, "_part": 3},
@@ -513,6 +540,19 @@ def test_the_fast_way_of_a_reply_comes_to_what_the_table_says(monkeypatch: pytes
     step = ASKER[Turn.WAITING, TurnEvent.REPLY]
     assert (table.asked, turn.state, kinds(happened)) == ([], step.to, DONE[step.do])
     assert (happened[0].payload, ports.counters.matched) == ({"n": 1}, 1)  # type: ignore[union-attr]
+
+
+def test_the_fast_way_of_a_part_comes_to_what_the_table_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    ports = machine()
+    turn = turn_in(ports, Turn.LISTENING)
+    table = Recorded(ASKER)
+    monkeypatch.setattr(dialogue, "ASKER", table)
+    step = ASKER[Turn.LISTENING, TurnEvent.PART_NEXT]
+    assert kinds(ports.receive(of_session(_re=1, _part=1, n=1), 1.0)) == DONE[step.do]
+    assert kinds(ports.receive(of_session(_re=1, _part=2, n=2), 1.0)) == []  # its task is awake already
+    assert (table.asked, turn.state, ports.counters.matched) == ([], step.to, 2)
+    assert turn.arriving is not None
+    assert list(turn.arriving.ready) == [{"n": 1}, {"n": 2}]
 
 
 # -- what the peer knows of a session of this side's -------------------------------------------------------------------
@@ -706,11 +746,14 @@ QUESTIONS = [
 WHICH = st.sampled_from([0, 0, 0, 1, 2, 3])
 REPLY = st.tuples(st.just("reply"), WHICH, st.one_of(st.just({"n": 1}), st.sampled_from(REPLIES)))
 QUESTION = st.tuples(st.just("question"), WHICH, st.one_of(st.just({"n": 1}), st.sampled_from(QUESTIONS)))
-ASK = st.tuples(st.just("ask"), WHICH, st.sampled_from([0, 0, 0, 2]))
+ASK = st.tuples(st.just("ask"), WHICH, st.sampled_from([0, 0, 0, 2, 3]))
+PART = st.tuples(st.just("part"), WHICH, st.sampled_from([{"n": 1}, {"n": 1}, {}, {"_end": True}, {"_life": None}]))
+TAKE = st.tuples(st.just("take"), WHICH, st.none())
 LEAVE = st.tuples(st.just("leave"), WHICH, st.sampled_from(["over", "over", "over", "unsent", "fails"]))
 DEEDS = st.one_of(
     st.tuples(st.just("hear"), st.just(0), st.one_of(ANYTHING, PLAIN, CLASSIC)),
     *[REPLY, QUESTION, ASK, LEAVE] * 3,
+    *[PART, PART, TAKE],
     st.tuples(st.just("open"), st.just(0), st.none()),
     st.tuples(st.just("answer"), WHICH, st.booleans()),
     st.tuples(st.sampled_from(["give_up", "fail", "end"]), WHICH, st.none()),

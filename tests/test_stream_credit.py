@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 import trio.testing
 
 from psession import (
+    MalformedMessageError,
     Session,
     SessionManager,
     SessionOverrunError,
 )
 from psession.channels import memory_pair
+from psession.shell.stream import StreamTurn
 from psession.testing.lossy import lossy
 
 from .peers import Wire, settle
-from .streams import EXACT, all_of, count_up, numbers, two_ports, wired
+from .streams import EXACT, all_of, consume, count_up, numbers, two_ports, wired
 from .tables import assert_idle
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 # -- backpressure -----------------------------------------------------------------------------------------------------
 
@@ -328,3 +335,121 @@ async def test_receiving_that_is_cancelled_before_the_end_mark_found_room_ends_n
         await trio.sleep(5)
         parts = [message for message in sent if "_part" in message]
         assert parts == [{"sid": 5, "_re": 2, "_part": 1, "_end": True}]
+
+
+# -- whose turn it is -------------------------------------------------------------------------------------------------
+
+
+class Passes(trio.abc.Instrument):
+    """The passes of the scheduler: in each all tasks that are ready have a turn."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.seen += 1
+
+
+@pytest.fixture
+async def passes() -> AsyncIterator[Passes]:
+    """Those of this run from now on."""
+    counted = Passes()
+    trio.lowlevel.add_instrument(counted)
+    yield counted
+    trio.lowlevel.remove_instrument(counted)
+
+
+async def test_replies_that_are_there_are_taken_32_at_a_time_before_the_other_tasks_have_a_turn(
+    passes: Passes,
+) -> None:
+    taken: Counter[int] = Counter()
+    async with two_ports(count_up) as (port, _), port.stream({"to": 100}, credit=200) as replies:
+        await settle()
+        async for _ in replies:
+            taken[passes.seen] += 1
+    assert list(taken.values()) == [32, 32, 32, 4]
+
+
+async def test_a_handler_posts_32_replies_at_a_time_before_the_other_tasks_have_a_turn(
+    passes: Passes,
+) -> None:
+    posted: Counter[int] = Counter()
+
+    async def handler(session: Session) -> None:
+        await session.receive()
+        for number in range(100):
+            posted[passes.seen] += 1
+            await session.post({"number": number})
+
+    async with two_ports(handler) as (port, _):
+        assert await all_of(port, {}, credit=200) == list(range(100))
+    assert list(posted.values()) == [32, 32, 32, 4]
+
+
+async def test_each_receive_and_each_post_is_a_point_of_cancellation_and_loses_nothing() -> None:
+    sent: list[int] = []
+
+    async def handler(session: Session) -> None:
+        await session.receive()
+        for number in range(20):
+            with trio.CancelScope() as scope:
+                if number % 3 == 0:
+                    scope.cancel()
+                await session.post({"number": number})
+                sent.append(number)
+
+    async with two_ports(handler) as (port, _), port.stream({}, credit=50) as replies:
+        await settle()
+        assert sent == [number for number in range(20) if number % 3]
+        got: list[int] = []
+        while len(got) < len(sent):
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await replies.receive()
+                raise AssertionError("it was cancelled before")
+            got.append((await replies.receive())["number"])
+        assert got == sent
+        with pytest.raises(trio.EndOfChannel):
+            await replies.receive()
+
+
+async def test_a_payload_that_cannot_be_sent_takes_no_place_among_the_replies() -> None:
+    async def handler(session: Session) -> None:
+        await session.receive()
+        for number in range(6):
+            with suppress(MalformedMessageError):
+                await session.post({"number": number} if number % 2 else {"_re": number})
+
+    async with two_ports(handler) as (port, answerer):
+        assert await all_of(port, {}, credit=2) == [1, 3, 5]
+        assert answerer.statistics().crashed == 0
+
+
+async def test_what_comes_beyond_the_count_is_not_received() -> None:
+    async with wired() as (port, wire), port.stream({}, count=2) as replies:
+        life = wire.sent[0]["_life"]
+        for part in ({"_part": 1}, {"_part": 2}, {}):
+            port.dispatch({"sid": wire.sent[0]["sid"], "_re": 1, "_life": life, "number": 1, **part})
+        assert numbers([reply async for reply in replies]) == [1, 1]
+
+
+async def test_a_task_that_receives_is_woken_once_for_what_comes_with_one_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    woken: list[StreamTurn] = []
+    nudge = StreamTurn.nudge
+
+    def counted(turn: StreamTurn) -> None:
+        woken.append(turn)
+        nudge(turn)
+
+    monkeypatch.setattr(StreamTurn, "nudge", counted)
+    async with wired() as (port, wire), port.stream({}, credit=9) as replies, trio.open_nursery() as nursery:
+        got: list[Any] = []
+        nursery.start_soon(consume, replies, got)
+        await settle()
+        for part in range(1, 6):
+            port.dispatch({"sid": wire.sent[0]["sid"], "_re": 1, "_part": part, "number": part})
+        await settle()
+        assert (numbers(got), len(woken)) == ([1, 2, 3, 4, 5], 1)
+        nursery.cancel_scope.cancel()

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import trio
+import trio.testing
 
 from psession import Port, Session, SessionManager
 from psession.channels import _pace, lines
@@ -14,7 +15,7 @@ from psession.channels import _pace, lines
 from .peers import Caught, settle
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     import pytest
 
@@ -224,3 +225,89 @@ async def test_a_session_is_answered_while_the_reader_waits_awake_and_the_port_i
         await ends.peer.send_all(json.dumps(second).encode() + b"\n")
         await settle()
         assert [one.value for one in caught] == [{}, {}]
+
+
+# -- the parts of a stream --------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def streaming(handler: Callable[[Session], Awaitable[None]], credit: int) -> AsyncIterator[Recorded]:
+    """A port whose peer asked a stream with so much credit; the handler has begun."""
+    async with recorded(on_session=handler) as ends:
+        ends.port.dispatch({"sid": 5, "_turn": 1, "_new": True, "_credit": credit, "_part": 1, "_life": 7})
+        await settle()
+        yield ends
+
+
+async def test_parts_that_follow_one_another_make_one_write(mock_clock: trio.testing.MockClock) -> None:
+    async def handler(session: Session) -> None:
+        await session.receive()
+        for n in range(100):
+            await session.post({"n": n})
+        await session.receive()
+
+    async with streaming(handler, 200) as ends:
+        assert ends.writes[0] == 1  # nothing tells that another will follow
+        assert (len(ends.writes), max(ends.writes), sum(ends.writes)) == (5, 32, 101)
+        assert [part["_part"] for part in await ends.read(101)] == list(range(1, 102))
+
+
+async def test_parts_are_written_before_the_handler_waits_for_credit(mock_clock: trio.testing.MockClock) -> None:
+    async def handler(session: Session) -> None:
+        await session.receive()
+        for n in range(20):
+            await session.post({"n": n})
+
+    async with streaming(handler, 8) as ends:
+        assert ends.writes == [1, 7]
+        for credit, writes in ((9, [1]), (12, [3])):
+            ends.writes.clear()
+            ends.port.dispatch({"sid": 5, "_turn": 1, "_credit": credit, "_life": 7})
+            await settle()
+            assert ends.writes == writes
+
+
+async def test_a_part_that_comes_alone_is_written_at_once(mock_clock: trio.testing.MockClock) -> None:
+    written: list[list[int]] = []
+
+    async def handler(session: Session) -> None:
+        await session.receive()
+        for n in range(4):
+            await session.post({"n": n})
+            written.append(ends.writes.copy())
+            mock_clock.jump(0.01)  # at work, and no other task has a turn
+
+    async with recorded(on_session=handler) as ends:
+        ends.port.dispatch({"sid": 5, "_turn": 1, "_new": True, "_credit": 9, "_part": 1, "_life": 7})
+        await settle()
+    assert written == [[1], [1, 1], [1, 1, 1], [1, 1, 1, 1]]
+
+
+async def test_long_parts_are_joined_to_no_more_than_a_write_takes(autojump_clock: trio.testing.MockClock) -> None:
+    async def handler(session: Session) -> None:
+        await session.receive()
+        for _ in range(9):
+            await session.post({"text": "x" * 30_000})
+        await session.receive()
+
+    async with streaming(handler, 9) as ends:
+        assert ends.writes == [1, 3, 3, 3]
+        assert [part["_part"] for part in await ends.read(10)] == list(range(1, 11))
+
+
+async def test_a_part_waits_for_room_in_the_queue(autojump_clock: trio.testing.MockClock) -> None:
+    posted: list[int] = []
+
+    async def handler(session: Session) -> None:
+        await session.receive()
+        for n in range(50):
+            await session.post({"n": n, "text": "x" * 1000})
+            posted.append(n)
+        await session.receive()
+
+    async with recorded(on_session=handler, max_queued_bytes=5000) as ends:
+        took = flood(ends)
+        ends.port.dispatch({"sid": 5, "_turn": 1, "_new": True, "_credit": 99, "_part": 1, "_life": 7})
+        await settle()
+        assert len(posted) == 10  # the writer has the first five in its hands
+        assert [part.get("n") for part in await read_past(ends, took, 51)] == [*range(50), None]

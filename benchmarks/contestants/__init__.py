@@ -30,6 +30,7 @@ class Contestant:
         in_flight: How many round trips at once it is measured with.
         options: What its two functions get besides.
         served: Whether there is a server; what is in memory has none.
+        one_way: Whether a "round trip" is one message alone, of many that the server says one after another.
     """
 
     label: str
@@ -39,6 +40,7 @@ class Contestant:
     in_flight: tuple[int, ...] = (1, MANY)
     options: dict[str, Any] = field(default_factory=dict)
     served: bool = True
+    one_way: bool = False
 
     @property
     def ours(self) -> bool:
@@ -48,6 +50,11 @@ class Contestant:
 
 def _memory(label: str, package: str, way: str) -> Contestant:
     return Contestant(label, "memory", package, in_flight=(1,), options={"way": way}, served=False)
+
+
+def _one_way(label: str, wire: str, way: str, credit: int | None = None) -> Contestant:
+    options = {"wire": wire, "way": way, "credit": credit}
+    return Contestant(label, "one_way", "psession", in_flight=(1,), options=options, one_way=True)
 
 
 CONTESTANTS = {
@@ -71,4 +78,20 @@ CONTESTANTS = {
     "memory-bare": _memory("memory: a bare channel, move_on_after", "trio", "bare"),
     "memory-send": _memory("memory: psession session.send", "psession", "send"),
     "memory-request": _memory("memory: psession port.request", "psession", "request"),
+    "stream": _one_way("psession stream, WebSocket", "websocket", "stream"),
+    "stream-32": _one_way("psession stream, WebSocket, credit 32", "websocket", "stream", 32),
+    "stream-256": _one_way("psession stream, WebSocket, credit 256", "websocket", "stream", 256),
+    "stream-tcp": _one_way("psession stream, TCP", "tcp", "stream"),
+    "stream-tcp-32": _one_way("psession stream, TCP, credit 32", "tcp", "stream", 32),
+    "stream-tcp-256": _one_way("psession stream, TCP, credit 256", "tcp", "stream", 256),
+    "posts": _one_way("psession post, WebSocket", "websocket", "posts"),
+    "posts-tcp": _one_way("psession post, TCP", "tcp", "posts"),
+    "websockets-sends": Contestant(
+        "websockets (asyncio) send and recv",
+        "websockets_one_way",
+        "websockets",
+        "asyncio",
+        in_flight=(1,),
+        one_way=True,
+    ),
 }

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from psession.checks import LARGEST
 from psession.protocol import events
 from psession.protocol import states as codes
 from psession.protocol.counters import Drop
 from psession.protocol.dialogue import ExactState
 from psession.protocol.endings import GIVEN_UP, OUTGROWN, PEER_ENDED, REPLACED
 from psession.protocol.peer_turns import AT_WORK
-from psession.protocol.states import OpenedEvent, PeerDo, PeerEvent, PeerTurn
+from psession.protocol.states import OpenedEvent, Peer, PeerDo, PeerEvent, PeerTurn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -161,6 +162,22 @@ class Answering:
             turns.forget_parts(held)
         else:
             self._shared.drop(Drop.DUPLICATE, abs(key))
+
+    def granted_more(self, held: LastTurn, turn: int, fields: dict[str, Any]) -> bool:
+        """Take more credit for the last turn of an open session, if `fields` are that alone. Else do nothing.
+
+        The fast way for nearly every grant: what `asked` comes to for it.
+        """
+        shared, stream = self._shared, held.stream
+        credit = fields.get(shared.names.credit)
+        if stream is None or held.turn != turn or type(credit) is not int or len(fields) > 1:
+            return False
+        if not 0 < credit <= LARGEST:
+            return False
+        shared.peer = Peer.EXACT
+        stream.grant(credit)
+        shared.turns.forget_parts(held)
+        return True
 
     def _run(
         self,

@@ -38,6 +38,7 @@ PAST_LIVES: Final = 16
 """Lives of the peer's that are remembered as over. One message of each older one could be taken for a new life."""
 
 _WAITING: Final = Turn.WAITING
+_LISTENING: Final = Turn.LISTENING
 _REPLIED: Final = ASKER[Turn.WAITING, TurnEvent.REPLY].to
 _OPEN: Final = Opened.OPEN
 _EXACT: Final = Peer.EXACT
@@ -89,6 +90,7 @@ class Connection(Machine):
         names = dialect.fields
         self._sid_name = dialect.session_id_name
         self._turn, self._re, self._wait, self._life = names.turn, names.re, names.wait, names.life
+        self._part = names.part
         self._exact_names = dialect.exact_names
         self._new, self._end_name = names.new, names.end
         self._own_ids = settings.own_ids
@@ -139,8 +141,9 @@ class Connection(Machine):
     def receive(self, message: Any, now: float) -> list[events.Event]:
         """Take a message of the peer's. Never raises.
 
-        The fast way comes first: for the reply that a turn waits for, and for the next message of a session that is
-        open. It changes nothing where it gives up and leaves a message to the long way, which would come to the same.
+        The fast way comes first: for the reply that a turn waits for, the next of many, the credit for those, and the
+        next message of a session that is open. It changes nothing where it gives up and leaves a message to the long
+        way, which would come to the same.
         """
         self.heard = now
         while type(message) is dict:  # once: `break` leads to the long way
@@ -174,6 +177,16 @@ class Connection(Machine):
             pop = payload.pop
             if pop(self._life, None) != exact.life:
                 break
+            if turn is not None and turn.state is _LISTENING:
+                re, part = pop(self._re, None), pop(self._part, None)
+                if turn.number != re or type(re) is not int or not self._exact_names.isdisjoint(payload):
+                    break
+                if type(part) is not int or not self._asking.heard_next(turn, part, payload, now):
+                    break
+                if exact.opened is not _OPEN:
+                    exact.advance(OpenedEvent.ANSWERED)
+                self._shared.peer = _EXACT
+                return self.take() if self._shared.events else _NOTHING
             number, wait = pop(self._turn, None), pop(self._wait, None)
             if number is None:
                 re = pop(self._re, None)
@@ -192,7 +205,9 @@ class Connection(Machine):
             if memory is None or type(number) is not int or number > LARGEST:
                 break
             if not self._exact_names.isdisjoint(payload):
-                break
+                if wait is not None or not self._answering.granted_more(memory, number, payload):
+                    break
+                return _NOTHING
             if wait is not None and (type(wait) not in _NUMBERS or not 0 < wait <= LONGEST_WAIT):
                 break
             if not self._shared.turns.ask_next(memory, number):

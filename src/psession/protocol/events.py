@@ -47,7 +47,7 @@ class Postponed(msgspec.Struct, frozen=True, eq=False):
 
 
 class Heard(msgspec.Struct, frozen=True, eq=False):
-    """A turn with many answers has more of them, or its end."""
+    """A turn with many answers has one where it had none for the application, or its end."""
 
     turn: AskedTurn
 

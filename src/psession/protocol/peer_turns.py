@@ -21,6 +21,7 @@ LEAST_KEPT_BYTES: Final = 64 * 1024
 FRAME_OVERHEAD_BYTES: Final = 200
 """What an answer costs beside its bytes: entries of two tables, a list, two objects."""
 
+_PART: Final = PeerEvent.PART
 _NOTHING, _RUNNING, _STREAMING, _OVER = PeerTurn.NOTHING, PeerTurn.RUNNING, PeerTurn.STREAMING, PeerTurn.OVER
 AT_WORK: Final = frozenset((PeerTurn.RUNNING, PeerTurn.STREAMING))
 """The states in which a handler owes an answer."""
@@ -220,11 +221,15 @@ class PeerTurns:
 
     def answer(self, held: LastTurn, frame: Any, size: int) -> None:
         """The turn that runs is answered with `frame`, which is kept for as long as there is room."""
-        try:
-            held.state = ANSWERER[held.state, PeerEvent.ANSWER].to  # all that `advance` would do
-        except KeyError:
-            raise _illegal(held.key, held.state, PeerEvent.ANSWER) from None
+        self._answered(held, PeerEvent.ANSWER)
         self.store(held, frame, size)
+
+    def _answered(self, held: LastTurn, event: PeerEvent) -> None:
+        """Take the step from the table that the turn which runs is answered: all that `advance` would do."""
+        try:
+            held.state = ANSWERER[held.state, event].to
+        except KeyError:
+            raise _illegal(held.key, held.state, event) from None
 
     def store(self, held: LastTurn, frame: Any, size: int) -> None:
         """Keep one more message of the answer to the last turn."""
@@ -249,9 +254,10 @@ class PeerTurns:
         """
         stream = held.stream
         assert stream is not None
-        self.advance(held.key, event)
+        if event is not _PART or held.state is not _STREAMING:  # else the step from the table changes nothing
+            self._answered(held, event)
+            stream.is_complete = event is not _PART
         stream.made += 1
-        stream.is_complete = event is not PeerEvent.PART
         stream.sizes.append(size + FRAME_OVERHEAD_BYTES)
         if held.queued_at:
             self._queue.move_to_end(held.key)

@@ -11,7 +11,7 @@ import trio
 from psession.channels._base import FrameChannel
 from psession.errors import MessageError
 from psession.message import flat
-from psession.shell.outbox import POSTS_A_PASS, Outbox, Sending, Ticket
+from psession.shell.outbox import PARTS_A_PASS, POSTS_A_PASS, Outbox, Sending, Ticket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +27,9 @@ FLUSHED_FRAMES = 16
 """The number of frames that are joined at most before a write that need not wait for the writer's turn: while the other
 tasks of this scheduler pass go on, the peer is at work on these. With 64 turns in flight 8 to 16 were best, 64 cost
 20 %."""
+
+JOINED_SECONDS = 0.001
+"""Parts of a stream that follow one another in so many seconds are joined; one that comes later is written at once."""
 
 WRITES_UNDER_WAY = 4
 """The number of writes in which the turns in flight travel, at least. In one, both ends work in turns, each asleep
@@ -57,6 +60,7 @@ class ChannelOutbox(Outbox):
             self._joined_bytes = MAX_JOINED_BYTES
         self._can_flush = self._frames is not None and self._frames.joins
         self._writes, self._answers = (WRITES_UNDER_WAY, ANSWERS_IN_WRITES) if self._can_flush else (1, 1)
+        self._joined_since = -math.inf
         self._until_writable = getattr(channel, "until_writable", None)
 
     def encode(self, message: Any) -> Any:
@@ -64,7 +68,7 @@ class ChannelOutbox(Outbox):
         return flat(message) if self._frames is None else self._frames.encode(message)
 
     @trio.lowlevel.enable_ki_protection
-    def put(self, frame: Any, turn: Sending | None) -> Ticket | None:
+    def put(self, frame: Any, turn: Sending | None, *, at_once: bool = False) -> Ticket | None:
         """Accept a frame, and write it at once where that is best."""
         if self._frames is None or self.writing:
             return self._enqueue(frame, turn)
@@ -73,6 +77,8 @@ class ChannelOutbox(Outbox):
         together, answers = self.turns // self._writes, self.burst // self._answers
         if together < answers:
             together = answers
+        if at_once:
+            together = 0
         if together <= 1 and not self._queue:
             left = self._frames.send_frame_now(frame)
             if left is not None:
@@ -88,6 +94,21 @@ class ChannelOutbox(Outbox):
             if queued >= together or queued >= FLUSHED_FRAMES:
                 self._flush()
         return ticket
+
+    def put_part(self, frame: Any, now: float) -> Ticket | None:
+        """Accept one of many frames that follow one another; where they come close together, they are joined."""
+        if not self._can_flush or self.writing or now - self._joined_since > JOINED_SECONDS:
+            self._joined_since = now
+            return self.put(frame, None)
+        ticket = self._enqueue(frame, None)
+        if len(self._queue) >= PARTS_A_PASS or self.queued_bytes >= self._joined_bytes:
+            self._flush()
+        return ticket
+
+    def flush(self) -> None:
+        """Write what is queued, as far as that need not wait."""
+        if self._can_flush and self._queue and not self.writing and self.queued_bytes <= self._joined_bytes:
+            self._flush()
 
     def post_now(self, frame: Any) -> bool:
         """Accept a post, if there is room and no other task is due."""

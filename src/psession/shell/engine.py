@@ -218,16 +218,16 @@ class Engine:
         beyond = self.options.max_answer_bytes if must else 0
         return self._put(frame, self.options.max_queued_bytes + beyond)
 
-    def say_always(self, frame: Any) -> Ticket | None:
-        """Send a frame that nobody waits on, however much is queued."""
-        return self._put(frame, float("inf"))
+    def say_at_once(self, frame: Any) -> Ticket | None:
+        """Send a frame that the peer may wait for, however much is queued."""
+        return self._put(frame, float("inf"), at_once=True)
 
-    def _put(self, frame: Any, limit: float) -> Ticket | None:
+    def _put(self, frame: Any, limit: float, *, at_once: bool = False) -> Ticket | None:
         outbox = self.outbox
         if frame is None or outbox.closed or outbox.queued_bytes >= limit:
             return None
         try:
-            return outbox.put(frame, None)
+            return outbox.put(frame, None, at_once=at_once)
         except Exception as error:  # what a sender of the user's raises has nobody to go to
             log.debug("port %r: a message of the protocol's own was not sent: %r", self.name, error)
             return None

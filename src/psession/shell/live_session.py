@@ -13,6 +13,7 @@ from psession.protocol.dialogue import BUSY
 from psession.protocol.endings import ENDED, held_too_much, overrun
 from psession.protocol.events import Dropped, Received
 from psession.shell.inbox import OVER, Inbox
+from psession.shell.outbox import PARTS_A_PASS
 from psession.shell.waiting import Handed, WaitingLine
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from psession.protocol.retry import Patience
     from psession.shell.engine import Engine
     from psession.shell.handler_scope import HandlerScope
+    from psession.shell.outbox import Ticket
 
 
 class LiveSession:
@@ -205,7 +207,13 @@ class LiveSession:
         connection, outbox = engine.connection, engine.outbox
         exact = dialogue.exact
         if exact is not None and exact.stream is not None:
-            await self._post_part(payload, exact.stream)
+            stream = exact.stream
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if not self._post_part_now(payload, stream):
+                await self._post_part(payload, stream)
+            elif stream.in_a_row >= PARTS_A_PASS and stream.spent < stream.credit:  # without credit the next one waits
+                stream.in_a_row = 0
+                await trio.lowlevel.cancel_shielded_checkpoint()
         else:
             frame, answers, opens = connection.post(dialogue, payload)
             if answers and self.handler is not None and self.handler.is_visible:
@@ -237,25 +245,40 @@ class LiveSession:
 
     # -- one of many answers -----------------------------------------------------------------------------------------
 
+    def _post_part_now(self, payload: Any, stream: Departing) -> bool:
+        """Send one of many answers, if that need not wait; the checkpoint is the caller's. Return True if so."""
+        engine = self.engine
+        if stream.spent >= stream.credit or stream.is_over or not engine.outbox.has_room:
+            return False
+        now = engine.now()
+        frame = engine.connection.part(self.dialogue, payload, now, is_last=False)
+        stream.spent += 1
+        stream.in_a_row += 1
+        engine.outbox.put_part(frame, now)
+        return True
+
     async def _post_part(self, payload: Any, stream: Departing, *, is_last: bool = False) -> None:
         """Send one of many answers, as soon as there is credit for it; with `is_last` the end mark in it.
 
         Cancelled before it was accepted, it is never sent, and its place is free; after that it is sent whole.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        while not stream.is_over and self.dialogue.ending is None and stream.spent >= stream.credit:
+        while self._lacks_credit(stream):
             await self._wait_for_credit(stream)
+        if not is_last and self.dialogue.ending is None and self._post_part_now(payload, stream):
+            return
         stream.spent += 1
         is_numbered = False
 
-        def make() -> Any:
+        def put() -> Ticket | None:
             nonlocal is_numbered
-            frame = self._make_part(payload, is_last=is_last)
+            now = self.engine.now()
+            frame = self._make_part(payload, now, is_last=is_last)
             is_numbered = True
-            return frame
+            return self.engine.outbox.put_part(frame, now)
 
         try:
-            await self.engine.outbox.post_made(make, lambda: self._check_stream(stream), self)
+            await self.engine.outbox.post_made(put, lambda: self._check_stream(stream), self)
         finally:
             if not is_numbered:
                 stream.spent -= 1
@@ -271,8 +294,12 @@ class LiveSession:
             return
         if payload is not None:
             await self._post_part(payload, stream)  # alone it would be taken for an end mark
-        make = lambda: self._make_part({}, is_last=True)  # noqa: E731 - one name for what is made when there is room
-        await self.engine.outbox.post_made(make, lambda: self._check_stream(stream), self)
+
+        def put() -> Ticket | None:
+            now = self.engine.now()
+            return self.engine.outbox.put_part(self._make_part({}, now, is_last=True), now)
+
+        await self.engine.outbox.post_made(put, lambda: self._check_stream(stream), self)
 
     async def finish_stream(self) -> None:
         """The handler turns to something else: its stream, if it has one, is finished."""
@@ -289,22 +316,34 @@ class LiveSession:
         if exact.stream is stream:
             exact.stream = None
 
+    def _lacks_credit(self, stream: Departing) -> bool:
+        return stream.spent >= stream.credit and not stream.is_over and self.dialogue.ending is None
+
     async def _wait_for_credit(self, stream: Departing) -> None:
         """Wait for a word of the asker's, no longer than a session may be idle: its last word may be lost."""
         if self._for_credit is None:
             self._for_credit = trio.lowlevel.ParkingLot()
+        engine, busy = self.engine, self.engine.busy
+
+        def look() -> bool:
+            return not self._lacks_credit(stream) or (engine.look() and not self._lacks_credit(stream))
+
         stream.wake = self._for_credit.unpark_all
-        self.engine.rests(self.dialogue)
         stream.waiting += 1
+        stream.in_a_row = 0
+        engine.outbox.flush()
         try:
-            await self._for_credit.park()
+            # Where it is alone, its peer may be near.
+            if busy is None or engine.connection.handlers > 1 or not await busy.until(look):
+                engine.rests(self.dialogue)
+                await self._for_credit.park()
         finally:
             stream.waiting -= 1
             self.dialogue.idle_since = BUSY
         await trio.lowlevel.checkpoint_if_cancelled()  # the asker's giving up wakes it before it cancels it
 
-    def _make_part(self, payload: Any, *, is_last: bool) -> Any:
-        engine, now = self.engine, self.engine.now()
+    def _make_part(self, payload: Any, now: float, *, is_last: bool) -> Any:
+        engine = self.engine
         frame = engine.connection.part(self.dialogue, payload, now, is_last=is_last)
         if is_last:
             if self.handler is not None:

@@ -25,6 +25,9 @@ POSTS_A_PASS = 16
 """Posts that go through before one yields to other tasks: a handler's answer is on its way, and the pass of the
 scheduler that a checkpoint costs (a tenth of a loopback round trip) would only delay its next message."""
 
+PARTS_A_PASS = 32
+"""Parts of a stream that go through, and may be taken, before other tasks have a turn; they make one write."""
+
 UNSIZED_BYTES = 256
 """What a message counts whose encoded size nobody knows (a memory channel, a sender): a small JSON request's size."""
 
@@ -122,8 +125,14 @@ class Outbox:
         """Make the frame that `put` takes; raises the `MessageError` that belongs to the caller."""
         raise NotImplementedError
 
-    def put(self, frame: Any, turn: Sending | None) -> Ticket | None:
-        """Accept a frame for sending: ``None`` when it is on its way already, else its ticket."""
+    def put(self, frame: Any, turn: Sending | None, *, at_once: bool = False) -> Ticket | None:
+        """Accept a frame for sending: ``None`` when it is on its way already, else its ticket.
+
+        Args:
+            frame: The frame.
+            turn: The turn that it asks, where somebody waits for the answer.
+            at_once: Whether it is not to wait for others which it could be joined to.
+        """
         raise NotImplementedError
 
     def _write_now(self) -> bool:
@@ -142,6 +151,13 @@ class Outbox:
         """True where `put` accepts a frame that nobody waits on: there is room, and no post waits before it."""
         return False
 
+    def put_part(self, frame: Any, now: float) -> Ticket | None:
+        """Accept one of many frames that follow one another; where they come close together, they are joined."""
+        return self.put(frame, None)
+
+    def flush(self) -> None:
+        """Write what is queued, as far as that need not wait: whoever put it there has no more for now."""
+
     async def post(self, frame: Any, check: Callable[[], None], owner: object = None) -> None:
         """Accept a frame that no turn waits on, as soon as there is room, the posts before it first.
 
@@ -155,7 +171,7 @@ class Outbox:
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         if self.closed or self._wanting or self.queued_bytes >= self._limit_bytes:
-            ticket = await self._put_when_room(lambda: frame, check, owner, size_of(frame))
+            ticket = await self._put_when_room(lambda: self.put(frame, None), check, owner, size_of(frame))
         else:
             ticket = self.put(frame, None)
         if ticket is not None and ticket.done is not None:
@@ -166,14 +182,16 @@ class Outbox:
         if self._is_turn_of_others():
             await trio.lowlevel.cancel_shielded_checkpoint()
 
-    async def post_made(self, make: Callable[[], Any], check: Callable[[], None], owner: object = None) -> None:
-        """As `post`, of a frame that `make` makes when there is room for it; from then on nothing takes it back."""
+    async def post_made(
+        self, put: Callable[[], Ticket | None], check: Callable[[], None], owner: object = None
+    ) -> None:
+        """As `post`, of a frame that `put` makes and puts when there is room for it; then nothing takes it back."""
         await trio.lowlevel.checkpoint_if_cancelled()
         if self.closed or self._wanting or self.queued_bytes >= self._limit_bytes:
-            ticket = await self._put_when_room(make, check, owner)
+            ticket = await self._put_when_room(put, check, owner)
         else:
             check()
-            ticket = self.put(make(), None)
+            ticket = put()
         if ticket is not None and ticket.done is not None:
             await ticket.done.wait()
             if ticket.error is not None:
@@ -191,7 +209,7 @@ class Outbox:
 
     async def _put_when_room(
         self,
-        make: Callable[[], Any],
+        put: Callable[[], Ticket | None],
         check: Callable[[], None],
         owner: object,
         size: int = 0,
@@ -226,7 +244,7 @@ class Outbox:
                     self._offer_room()  # the next task may have waited for this one alone
         try:
             check()
-            return self.put(make(), None)
+            return put()
         finally:
             self._offer_room()
 

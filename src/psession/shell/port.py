@@ -184,7 +184,7 @@ class Session(Generic[Ask, Reply]):
 
         Cancelled before it was accepted, it is never sent. Waits while ``max_queued_bytes`` are queued; with an async
         sender, until that has returned. A cancellation point always; may return without yielding to other tasks, and
-        yields at least every 16th call.
+        yields at least every 16th call, or every 32nd to a `stream`.
 
         Raises:
             SessionInvalidError: The session is over.

@@ -10,7 +10,7 @@ from psession.shell.stream import StreamTurn
 from psession.typed import Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
     from types import TracebackType
     from typing import Self
 
@@ -99,12 +99,16 @@ class Replies(trio.abc.ReceiveChannel[Reply]):
         self._close(None)
         await trio.lowlevel.checkpoint()
 
-    @trio.lowlevel.enable_ki_protection
-    async def receive(self) -> Reply:
+    # These two give their caller the coroutine of `_next`, and have none of their own: 0.25 us a reply.
+
+    def __anext__(self) -> Coroutine[Any, Any, Reply]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self._next(stops=True)
+
+    def receive(self) -> Coroutine[Any, Any, Reply]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Receive the next reply. Cancelling loses nothing.
 
         The time without a reply begins when this is first called after the last reply. May return without yielding to
-        other tasks; yields at least every 16th call.
+        other tasks; yields at least every 32nd call.
 
         Raises:
             trio.EndOfChannel: The peer has no more, or ``count`` replies were received.
@@ -116,6 +120,26 @@ class Replies(trio.abc.ReceiveChannel[Reply]):
             trio.ClosedResourceError: The block was left, or not entered.
             trio.BusyResourceError: Another task receives.
         """
+        return self._next(stops=False)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _next(self, *, stops: bool) -> Reply:
+        """The next reply; a clean end is `StopAsyncIteration` for a caller that `stops` there."""
+        turn = self._turn
+        if turn is not None and turn.has_reply and self._form is None and not self._is_over and not self._is_receiving:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            reply: Reply = turn.take()
+            if turn.answered:
+                self._note_end(turn)
+            return reply
+        try:
+            return await self._wait_for_next()
+        except trio.EndOfChannel:
+            if stops:
+                raise StopAsyncIteration from None
+            raise
+
+    async def _wait_for_next(self) -> Reply:
         turn = self._turn
         if turn is None:
             raise trio.ClosedResourceError("use `async with session.stream(...) as replies`: it was not asked for yet")
@@ -145,9 +169,13 @@ class Replies(trio.abc.ReceiveChannel[Reply]):
             self._is_receiving = False
             if self._is_closed:
                 self._leave(self._left_by)
-        if turn.is_complete and not turn.parts.ready:
-            self._end(trio.EndOfChannel(), None)  # a send in the block need not wait
+        self._note_end(turn)
         return reply
+
+    def _note_end(self, turn: StreamTurn) -> None:
+        """Leave the turn where its last reply was taken: a send in the block need not wait."""
+        if turn.is_complete and not turn.parts.ready:
+            self._end(trio.EndOfChannel(), None)
 
     def _end(self, error: BaseException, kind: type[BaseException] | None) -> None:
         """There are no more: the turn is over, whatever else is done in the block."""

@@ -44,7 +44,7 @@ class SenderOutbox(Outbox):
         """Make one object of a payload and its fields."""
         return flat(message)
 
-    def put(self, frame: Any, turn: Sending | None) -> Ticket | None:
+    def put(self, frame: Any, turn: Sending | None, *, at_once: bool = False) -> Ticket | None:
         """Call the sender, or have the writer task do so."""
         if self._is_async:
             return self._put_down(frame, turn)

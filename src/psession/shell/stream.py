@@ -16,6 +16,7 @@ from psession import checks, errors
 from psession.options import checked
 from psession.protocol.credit import DEFAULT_WINDOW, Arriving
 from psession.protocol.states import Turn as State
+from psession.shell.outbox import PARTS_A_PASS
 from psession.shell.turn import Turn
 
 if TYPE_CHECKING:
@@ -34,8 +35,7 @@ NEEDS_EXACT: Final = (
 LARGEST_CREDIT: Final = checks.LARGEST // 2
 """So that a window more than what was consumed is still an integer that JSON carries."""
 
-REPLIES_A_PASS: Final = 16
-"""Replies in hand that are taken before other tasks have a turn; as many as a peer posts before it does the same."""
+_NEVER: Final = math.inf
 
 
 class StreamOptions(TypedDict, total=False):
@@ -141,21 +141,32 @@ class StreamTurn(Turn):
         while True:
             if parts.is_enough:
                 raise trio.EndOfChannel
+            if self.has_reply:
+                return self.take()
             if parts.ready:
-                break
+                self.since_yield = 0
+                await trio.lowlevel.checkpoint()
+                continue
             if self.outcome is not None:
                 self.reply_in_hand()
             await self._wait()
+
+    @property
+    def has_reply(self) -> bool:
+        """True while a reply is there that may be taken before other tasks have a turn."""
+        return self.since_yield < PARTS_A_PASS and len(self.parts.ready) > 0
+
+    def take(self) -> Any:
+        """The first reply that is there; the peer is told where it may send more."""
+        parts = self.parts
         reply = parts.take()
-        credit = None if self.state is State.IDLE else parts.grant()
-        if credit is not None:
-            self._grant(credit)
-        self.due = math.inf
+        if parts.consumed >= parts.grants_at and self.state is not State.IDLE:
+            credit = parts.grant()
+            if credit is not None:
+                self._grant(credit)
+        self.due = _NEVER
         self._limit = None
         self.since_yield += 1
-        if self.since_yield >= REPLIES_A_PASS:
-            self.since_yield = 0
-            await trio.lowlevel.cancel_shielded_checkpoint()
         return reply
 
     async def _wait(self) -> None:
@@ -165,6 +176,9 @@ class StreamTurn(Turn):
             self._be_patient(engine.now())
         assert self._limit is not None
         self.since_yield = 0
+        busy = engine.busy
+        if busy is not None and engine.outbox.turns == 1 and await busy.until(self._look):
+            return  # it is alone: its peer may be near
         await self.reply_until(min(self._limit, self.deadline))
         now = engine.now()
         if self.outcome is not None or self.parts.ready:
@@ -180,6 +194,11 @@ class StreamTurn(Turn):
         self._limit = now + self.plan.patience.timeout + (self._pause or 0.0)
         if self.is_paid(self.plan.patience.retry):
             self._attempt()
+
+    def _look(self) -> bool:
+        if not self.parts.ready and self.outcome is None:
+            self.live.engine.look()
+        return self.outcome is not None or len(self.parts.ready) > 0
 
     async def _reply_at_once(self) -> Any:
         """The outcome waits until the replies before it are taken."""
@@ -211,7 +230,7 @@ class StreamTurn(Turn):
         if frame is not None:
             if self._granted is not None:
                 engine.outbox.withdraw(self._granted)
-            self._granted = engine.say_always(frame)  # one at a time: without it the peer may wait for ever
+            self._granted = engine.say_at_once(frame)  # one at a time: without it the peer may wait for ever
 
     # -- the delivering side, synchronous ----------------------------------------------------------------------------
 
