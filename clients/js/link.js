@@ -228,6 +228,7 @@ export class Links {
         if (this.#isOver) return Promise.resolve();
         return new Promise((resolve) => {
             this.#whenClosed.push(resolve);
+            if (this.#whenClosed.length > 1) return;
             if (!this.stands) {
                 this.#end();
                 return;

@@ -23,6 +23,9 @@ const LOOK_AGAIN = 0.01; // seconds after which a socket that was full is looked
 const LINES_AT_ONCE = 3; // lines of one kind in the log, then one in so many seconds:
 const SECONDS_A_LINE = 30;
 
+// Where nothing else is said; "info", of what a good peer on a bad network may cause, would go to Node's standard output.
+const WARNINGS = { warn: (...words) => console.warn(...words), error: (...words) => console.error(...words) };
+
 const DEFAULTS = {
     dialect: "exact",
     timeout: 60,
@@ -60,7 +63,7 @@ const DEFAULTS = {
     maxMessageBytes: 2 ** 20,
     deadlines: true,
     debug: false,
-    logger: globalThis.console,
+    logger: WARNINGS,
     signal: undefined,
     clock: realClock, // for tests, as is luck
     luck: Math.random,
@@ -352,8 +355,8 @@ class Said {
         this.logger?.[level]?.(`psession: ${text} (said once; see port.statistics())`);
     }
 
-    /** A line about what somebody's code threw: three at once, then one in 30 seconds. */
-    threw(what, error) {
+    /** A line about what somebody's code threw: three of a kind at once, then one in 30 seconds. */
+    threw(what, where, error) {
         const now = this.clock.now();
         const budget = this.#budgets.get(what) ?? { tokens: LINES_AT_ONCE, since: now, skipped: 0 };
         this.#budgets.set(what, budget);
@@ -365,7 +368,7 @@ class Said {
         }
         const more = budget.skipped ? ` (and ${budget.skipped} times more since the last such line)` : "";
         Object.assign(budget, { tokens: budget.tokens - 1, skipped: 0 });
-        this.logger?.error?.(`psession: ${what} threw${more}`, error);
+        this.logger?.error?.(`psession: ${what} threw${where}${more}`, error);
     }
 }
 
@@ -380,7 +383,7 @@ class Engine {
     weight = 0; // the size of the message that is being taken
     #events = [];
     #isPerforming = false;
-    #heard = 0;
+    #heard = 0; // the moment of the last message
     #forNumber = []; // who waits for a session number
     #cancelIdle = null;
     #cancelKeepalive = () => {};
@@ -428,7 +431,7 @@ class Engine {
             this.#opened = { resolve, reject };
             const abort = () => {
                 reject(signal.reason);
-                this.close(endings.portLeft("its opening was aborted"));
+                this.close(endings.portLeft("its signal was aborted"));
             };
             signal?.addEventListener("abort", abort, { once: true });
             this.#whenClosed.push(() => signal?.removeEventListener("abort", abort));
@@ -459,7 +462,7 @@ class Engine {
     }
 
     #read(data) {
-        this.#heard += 1;
+        this.#heard = this.now();
         const size = data.length ?? data.byteLength;
         this.counters.bytesReceived += size;
         this.weight = size;
@@ -596,9 +599,10 @@ class Engine {
         }
     }
 
-    crashed(what, error) {
+    /** Count and log what the user's code threw. */
+    crashed(what, error, where = "") {
         this.counters.crashed += 1;
-        this.said.threw(what, error);
+        this.said.threw(what, where, error);
     }
 
     // -- session numbers --
@@ -690,7 +694,7 @@ class Engine {
         const since = [this.machine.idleOwn, this.machine.idlePeers].map(([first]) => first?.idleSince ?? Infinity);
         const due = Math.min(...since) + sessionMaxLife;
         this.#cancelIdle = null;
-        if (due === Infinity) return;
+        if (due === Infinity || this.ending !== null) return;
         this.#cancelIdle = this.clock.after(due - this.now(), () => {
             for (const idle of [this.machine.idleOwn, this.machine.idlePeers]) {
                 for (const dialogue of idle) {
@@ -703,20 +707,24 @@ class Engine {
         });
     }
 
-    /** Ask a silent peer for a sign of life; one that gives none is gone, whatever the socket says. */
-    #keepAlive() {
+    /** Ask a peer that has been silent since that moment for a sign of life; one that gives none is gone, whatever the
+     * socket says. */
+    #keepAlive(since = this.now()) {
         const { keepaliveInterval, keepalivePatience } = this.options;
-        const heard = this.#heard;
-        this.#cancelKeepalive = this.clock.after(keepaliveInterval, () => {
-            if (this.#heard !== heard || this.machine.peer !== "exact" || !this.links.stands) {
+        this.#cancelKeepalive = this.clock.after(since + keepaliveInterval - this.now(), () => {
+            if (this.#heard > since) {
+                this.#keepAlive(this.#heard);
+                return;
+            }
+            if (this.machine.peer !== "exact" || !this.links.stands) {
                 this.#keepAlive();
                 return;
             }
             this.perform(this.machine.askForLife(keepalivePatience));
             this.#cancelKeepalive = this.clock.after(keepalivePatience, () => {
                 const silent = keepaliveInterval + keepalivePatience;
-                if (this.#heard === heard) this.links.drop(new Error(`no sign of life for ${silent} s (keepalive)`));
-                if (this.ending === null) this.#keepAlive();
+                if (this.#heard <= since) this.links.drop(new Error(`no sign of life for ${silent} s (keepalive)`));
+                if (this.ending === null) this.#keepAlive(this.#heard);
             });
         });
     }
@@ -806,9 +814,16 @@ class Engine {
     /** What is known that may explain why an answer does not come. */
     hints() {
         const dropped = Object.keys(ADVICE).filter((reason) => this.counters[reason]);
-        if (!dropped.length) return "";
         const reasons = dropped.map((reason) => `${this.counters[reason]} ${reason}`).join(", ");
-        return `; dropped messages of this peer so far: ${reasons} (see port.statistics())`;
+        const { machine, options } = this;
+        const mayClash = machine.peer === "unknown" && !machine.dialect.asksExactly && options.takesSessions;
+        return (
+            (reasons && `; dropped messages of this peer so far: ${reasons} (see port.statistics())`) +
+            (mayClash
+                ? "; if the peer takes sessions as well, both may count from the same number: " +
+                  "give the two disjoint sessionIds, or use the exact wire"
+                : "")
+        );
     }
 
     statistics() {
@@ -1087,9 +1102,6 @@ class StreamTurn extends Turn {
 
     /** The next reply, as an iterator gives it. */
     next() {
-        if (this.#receiver !== null) {
-            return Promise.reject(this.live.error(InvalidError, "the reply before this one is still waited for"));
-        }
         return new Promise((resolve, reject) => {
             this.#receiver = { resolve, reject };
             this.#look();
@@ -1200,6 +1212,7 @@ class Replies {
     #plan;
     #turn = null;
     #live = null;
+    #isAwaited = false;
     #isOver = false;
 
     constructor(open, isOwn, payload, plan) {
@@ -1215,6 +1228,8 @@ class Replies {
 
     async next() {
         if (this.#isOver) return { value: undefined, done: true };
+        if (this.#isAwaited) throw new InvalidError("the reply before this one is still waited for");
+        this.#isAwaited = true;
         try {
             if (this.#turn === null) {
                 const live = this.#open();
@@ -1228,6 +1243,8 @@ class Replies {
         } catch (error) {
             this.#end();
             throw error;
+        } finally {
+            this.#isAwaited = false;
         }
     }
 
@@ -1299,11 +1316,11 @@ class LiveSession {
             const returned = await result;
             await this.finishStream();
             if (returned !== undefined) {
-                const text = `onSession returned something for session ${sid}, which nobody gets: await session.post(...)`;
+                const text = `onSession returned something in session ${sid}, which nobody gets: await session.post(...)`;
                 engine.said.once("warn", "returned", text);
             }
         } catch (error) {
-            this.failed(error, `onSession, in session ${sid},`);
+            this.failed(error, "onSession");
         } finally {
             this.machine.handlerDone();
             this.#drop();
@@ -1321,8 +1338,9 @@ class LiveSession {
         engine.leave(dialogue, CRASHED, engine.options.debug ? String(error) : "");
         const isOver = engine.ending !== null || dialogue.ending !== null;
         const isItsOwn = error instanceof SessionError && (error.sid === dialogue.sid || engine.ending !== null);
-        const isAborted = this.#controller?.signal.aborted && error === this.#controller.signal.reason;
-        if (!(isOver && (isItsOwn || isAborted))) engine.crashed(what, error);
+        const { aborted, reason } = this.#controller?.signal ?? {};
+        const isAborted = aborted && (error === reason || error?.name === "AbortError");
+        if (!(isOver && (isItsOwn || isAborted))) engine.crashed(what, error, ` in session ${dialogue.sid}`);
     }
 
     /** Aborted when nobody wants the work of its handler any more. */
@@ -1410,7 +1428,7 @@ class LiveSession {
             engine.counters[ending.counter] += 1;
             turn.givenUp(ending);
         }
-        if (dialogue.incoming) this.abortSignal(this.afterError());
+        this.abortSignal(this.error(ending.error, ending.why, { cause: ending.cause }));
         for (const { resolve, reject } of this.#receivers.splice(0)) {
             if (ending.clean) resolve({ value: undefined, done: true });
             else reject(this.afterError());
@@ -1686,10 +1704,10 @@ class Requests extends LiveSession {
         try {
             let reply = options.onRequest(payload, new RequestContext(this));
             if (typeof reply?.then === "function") reply = await reply;
-            if (typeof reply?.[Symbol.asyncIterator] === "function") await this.#give(question, reply);
+            if (typeof reply?.[Symbol.asyncIterator] === "function") goesOn = await this.#give(question, reply);
             else goesOn = await this.#reply(question, reply);
         } catch (error) {
-            this.failed(error, `onRequest, in session ${dialogue.sid},`);
+            this.failed(error, "onRequest");
             goesOn = false;
         } finally {
             engine.heldBytes -= weight;
@@ -1721,21 +1739,17 @@ class Requests extends LiveSession {
         return true;
     }
 
-    /** Send the many answers of an async generator; where one was asked for, the first. */
+    /** Send the many answers of an async generator; where one was asked for, the first. False where there is none. */
     async #give(question, replies) {
         const isStream = Boolean(this.dialogue.exact?.stream);
-        let count = 0;
         for await (const reply of replies) {
-            count += 1;
-            if (!isStream) {
-                await this.#reply(question, reply);
-                return;
-            }
-            if (!this.#isWanted(question)) return;
+            if (!isStream) return this.#reply(question, reply);
+            if (!this.#isWanted(question)) return true;
             await this.post(reply);
         }
-        if (isStream) await this.finishStream();
-        else if (!count) await this.#reply(question, undefined);
+        if (!isStream) return this.#reply(question, undefined);
+        await this.finishStream();
+        return true;
     }
 
     ended(event) {
