@@ -1,4 +1,4 @@
-"""The machine of clients/js against Python's: the same tables, and in each history the same words and the same state."""
+"""The machine of clients/js against Python's: the same tables, and in each history the same words and state."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 SCRIPT = Path(__file__).parent / "interop" / "machine.mjs"
 ONLY_HERE = ("unpaid", "unknown_port", "bytes_sent", "bytes_received")
-"""Counters of what the client has not: budgets of retries, many ports on one channel; and those that its port counts."""
+"""Counters of what the client has not, budgets of retries and many ports on one channel, and of what its port counts."""
 
 
 def camel(name: str) -> str:
@@ -220,13 +220,14 @@ class Told(World):
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=repr)
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(history=st.lists(DEEDS, min_size=10, max_size=40))
 def test_both_machines_say_and_remember_the_same(
     machines: Machines, options: dict[str, Any], history: list[tuple[str, int, Any]]
 ) -> None:
     chosen = Options(**{"dialect": Exact(), "on_session": _handle, "session_ids": range(1, 5), **options})
-    history = [*BEGINNING, *[("leave", which, "over") if how == "fails" else (deed, which, how) for deed, which, how in history]]
+    # A WebSocket does not raise on a message as a sender may.
+    history = [*BEGINNING, *[(deed, which, "over" if how == "fails" else how) for deed, which, how in history]]
     world = Told(machine(**options))
     there = machines.live(chosen, history)
     for now, (deed, which, value) in enumerate(history):

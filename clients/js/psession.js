@@ -217,6 +217,7 @@ function asJson(key, value) {
     return value;
 }
 
+const HALF_A_PAIR = /(^|[^\\])(\\\\)*\\ud[89a-f]/; // a lone surrogate, as JSON.stringify escapes it
 const MAY_OVERFLOW = /[eE]\+?\d{3}|\d{309}/; // a number that JSON.parse may make Infinity of
 const utf8 = new TextDecoder("utf-8", { fatal: true });
 
@@ -451,6 +452,10 @@ class Engine {
             if (error instanceof MalformedMessageError) throw error;
             const why = `the payload cannot be written as JSON: ${error.message}`;
             throw new MalformedMessageError(why, { cause: error, outcome: "not_sent" });
+        }
+        if (HALF_A_PAIR.test(text)) {
+            const why = "a text in the payload has half of a surrogate pair, which is no character and few peers can read";
+            throw new MalformedMessageError(why, { outcome: "not_sent" });
         }
         const size = bytesOf(text);
         const { maxMessageBytes } = this.options;

@@ -169,6 +169,7 @@ test("what a payload may not be is refused before anything is sent, and the sess
         [undefined, malformed, /an Undefined/],
         [new Map([["a", 1]]), malformed, /a Map/],
         [Promise.resolve({}), malformed, /await it first/],
+        [{ text: "half \ud83d" }, malformed, /half of a surrogate pair/],
         [{ text: "x".repeat(1000) }, large, /maxMessageBytes is 1000/],
         [{ text: "\u{1f600}".repeat(250) }, large, /the message has 1\d\d\d bytes/],
     ];
