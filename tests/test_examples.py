@@ -5,6 +5,9 @@ import importlib.util
 import re
 import socket
 import struct
+import urllib.error
+import urllib.parse
+import urllib.request
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,8 +18,8 @@ import pytest
 import trio
 import trio.testing
 
-from psession import SessionManager
-from psession.channels import open_tcp, serve_tcp, serve_websocket
+from psession import Exact, SessionManager
+from psession.channels import open_tcp, open_websocket, serve_tcp, serve_websocket
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 LONGEST_RUN = 10  # seconds; the slowest takes about one
@@ -93,6 +96,9 @@ SAYS = {
     ],
 }
 
+LASTING = {"browser_page"}
+"""Examples that run until they are stopped; each has a test of its own, and this one more in tests/browser."""
+
 
 def load(name: str) -> ModuleType:
     """An example as a fresh module, its `__main__` part not run."""
@@ -124,6 +130,51 @@ async def test_the_websocket_client_talks_to_the_server_that_it_is_given(capsys:
     assert "devices: ['lamp-1', 'oven-7']" in capsys.readouterr().out
 
 
+async def test_the_browser_page_comes_with_its_modules_and_its_server_asks_back(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What the page does is said here by a port."""
+    example = load("browser_page")
+    asked = []
+
+    def answer(message: Any) -> Any:
+        asked.append(message["question"])
+        return {"yes": True}
+
+    def fetch(path: str) -> tuple[str, bytes]:
+        with urllib.request.urlopen(urllib.parse.urljoin(address, path)) as response:
+            return response.headers["Content-Type"], response.read()
+
+    with trio.fail_after(LONGEST_RUN):
+        async with trio.open_nursery() as nursery:
+            address = await nursery.start(partial(example.main, 0, 0))
+            kind, page = await trio.to_thread.run_sync(fetch, address)
+            assert (kind, b"./psession.js" in page) == ("text/html", True)
+            for name in ("psession.js", "protocol.js", "link.js"):
+                kind, module = await trio.to_thread.run_sync(fetch, name)
+                assert (kind, b"export" in module) == ("text/javascript", True)
+            for path in ("/../pyproject.toml", "/browser_page.py", "/examples"):
+                with pytest.raises(urllib.error.HTTPError, match="404") as refused:
+                    await trio.to_thread.run_sync(fetch, path)
+                refused.value.close()
+            socket_number = address.rpartition("=")[2]
+            async with (
+                open_websocket(f"ws://127.0.0.1:{socket_number}") as channel,
+                SessionManager(dialect=Exact()).port("heating", channel, on_request=answer) as port,
+            ):
+                async with port.session() as session:
+                    question = await session.send({"command": "heat", "degrees": 24.5})
+                    assert question == {"question": "Heat to 24.5 °C? That costs a third more."}
+                    assert await session.send({"yes": False}) == {"wanted": 19.0}
+                    assert await session.send({"command": "heat", "degrees": 19.5}) == {"wanted": 19.5}
+                async with port.stream({"command": "watch"}) as moments:
+                    while (await moments.receive())["wanted"] == 19.5:
+                        pass
+            nursery.cancel_scope.cancel()
+    assert asked == ["The room has 19.5 °C now. Turn it down to 19?"]
+    assert capsys.readouterr().out == f"open {address}\n"
+
+
 TCP_SERVERS: dict[str, Callable[[ModuleType], Any]] = {
     "control_centre": lambda example: partial(example.device, delay=0.01),
     "event_bus": lambda example: example.devices,
@@ -135,6 +186,7 @@ TCP_SERVERS: dict[str, Callable[[ModuleType], Any]] = {
 }
 CHANNEL_SERVERS: dict[str, Callable[[ModuleType], Any]] = {"socket_server": lambda example: example.serve_client}
 WEBSOCKET_SERVERS: dict[str, Callable[[ModuleType], Any]] = {
+    "browser_page": lambda example: example.Heating().serve,
     "server_opens_sessions": lambda example: example.serve_device,
     "websocket_client": lambda example: example.serve_client,
     "websocket_server": lambda example: example.serve_client,
@@ -224,11 +276,11 @@ async def test_the_socket_server_goes_on_serving_a_client_while_another_resets(a
 
 
 def test_no_example_goes_untested() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == SAYS.keys() | ELSEWHERE.keys()
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == SAYS.keys() | ELSEWHERE.keys() | LASTING
     for name, test in ELSEWHERE.items():
         assert name in (EXAMPLES.parent / test).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", SAYS)
+@pytest.mark.parametrize("name", [*SAYS, *LASTING])
 def test_an_example_says_what_it_shows(name: str) -> None:
     assert load(name).__doc__

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 SCRIPT = Path(__file__).parent / "interop" / "machine.mjs"
 ONLY_HERE = ("unpaid", "unknown_port", "bytes_sent", "bytes_received")
-"""Counters of what the client has not, budgets of retries and many ports on one channel, and of what its port counts."""
+"""Counters of what the client has not (budgets of retries, many ports on a channel), and of what its port counts."""
 
 
 def camel(name: str) -> str:

@@ -436,10 +436,22 @@ class Engine {
             };
             signal?.addEventListener("abort", abort, { once: true });
             this.#whenClosed.push(() => signal?.removeEventListener("abort", abort));
+            this.#leaveWithPage();
             this.links.open(); // throws on a URL that is none, which rejects
         }).finally(() => {
             this.#opened = null;
         });
+    }
+
+    /** A page that is left may be kept, and its socket with it: then the peer would go on asking somebody who is not
+     * there. One that may come back resumes; another says goodbye. */
+    #leaveWithPage() {
+        const leave = ({ persisted }) => {
+            if (persisted && this.options.resumeWithin) this.links.drop(new Error("the page was left"));
+            else this.close(endings.portLeft("the page was left"));
+        };
+        globalThis.addEventListener?.("pagehide", leave);
+        this.#whenClosed.push(() => globalThis.removeEventListener?.("pagehide", leave));
     }
 
     // -- frames --

@@ -26,6 +26,9 @@ LIMIT = 30
 
 LOG = "chromium.log"
 PAGE = Path(__file__).with_name("page.html")
+CLIENT = Path(__file__).parent.parent.parent / "clients" / "js"
+MODULES = {f"/{path.name}": path for path in CLIENT.glob("*.js")}
+"""The modules of the client in JavaScript, by where a page of ours finds them."""
 
 FLAGS = [
     "--headless",
@@ -101,6 +104,7 @@ async def open_page(
     folder: Path,
     act: str,
     *,
+    page: Path = PAGE,
     host: str = HERE,
     told: dict[str, Any] | None = None,
     port: dict[str, Any] | None = None,
@@ -112,7 +116,8 @@ async def open_page(
     Args:
         chromium: The browser.
         folder: Where it may write.
-        act: One of those in ``page.html``.
+        act: One of those in the page.
+        page: The page.
         host: The host that the page's own address names.
         told: What the page is told besides.
         port: Options of the port that each connection of the page gets.
@@ -124,34 +129,34 @@ async def open_page(
         if handler is not None:
             await handler(channel)
         async with SessionManager(session_timeout=LIMIT).port("page", channel, **port or {}) as opened:
-            await page._visitors[0].send(Visitor(channel, opened))
+            await opened_page._visitors[0].send(Visitor(channel, opened))
             await opened.wait_closed()
 
     def note(request: Any) -> None:
-        page.origins.append(request.headers.get("Origin"))
+        opened_page.origins.append(request.headers.get("Origin"))
 
     async def serve_page(stream: trio.SocketStream) -> None:
         with suppress(trio.BrokenResourceError):
-            report = await respond(stream)
+            report = await respond(stream, page)
             assert "error" not in (report or ()), report["error"]
             if report is not None:
-                await page._reports[0].send(report)
+                await opened_page._reports[0].send(report)
 
     async def serve_sockets(task_status: trio.TaskStatus[WebSocketServer]) -> None:
-        with page._scope:
+        with opened_page._scope:
             await serve_websocket(serve, HERE, 0, process_request=note, task_status=task_status, **options)
 
     folder = Path(tempfile.mkdtemp(dir=folder))
     try:
         with trio.fail_after(LIMIT):
             async with trio.open_nursery() as nursery:
-                page = Page(trio.CancelScope())
-                page.server = await nursery.start(serve_sockets)
+                opened_page = Page(trio.CancelScope())
+                opened_page.server = await nursery.start(serve_sockets)
                 listeners = await nursery.start(partial(trio.serve_tcp, serve_page, 0, host=HERE))
-                query = {"act": act, "server": f"ws://{HERE}:{page.server.port}/", **(told or {})}
+                query = {"act": act, "server": f"ws://{HERE}:{opened_page.server.port}/", **(told or {})}
                 address = f"http://{host}:{listeners[0].socket.getsockname()[1]}/?{urlencode(query, doseq=True)}"
-                async with running(chromium, folder, address) as page.browser:
-                    yield page
+                async with running(chromium, folder, address) as opened_page.browser:
+                    yield opened_page
                 nursery.cancel_scope.cancel()
     except trio.TooSlowError as error:
         lines = (folder / LOG).read_text(errors="replace").splitlines()
@@ -160,11 +165,11 @@ async def open_page(
 
 
 @asynccontextmanager
-async def running(chromium: str, folder: Path, address: str) -> AsyncIterator[trio.Process]:
+async def running(chromium: str, folder: Path, address: str, *flags: str) -> AsyncIterator[trio.Process]:
     """A browser, with nothing of its user's; it and its children are killed when the block is left."""
     with (folder / LOG).open("wb") as log:
         browser = await trio.lowlevel.open_process(
-            [chromium, *FLAGS, f"--user-data-dir={folder / 'profile'}", address],
+            [chromium, *FLAGS, *flags, f"--user-data-dir={folder / 'profile'}", address],
             stdout=log,
             stderr=log,
             env=os.environ | {"HOME": str(folder), "XDG_CONFIG_HOME": str(folder), "XDG_CACHE_HOME": str(folder)},
@@ -179,18 +184,20 @@ async def running(chromium: str, folder: Path, address: str) -> AsyncIterator[tr
             await browser.wait()
 
 
-async def respond(stream: trio.SocketStream) -> Any:
-    """Answer one HTTP request: the page to who asks for it; of a report, what it says is returned."""
+async def respond(stream: trio.SocketStream, page: Path) -> Any:
+    """Answer one HTTP request: the page or a module to who asks for it; of a report, what it says is returned."""
     head, _, body = (await until(stream, lambda data: b"\r\n\r\n" in data)).partition(b"\r\n\r\n")
     request, *lines = head.decode().split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     size = int(headers.get("content-length", 0))
     body += await until(stream, lambda data: len(body) + len(data) >= size)
     method, target, _ = request.split()
-    status, answer = ("200 OK", PAGE.read_bytes()) if target.startswith("/?") else ("404 Not Found", b"")
+    path = page if target.startswith("/?") else MODULES.get(target)
+    status, answer = ("200 OK", path.read_bytes()) if path is not None else ("404 Not Found", b"")
     if method == "POST":
         status, answer = "200 OK", b"thanks"
-    kind = "Content-Type: text/html; charset=utf-8\r\nConnection: close"
+    kind = "text/javascript" if target in MODULES else "text/html"
+    kind = f"Content-Type: {kind}; charset=utf-8\r\nConnection: close"
     await stream.send_all(f"HTTP/1.1 {status}\r\n{kind}\r\nContent-Length: {len(answer)}\r\n\r\n".encode() + answer)
     return json.loads(body) if method == "POST" else None
 

@@ -1080,6 +1080,33 @@ test("closing takes no longer than its grace, without a link no time at all", as
     assert.equal(clock.size, 0);
 });
 
+test("whoever leaves the page leaves the port, or its link where the page may come back", async () => {
+    const listeners = new Set();
+    globalThis.addEventListener = (_, listener) => listeners.add(listener);
+    globalThis.removeEventListener = (_, listener) => listeners.delete(listener);
+    try {
+        for (const [options, persisted, goes] of [
+            [{ resumeWithin: 30 }, true, "on"],
+            [{ resumeWithin: 30 }, false, "away"],
+            [{}, true, "away"],
+        ]) {
+            const port = await connect(options);
+            last().say(welcome());
+            const asked = outcome(port.request({}));
+            const link = last();
+            for (const leave of listeners) leave({ persisted });
+            await settle(clock);
+            assert.deepEqual([link.isClosed, port.closed, asked.isOver], [true, goes === "away", goes === "away"]);
+            if (goes === "away") assert.match(asked.error.message, /the page was left/);
+            else await port.close();
+            assert.equal(listeners.size, 0);
+        }
+    } finally {
+        delete globalThis.addEventListener;
+        delete globalThis.removeEventListener;
+    }
+});
+
 test("what the user's own functions throw is logged, and harms nobody else", async () => {
     const port = await connect({
         dialect: "classic",
