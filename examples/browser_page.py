@@ -27,7 +27,7 @@ class Files(SimpleHTTPRequestHandler):
 
 class Heating:
     def __init__(self) -> None:
-        self.degrees, self.wanted, self.has_asked = 17.0, 19.0, True
+        self.degrees, self.wanted, self.has_asked = 18.0, 19.0, True
         self.manager = SessionManager(dialect=Exact(), on_session=self.answer)
 
     async def serve(self, channel: WebSocketChannel) -> None:
@@ -48,7 +48,7 @@ class Heating:
     async def heat(self, nursery: trio.Nursery) -> None:
         while True:
             await trio.sleep(0.1)
-            self.degrees += (self.wanted - self.degrees) / 20
+            self.degrees += (self.wanted - self.degrees) / 15
             if not self.has_asked and abs(self.wanted - self.degrees) < 0.2 and self.wanted > 19:
                 self.has_asked = True
                 for port in self.manager.ports.values():

@@ -146,7 +146,7 @@ def test_the_types_name_every_counter(node: Node) -> None:
     code = f'import {{ newCounters }} from "{CLIENT / "protocol.js"}"; console.log(JSON.stringify(newCounters()));'
     command = [node.program, "--input-type=module", "--eval", code]
     done = subprocess.run(command, timeout=LIMIT, capture_output=True, text=True, check=True)
-    gauges = {"open", "incoming", "resting", "queuedBytes"}
+    gauges = {"open", "incoming", "resting", "queuedBytes", "heldBytes"}
     assert declared("interface", "Statistics") == json.loads(done.stdout).keys() | gauges
 
 

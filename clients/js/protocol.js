@@ -126,7 +126,7 @@ export const ADVICE = {
     malformed: "a message that cannot be read; does the peer speak another protocol?",
     overrun: "more messages than somebody receives; receive them faster, or raise inboxLimit or maxHeldBytes",
     refused: "a session was not taken, since maxIncomingSessions are all at work; raise it, or work faster",
-    closing: "a session was not taken, since this port is closed",
+    closing: "a session was not taken, since this port is closed or being drained",
     unheard: "a message that is no session's, and nobody hears it: give onMessage to connect()",
 };
 
@@ -472,6 +472,11 @@ export class Handshake {
         return this.#message({ life: this.life });
     }
 
+    /** No new sessions: a turn above `highest` that opens one was not taken. */
+    closing(highest) {
+        return this.#message({ turn: Math.max(1, highest), end: true, life: this.life });
+    }
+
     goodbye() {
         return this.#message({ end: true, life: this.life });
     }
@@ -744,10 +749,17 @@ export class PeerTurns {
     #pages = new Map();
     #held = new Map();
     #queue = new Map();
+    #highest = 0;
     #forgotten = 0;
 
     constructor(maxBytes) {
         this.maxBytes = maxBytes;
+    }
+
+    /** The highest turn that was taken and is no question back. */
+    get highest() {
+        const turns = [...this.#held.values()].map(({ turn }) => turn);
+        return Math.max(this.#highest, ...turns.filter((turn) => turn < FIRST_BACK));
     }
 
     held(key) {
@@ -911,6 +923,7 @@ export class PeerTurns {
     }
 
     #write(key, turn) {
+        if (turn < FIRST_BACK) this.#highest = Math.max(this.#highest, turn);
         const number = Math.floor(key / PAGE);
         let page = this.#pages.get(number);
         if (page === undefined) {
@@ -1070,7 +1083,8 @@ export class Connection {
     peerLife = null; // the life of its port, where it opened a session
     handlers = 0; // handlers of its sessions at work; some may outlive their session
     isConnected = true; // there is a channel on which the peer could be told something
-    isClosing = false;
+    isClosing = false; // this side takes no new sessions of the peer's
+    isDraining = false; // nor opens any
     events = [];
     #pastLives = [];
     #marksOpenings = false;
@@ -1401,8 +1415,9 @@ export class Connection {
 
     /** A new session of this side. With `recycles` one is ended when no number is free: the one opened first. */
     open(now, recycles) {
-        if (this.handshake.peerClosing) {
-            throw new PortClosedError("no new session: the peer takes none", { outcome: "not_sent" });
+        if (this.isDraining || this.handshake.peerClosing) {
+            const why = this.isDraining ? "the port is being drained" : "the peer takes none";
+            throw new PortClosedError(`no new session: ${why}`, { outcome: "not_sent" });
         }
         let sid = this.#takeNumber(now);
         let unsafeUntil = 0;
@@ -2122,6 +2137,18 @@ export class Connection {
     }
 
     // -- commands: the port --
+
+    /** Take no new sessions; an exact peer is told the last turn that was taken. */
+    drain() {
+        this.isDraining = this.isClosing = true;
+        if (this.peer === "exact") this.#sayPlain(this.handshake.closing(this.turns.highest));
+        return this.take();
+    }
+
+    /** Whether nothing is open or at work. */
+    get isDrained() {
+        return this.own.size + this.peers.size + this.handlers === 0;
+    }
 
     askForLife(patience) {
         this.#sayPlain(this.handshake.askForLife(patience));

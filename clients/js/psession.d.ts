@@ -152,12 +152,13 @@ export interface PortOptions extends Patience {
     logger?: Logger | null;
 }
 
-/** Counters, and the first four as they are now. */
+/** Counters, and the first five as they are now. */
 export interface Statistics {
     readonly open: number;
     readonly incoming: number;
     readonly resting: number;
     readonly queuedBytes: number;
+    readonly heldBytes: number;
     readonly opened: number;
     readonly accepted: number;
     readonly matched: number;
@@ -257,6 +258,9 @@ export class Port {
     /** End everything: each send that waits gets its own `AbortError` at once. Resolves when the socket is closed, within
      * `grace` seconds. Again, it does nothing. */
     close(): Promise<void>;
+    /** Leave gracefully: take no new sessions (an exact peer is told so), wait for those there are, close the port.
+     * Resolves to whether all had come to their end in `timeout` seconds. */
+    drain(options?: { timeout?: number }): Promise<boolean>;
     /** Resolves when the port is over. */
     waitClosed(): Promise<void>;
     /** A snapshot of the counters. */

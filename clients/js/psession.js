@@ -393,6 +393,7 @@ class Engine {
     #plain = [];
     #opened = null; // { resolve, reject }, while the first link is being opened
     #whenClosed = [];
+    #whenDrained = [];
 
     constructor(url, options) {
         const { clock, luck } = options;
@@ -812,6 +813,25 @@ class Engine {
         for (const call of this.#whenClosed.splice(0)) call();
     }
 
+    /** Take no new sessions. A promise: there are none any more. */
+    drain() {
+        this.perform(this.machine.drain());
+        this.wakeAllForNumbers();
+        return new Promise((resolve) => {
+            this.#whenDrained.push(resolve);
+            this.noteDrained();
+        });
+    }
+
+    noteDrained() {
+        if (this.machine.isDrained) for (const resolve of this.#whenDrained.splice(0)) resolve();
+    }
+
+    handlerDone() {
+        this.machine.handlerDone();
+        this.noteDrained();
+    }
+
     whenClosed() {
         if (this.ending !== null) return Promise.resolve();
         return new Promise((resolve) => this.#whenClosed.push(resolve));
@@ -846,7 +866,8 @@ class Engine {
     statistics() {
         const { own, peers, pool, counters } = this.machine;
         const gauges = { open: own.size + peers.size, incoming: peers.size, resting: pool.resting };
-        return Object.freeze({ ...gauges, queuedBytes: this.outbox.queuedBytes, ...counters });
+        const bytes = { queuedBytes: this.outbox.queuedBytes, heldBytes: this.heldBytes };
+        return Object.freeze({ ...gauges, ...bytes, ...counters });
     }
 }
 
@@ -861,7 +882,10 @@ const DEEDS = {
     askAgain: (_, { turn }) => turn.askAgain(),
     opened: (engine, { dialogue }) => engine.sessionOpened(dialogue),
     received: (_, event) => event.dialogue.owner?.received(event),
-    ended: (_, event) => event.dialogue.owner?.ended(event),
+    ended: (engine, event) => {
+        event.dialogue.owner?.ended(event);
+        engine.noteDrained();
+    },
     say: (engine, { frame, must }) => engine.say(frame, must),
     repeat: (engine, event) => engine.repeat(event),
     numberFree: (engine) => engine.numberFree(),
@@ -1339,9 +1363,9 @@ class LiveSession {
         } catch (error) {
             this.failed(error, "onSession");
         } finally {
-            this.machine.handlerDone();
             this.#drop();
             engine.end(dialogue, endings.ENDED);
+            engine.handlerDone();
         }
     }
 
@@ -1787,7 +1811,7 @@ class Requests extends LiveSession {
     #count() {
         if (this.#isCounted && !this.#atWork && this.dialogue.ending !== null) {
             this.#isCounted = false;
-            this.machine.handlerDone();
+            this.engine.handlerDone();
         }
     }
 }
@@ -1988,6 +2012,20 @@ export class Port {
      * `grace` seconds. Again, it does nothing. */
     close() {
         return this.#engine.close(endings.portLeft("the port was closed by close()"));
+    }
+
+    /** Leave gracefully: take no new sessions, wait for those there are for `timeout` seconds, close the port. Whether
+     * all had come to their end. */
+    async drain({ timeout = Infinity } = {}) {
+        checkSeconds("timeout", timeout);
+        const engine = this.#engine;
+        engine.checkOpen();
+        let cancel;
+        const late = new Promise((resolve) => (cancel = engine.clock.after(timeout, () => resolve(false))));
+        const isDrained = await Promise.race([engine.drain().then(() => true), engine.whenClosed().then(() => false), late]);
+        cancel();
+        await this.close();
+        return isDrained;
     }
 
     /** Resolves when the port is over. */

@@ -11,6 +11,7 @@ const test = (name, run) => {
     cases[name] = run;
 };
 
+const START = 1000; // a clock does not begin at 0
 let clock;
 let sockets; // all that were made, the latest last
 let opens; // whether a socket opens by itself, or "fails"
@@ -26,7 +27,7 @@ class Socket {
         if (!/^wss?:/.test(url)) throw new SyntaxError(`${url} is no URL of a WebSocket`);
         Object.assign(this, { url, protocols });
         sockets.push(this);
-        this.made = clock.now();
+        this.made = seconds();
         if (opens) queueMicrotask(() => (opens === "fails" ? this.lose() : this.open()));
     }
 
@@ -60,20 +61,25 @@ class Socket {
     }
 }
 
+const seconds = () => clock.now() - START;
 const last = () => sockets.at(-1);
 const logger = Object.fromEntries(["info", "warn", "error"].map((level) => [level, (...words) => lines.push([level, ...words])]));
 
+let ports; // all that were opened
+
 async function connect(options = {}) {
     const quiet = { keepaliveInterval: Infinity, jitter: 0, logger };
-    return psession.connect("ws://peer", { WebSocket: Socket, clock, ...quiet, ...options });
+    const port = await psession.connect("ws://peer", { WebSocket: Socket, clock, ...quiet, ...options });
+    ports.push(port);
+    return port;
 }
 
 /** What a promise comes to, and when. */
 function outcome(promise) {
     const found = { isOver: false };
     promise.then(
-        (value) => Object.assign(found, { value, isOver: true, at: clock.now() }),
-        (error) => Object.assign(found, { error, isOver: true, at: clock.now() }),
+        (value) => Object.assign(found, { value, isOver: true, at: seconds() }),
+        (error) => Object.assign(found, { error, isOver: true, at: seconds() }),
     );
     return found;
 }
@@ -112,7 +118,7 @@ test("a turn is tried as often and as long as it says, and its error says so", a
     const port = await connect();
     const asked = outcome(port.request({ q: 1 }, { timeout: 3, retryCount: 3, retryInterval: 0.5 }));
     for (const [from, left] of [[0, 13.5], [3.5, 10], [7, 6.5], [10.5, 3]]) {
-        await clock.advance(from - clock.now());
+        await clock.advance(from - seconds());
         const [message, ...more] = sent();
         assert.deepEqual([message._turn, message._wait, more], [1, left, []], `at ${from}`);
     }
@@ -353,6 +359,67 @@ const outcomeOf = async (promise) => {
     return found;
 };
 
+test("a turn that is given up while it waits for a number is not asked when there is one", async () => {
+    const port = await connect({ dialect: "classic", sessionIds: { first: 1, last: 2 }, onSessionOverflow: "refuse" });
+    const [session, other] = [port.session(), port.session()];
+    outcome(session.send({ n: 1 }, { timeout: 1 }));
+    await clock.advance(1);
+    const waits = outcome(session.send({ n: 2 }));
+    await settle(clock);
+    session.cancel();
+    await settle(clock);
+    assert.equal(waits.error.name, "CancelError");
+    assert.deepEqual(sent(), [{ n: 1, sid: 1 }]);
+    const again = outcome(session.send({ n: 3 }));
+    other.end(); // its number was never used: it is free at once
+    await settle(clock);
+    assert.deepEqual([sent(), session.sid, again.isOver], [[{ n: 3, sid: 2 }], 2, false]);
+});
+
+test("in a session of the peer's, whose number is the peer's, an unsafe turn is refused", async () => {
+    for (const [onUnanswered, error] of [["fresh", "InvalidError"], ["keep", undefined], ["end", "InvalidError"]]) {
+        const sessions = [];
+        await connect({
+            dialect: "classic",
+            onUnanswered,
+            onSession: (session) => (sessions.push(session), new Promise(() => {})),
+        });
+        last().say({ sid: 5 });
+        outcome(sessions[0].send({ n: 1 }, { timeout: 1 }));
+        await clock.advance(1);
+        const second = outcome(sessions[0].send({ n: 2 }));
+        await settle(clock);
+        assert.equal(second.error?.name, error);
+    }
+});
+
+test("a message can be waited for, for some seconds or until a signal says no", async () => {
+    const port = await connect();
+    const session = port.session();
+    const controller = new AbortController();
+    const [timed, stopped] = [session.receive({ timeout: 3 }), session.receive({ signal: controller.signal })].map(outcome);
+    await clock.advance(2.9);
+    assert.equal(timed.isOver, false);
+    await clock.advance(0.1);
+    assert.deepEqual([timed.error.name, timed.at], ["TimeoutError", 3]);
+    controller.abort("no");
+    await settle(clock);
+    assert.equal(stopped.error, "no");
+    outcome(session.post({}));
+    const [{ sid, _life }] = sent();
+    const heard = outcome(session.receive({ timeout: 3 }));
+    last().say({ n: 1, sid, _part: 1, _life });
+    last().say({ n: 2, sid, _part: 2, _life });
+    await settle(clock);
+    assert.deepEqual([heard.value, port.statistics().heldBytes > 0], [{ n: 1 }, true]);
+    session.end();
+    assert.equal(port.statistics().heldBytes, 0); // what is left is its owner's
+    assert.deepEqual((await outcomeOf(session.receive())).value, { n: 2 });
+    assert.equal(port.statistics().heldBytes, 0);
+    assert.equal((await outcomeOf(session.receive())).error.name, "InvalidError");
+    await assert.rejects(session.receive({ timeout: "3" }), RangeError);
+});
+
 // -- streams ----------------------------------------------------------------------------------------------------------
 
 test("leaving a stream tells the peer once, and the session is free for the next turn", async () => {
@@ -396,7 +463,7 @@ test("a stream ends after its last reply, its count, its quiet time or its whole
         return { got, error: listening.error?.constructor.name, at: listening.at, sent: sent() };
     };
     const parts = [{ n: 1, _part: 1 }, { n: 2, _part: 2 }];
-    let before = clock.now();
+    let before = seconds();
     const took = ({ at }) => at - before;
     let found = await ask({}, [...parts, { _part: 3, _end: true }]);
     assert.deepEqual([found.got, found.error], [[1, 2], undefined]);
@@ -404,11 +471,11 @@ test("a stream ends after its last reply, its count, its quiet time or its whole
     assert.deepEqual([found.got, found.error], [[1, 2], undefined]);
     found = await ask({ count: 2 }, parts);
     assert.deepEqual([found.got, found.error, found.sent[0]._error], [[1, 2], undefined, "ended"]);
-    before = clock.now();
+    before = seconds();
     found = await ask({ timeout: 5, retryCount: 1, retryInterval: 1 }, parts);
     assert.deepEqual([found.got, found.error, took(found)], [[1, 2], "TimeoutError", 11]);
     assert.deepEqual(found.sent.map(({ _part, _error }) => _part ?? _error), [3, "timeout"]);
-    before = clock.now();
+    before = seconds();
     found = await ask({ total: 7, timeout: 5, retryCount: 9 }, parts);
     assert.deepEqual([found.error, took(found)], ["TimeoutError", 7]);
     found = await ask({}, [...parts, { _part: 3, _error: "refused.enough: no more", _end: true }]);
@@ -504,7 +571,7 @@ test("a handler is told when the time of its asker is over", async () => {
     const wait = (signal) =>
         new Promise((_, reject) => {
             signal.addEventListener("abort", () => {
-                reasons.push([clock.now(), signal.reason.constructor.name]);
+                reasons.push([seconds(), signal.reason.constructor.name]);
                 reject(signal.reason);
             });
         });
@@ -534,6 +601,7 @@ test("what a handler throws is told as a refusal, or as a crash that is logged w
     const errors = () => sent().map(({ _re, _error, _end }) => [_re, _error, _end]);
     assert.deepEqual(errors(), [[1, "refused.locked: it is locked", true], [2, "unanswered", true]]);
     assert.deepEqual(lines.splice(0).map(([level]) => level), ["warn"]); // that a handler returned nothing, once
+    assert.equal(port.statistics().open, 0);
     for (let n = 3; n < 10; n++) last().say(question(n, n, { _end: true }));
     await settle(clock);
     assert.deepEqual(new Set(errors().map(([, error]) => error)), new Set(["crashed"]));
@@ -721,6 +789,23 @@ test("the fields may have other names, and a question other marks", async () => 
     assert.deepEqual(asked, [{ method: "ask" }]);
 });
 
+test("what fell out of the memory of the peer's turns is never run again", async () => {
+    let runs = 0;
+    await connect({ maxAnswerBytes: 1, onRequest: () => ({ run: ++runs }) });
+    const many = 513 * 256;
+    for (let n = 0; n < many; n += 256) last().say(question(n + 1, n + 1, { _end: true }));
+    sent();
+    last().say(question(1, 1, { _end: true })); // its page fell out
+    last().say(question(257, 257, { _end: true })); // its page did not
+    last().say(question(2, many, { _end: true }));
+    assert.deepEqual(sent().map(({ _re, _error, run }) => [_re, _error ?? run]), [
+        [1, "forgotten"],
+        [257, "forgotten"],
+        [many, 514],
+    ]);
+    assert.equal(runs, 514);
+});
+
 // -- limits -----------------------------------------------------------------------------------------------------------
 
 test("a session that is flooded ends alone, and lets go of what it held", async () => {
@@ -764,6 +849,123 @@ test("as many sessions of the peer's are at work as may be, and one that is idle
     await settle(clock);
     assert.deepEqual(sent().map(({ _re, _error }) => [_re, _error]), [[4, "refused.full"]]);
     assert.equal(port.statistics().refused, 1);
+});
+
+test("a handler at work is not idle, one that waits for its peer or for credit is", async () => {
+    const port = await connect({
+        sessionMaxLife: 100,
+        onRequest: () => new Promise(() => {}),
+        onSession: async (session) => {
+            for await (const { hold, count } of session) {
+                for (let n = 0; n < (count ?? 0); n++) await session.post({ n });
+                if (hold) await new Promise(() => {});
+            }
+        },
+    });
+    last().say(question(1, 1, { hold: true }));
+    last().say(question(2, 2));
+    last().say(question(3, 3, { count: 9, _credit: 2, _part: 1 }));
+    last().say(question(4, 4, { _end: true }));
+    await clock.advance(60);
+    sent();
+    last().say({ sid: 3, _turn: 3, _credit: 4, _life: 500 });
+    await clock.advance(50);
+    assert.deepEqual([port.statistics().expired, port.statistics().incoming], [1, 3]); // the one that waits for its peer
+    assert.deepEqual(sent().flatMap(({ n }) => n ?? []), [2, 3]);
+    await clock.advance(60);
+    assert.deepEqual([port.statistics().expired, port.statistics().incoming], [2, 2]);
+    assert.deepEqual([sent().map(({ _re, _error }) => [_re, _error]), lines], [[[3, "unanswered"]], []]);
+});
+
+test("handlers that are done make room for others", async () => {
+    const onSession = async (session) => session.post({ a: (await session.receive()).q });
+    const port = await connect({ maxIncomingSessions: 2, onRequest: async ({ q }) => ({ a: q }), onSession });
+    for (let n = 1; n < 20; n++) {
+        last().say(question(n, n, n % 2 ? { q: n } : { q: n, _end: true }));
+        await settle(clock);
+        assert.deepEqual(sent().map(({ a }) => a).filter(Boolean), [n]);
+        if (n % 2) last().say({ sid: n, _turn: n, _error: "ended", _end: true, _life: 500 });
+        await settle(clock);
+        sent();
+    }
+    assert.deepEqual([port.statistics().refused, port.statistics().heldBytes], [0, 0]);
+});
+
+test("an error of another session's, or after the end, is a crash like any other", async () => {
+    const port = await connect({
+        onSession: async (session) => {
+            const other = port.session();
+            other.end();
+            await new Promise((resolve) => session.signal.addEventListener("abort", resolve));
+            if (session.sid === 1) await other.send({});
+            if (session.sid === 2) await session.send({});
+            if (session.sid === 3) throw new TypeError("oops");
+            if (session.sid === 4) throw new DOMException("aborted", "AbortError");
+        },
+    });
+    for (const sid of [1, 2, 3, 4]) last().say(question(sid, sid));
+    await settle(clock);
+    for (const sid of [1, 2, 3, 4]) last().say({ sid, _turn: sid, _error: "cancelled", _life: 500 });
+    await settle(clock);
+    assert.deepEqual(lines.map(([, , error]) => error.constructor.name).sort(), ["InvalidError", "TypeError"]);
+});
+
+test("where much is queued already progress is not said, but what the peer cannot recover is", async () => {
+    await connect({ maxQueuedBytes: 10, onRequest: ({ q }) => (q ? new Promise(() => {}) : assert.fail("no")), logger: null });
+    last().bufferedAmount = 1e6;
+    for (const n of [1, 2]) last().say(question(n, n, { q: 0, _end: true }));
+    last().say(question(3, 3, { q: 1, _end: true }));
+    await settle(clock);
+    last().say(question(3, 3, { q: 1, _end: true }));
+    last().bufferedAmount = 0;
+    await clock.advance(0.1);
+    assert.deepEqual(sent().map(({ _re, _error }) => [_re, _error]), [[1, "crashed"], [2, "crashed"]]);
+});
+
+test("the parts of a stream wait for room as posts do, and a grant that waits is replaced by the next", async () => {
+    const port = await connect({
+        maxQueuedBytes: 150,
+        async *onRequest({ count }) {
+            for (let n = 1; n <= count; n++) yield { n, text: "x".repeat(60) };
+        },
+    });
+    last().bufferedAmount = 1e6;
+    last().say(question(7, 1, { count: 4, _credit: 32, _part: 1, _end: true }));
+    await settle(clock);
+    assert.equal(port.statistics().queuedBytes < 300, true);
+    last().bufferedAmount = 0;
+    await clock.advance(0.1);
+    assert.deepEqual(sent().map(({ n, _end }) => n ?? _end), [1, 2, 3, 4, true]);
+    const replies = port.stream({}, { credit: 2 });
+    outcome(replies.next());
+    await settle(clock);
+    const [{ sid, _turn, _life }] = sent();
+    last().bufferedAmount = 1e6;
+    for (const n of [1, 2]) last().say({ n, sid, _re: _turn, _part: n, _life });
+    await settle(clock);
+    await outcomeOf(replies.next());
+    last().bufferedAmount = 0;
+    await clock.advance(0.1);
+    assert.deepEqual(sent().map(({ _credit }) => _credit), [4]);
+});
+
+test("a stream that is given up while it waits for room is told so", async () => {
+    let failed;
+    const port = await connect({
+        maxQueuedBytes: 10,
+        onSession: async (session) => {
+            await session.receive();
+            await session.post({ n: 1 });
+            await session.post({ n: 2 }).catch((error) => (failed = error));
+        },
+    });
+    last().bufferedAmount = 1e6;
+    last().say(question(7, 1, { _credit: 32, _part: 1 }));
+    await settle(clock);
+    last().say({ sid: 7, _turn: 1, _error: "cancelled", _life: 500 });
+    await settle(clock);
+    assert.match(failed.message, /the peer gave the turn up/);
+    assert.equal(port.statistics().open, 0);
 });
 
 test("requests at work hold no more than there is room for", async () => {
@@ -993,6 +1195,51 @@ test("a silent peer is asked for a sign of life, and without one its link is bro
     assert.deepEqual(Object.keys(sent()[0]), ["_life"]);
 });
 
+test("a peer that is not exact, or a link that is down, is not asked for a sign of life", async () => {
+    const port = await connect({ keepaliveInterval: 20, keepalivePatience: 5 });
+    await clock.advance(50);
+    assert.deepEqual([sent(), port.connected], [[], true]);
+    const asked = outcome(port.request({}));
+    const [{ sid, _turn, _life }] = sent();
+    last().say({ sid, _re: _turn, _life });
+    await clock.advance(20);
+    assert.deepEqual([asked.value, sent().map(({ _wait }) => _wait)], [{}, [5]]);
+    await clock.advance(5);
+    assert.deepEqual([port.closed, last().isClosed], [true, true]);
+    assert.match((await outcomeOf(port.request({}))).error.message, /no sign of life for 25 s \(keepalive\)/);
+});
+
+test("a port that is drained takes no new sessions, waits for those there are, and says so", async () => {
+    const finish = [];
+    const options = { onRequest: () => new Promise((resolve) => finish.push(resolve)), logger: null };
+    const { port, life } = await exactPort(options);
+    last().say(question(1, 1, { _end: true }));
+    const asked = outcome(port.request({ q: 1 }));
+    const [{ sid, _turn }] = sent();
+    const drained = outcome(port.drain());
+    assert.deepEqual(sent(), [{ _turn: 1, _end: true, _life: life }]);
+    last().say(question(2, 2, { _end: true }));
+    await settle(clock);
+    assert.deepEqual([sent().map(({ _error }) => _error), port.statistics().closing], [["refused.closing"], 1]);
+    await assert.rejects(port.request({}), /no new session: the port is being drained/);
+    last().say({ a: 1, sid, _re: _turn, _life: life });
+    await settle(clock);
+    assert.deepEqual([asked.value, drained.isOver], [{ a: 1 }, false]);
+    finish[0]({ done: true });
+    await settle(clock);
+    assert.deepEqual([drained.value, port.closed, sent().map(({ done }) => done)], [true, true, [true]]);
+    await assert.rejects(port.drain(), psession.PortClosedError);
+    const late = await connect(options);
+    last().say({ sid: 5 });
+    last().say({ sid: 6 });
+    const cut = outcome(late.drain({ timeout: 7 }));
+    last().say({ sid: 7 });
+    await clock.advance(7);
+    assert.deepEqual([cut.value, cut.at, late.statistics().closing], [false, 7, 1]);
+    const idle = await connect();
+    assert.equal((await outcomeOf(idle.drain())).value, true);
+});
+
 test("a stream goes on where its link broke, each part once", async () => {
     const { port, life } = await resumable();
     const got = [];
@@ -1132,7 +1379,20 @@ test("ports and sessions are made by their owners alone", async () => {
 
 const results = {};
 for (const [name, run] of Object.entries(cases)) {
-    [clock, sockets, opens, lines] = [new VirtualClock(), [], true, []];
-    results[name] = await run().then(() => null, (error) => error.stack);
+    [clock, sockets, opens, lines, ports] = [new VirtualClock(), [], true, [], []];
+    await clock.advance(START);
+    try {
+        await run();
+        for (const port of ports) {
+            outcome(port.close());
+            await clock.advance(10);
+            const { open, queuedBytes } = port.statistics();
+            assert.deepEqual([open, queuedBytes], [0, 0]);
+        }
+        assert.equal(clock.size, 0, "timers are left");
+        results[name] = null;
+    } catch (error) {
+        results[name] = error.stack;
+    }
 }
 console.log(JSON.stringify(results));
