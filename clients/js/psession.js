@@ -394,6 +394,8 @@ class Engine {
     #opened = null; // { resolve, reject }, while the first link is being opened
     #whenClosed = [];
     #whenDrained = [];
+    #isClosed;
+    #closed = new Promise((resolve) => (this.#isClosed = resolve)); // the socket is
 
     constructor(url, options) {
         const { clock, luck } = options;
@@ -798,7 +800,7 @@ class Engine {
             this.ending = ending;
             this.perform([...this.machine.close(ending, this.now()), { kind: "closed" }]);
         }
-        return this.links.close(this.options.grace);
+        return this.#closed;
     }
 
     /** What the end of the port led to is done: nothing more is sent, and no timer is left. */
@@ -807,6 +809,7 @@ class Engine {
         this.#cancelKeepalive();
         this.#cancelHello();
         this.outbox.close();
+        this.links.close(this.options.grace).then(this.#isClosed);
         this.wakeAllForNumbers();
         for (const live of this.atWork) live.abortSignal(this.closedError());
         this.#opened?.reject(this.closedError());

@@ -178,6 +178,8 @@ test("what a payload may not be is refused before anything is sent, and the sess
         [{ text: "half \ud83d" }, malformed, /half of a surrogate pair/],
         [{ text: "x".repeat(1000) }, large, /maxMessageBytes is 1000/],
         [{ text: "\u{1f600}".repeat(250) }, large, /the message has 1\d\d\d bytes/],
+        [{ text: "\u20ac".repeat(330) }, large, /the message has 1\d\d\d bytes/],
+        [{ text: "\u00e9".repeat(500) }, large, /the message has 1\d\d\d bytes/],
     ];
     for (const [payload, kind, text] of refused) {
         for (const call of [() => session.send(payload), () => session.post(payload), () => port.request(payload)]) {
@@ -212,6 +214,10 @@ test("options that are none are refused with those that there are", async () => 
     await assert.rejects(port.request({}, { timeout: "5" }), /timeout must be 0 or more seconds .* not "5"/);
     await assert.rejects(port.request({}, { timeout: -1 }), RangeError);
     await assert.rejects(port.request({}, { retryCount: 0.5 }), RangeError);
+    const durations = ["timeout", "retryInterval", "resumeWithin", "connectTimeout", "firstDelay", "keepaliveInterval"];
+    durations.push("keepalivePatience", "grace", "sessionIdRest", "sessionMaxLife", "maxDelay");
+    for (const name of durations) await assert.rejects(connect({ [name]: -1 }), RangeError);
+    for (const name of ["backoff", "jitter"]) await assert.rejects(connect({ [name]: NaN }), RangeError);
     assert.throws(() => port.stream({}, { credit: 0 }), RangeError);
     assert.throws(() => port.session({ signal: null }), TypeError);
     for (const [options, text] of [
@@ -315,6 +321,10 @@ test("where no number is free a request waits for one, for the time of an attemp
     session.end();
     await settle(clock);
     assert.deepEqual(sent().map(({ n }) => n), [1]);
+    const last = outcome(port.request({ n: 4 }));
+    outcome(port.close());
+    await settle(clock);
+    assert.equal(last.error.name, "PortClosedError");
     const refusing = await connect({ ...options, onSessionOverflow: "refuse" });
     refusing.session();
     await assert.rejects(refusing.request({}), psession.OverflowError);
@@ -505,6 +515,35 @@ test("a stream may be stopped by its signal, in the loop or while it waits", asy
     assert.deepEqual((await outcomeOf(replies.next())).value, { value: undefined, done: true });
 });
 
+test("a peer at work postpones the next attempt of a stream, never past its whole time", async () => {
+    for (const [total, at] of [[100, 13], [12, 12], [Infinity, 8]]) {
+        const { port, life } = await exactPort();
+        const before = seconds();
+        const listening = outcome(port.stream({}, { timeout: 5, total }).next());
+        await clock.advance(4);
+        const [{ sid, _turn }] = sent();
+        last().say({ sid, _re: _turn, _wait: 9, _life: life }); // without an end: by no more than it has taken so far
+        await clock.advance(100);
+        assert.deepEqual([listening.error.name, listening.at - before], ["TimeoutError", at]);
+    }
+});
+
+test("a stream that is stopped between two replies says so at the next", async () => {
+    const { port, life } = await exactPort();
+    const controller = new AbortController();
+    const replies = port.stream({}, { signal: controller.signal });
+    outcome(replies.next());
+    await settle(clock);
+    const [{ sid, _turn }] = sent();
+    for (const n of [1, 2]) last().say({ n, sid, _re: _turn, _part: n, _life: life });
+    await settle(clock);
+    controller.abort("enough");
+    await settle(clock);
+    assert.deepEqual(sent().map(({ _error }) => _error), ["cancelled"]);
+    assert.equal((await outcomeOf(replies.next())).error, "enough");
+    assert.deepEqual([sent(), port.statistics().open, port.statistics().cancelled], [[], 0, 1]);
+});
+
 test("a stream needs the exact wire", async () => {
     const port = await connect({ dialect: "classic" });
     assert.throws(() => port.stream({}), psession.InvalidError);
@@ -536,6 +575,25 @@ test("each question is answered once, and as often as it is asked", async () => 
     last().say(question(7, 1, { q: 1, _end: true }));
     await settle(clock);
     assert.deepEqual([sent(), runs], [[answer], 1]);
+});
+
+test("a dialogue of requests stays for the next question, as long as it is not idle for too long", async () => {
+    const port = await connect({ sessionMaxLife: 100, onRequest: async ({ q }) => ({ a: q }) });
+    last().say(question(7, 1, { q: 1 }));
+    await clock.advance(90);
+    last().say({ q: 2, sid: 7, _turn: 2, _life: 500 });
+    await clock.advance(90);
+    assert.deepEqual([sent().map(({ a }) => a), port.statistics().accepted], [[1, 2], 1]);
+    await clock.advance(10);
+    assert.deepEqual([port.statistics().open, port.statistics().expired], [0, 1]);
+});
+
+test("a handler may close its port at once", async () => {
+    const port = await connect({ onRequest: () => (port.close(), { a: 1 }) });
+    const asked = outcome(port.request({}));
+    last().say(question(7, 1, { _end: true }));
+    await settle(clock);
+    assert.deepEqual([port.closed, asked.error.constructor, lines], [true, psession.AbortError, []]);
 });
 
 test("a plain function answers in the step that read the question", async () => {
@@ -766,8 +824,8 @@ test("messages that are no session's are given to onMessage one at a time", asyn
     assert.deepEqual(seen, [0]);
     await clock.advance(10);
     assert.deepEqual(seen, [0, 1, 2, 3]);
-    const { plain, overrun, crashed } = port.statistics();
-    assert.deepEqual([plain, overrun, crashed], [7, 3, 1]);
+    const { plain, overrun, crashed, heldBytes } = port.statistics();
+    assert.deepEqual([plain, overrun, crashed, heldBytes], [7, 3, 1, 0]);
     await port.post({ hello: 1 });
     assert.deepEqual(sent(), [{ hello: 1 }]);
     await assert.rejects(port.post({ sid: 1 }), psession.MalformedMessageError);
@@ -1095,8 +1153,13 @@ test("a peer that lost its memory fails what it may have begun, and is asked wha
         assert.match(error.message, /has lost its memory/);
     }
     assert.deepEqual([sent().flatMap(({ q }) => q ?? []), fresh.isOver], [[3], false]);
+    last().say(welcome(901)); // once more
+    assert.equal(fresh.isOver, false);
+    last().say(welcome(902)); // somebody else answers on the link that stands
+    await settle(clock);
+    assert.equal(fresh.error.constructor, psession.AbortError);
     const { forgotten, incoming, aborted } = port.statistics();
-    assert.deepEqual([forgotten, incoming, aborted], [1, 0, 2]);
+    assert.deepEqual([forgotten, incoming, aborted], [2, 0, 3]);
     assert.ok(life);
 });
 
