@@ -3,6 +3,7 @@
 //   node cases.mjs                      prints {name: null or what was wrong}
 import assert from "node:assert/strict";
 import * as psession from "../../clients/js/psession.js";
+import { realClock } from "../../clients/js/link.js";
 import { VirtualClock, settle } from "./virtual.mjs";
 
 const cases = {};
@@ -1190,7 +1191,72 @@ test("the next try comes later after each failure, and the port ends when its ti
     assert.match(asked.error.message, /did not come back within 30 s \(resumeWithin\)/);
     assert.match(asked.error.cause.message, /code 1006/);
     assert.deepEqual([states.at(-1).state, clock.size], ["closed", 0]);
+    const told = states.slice(2, 8).map(({ state, attempt, delay, error }) => [state, attempt, delay.toFixed(1), error?.code]);
+    assert.deepEqual(told, [
+        ["broken", 0, "0.0", 1006],
+        ["waiting", 1, "0.1", 1006],
+        ["connecting", 1, "0.0", 1006],
+        ["waiting", 2, "0.2", 1006],
+        ["connecting", 2, "0.0", 1006],
+        ["waiting", 3, "0.4", 1006],
+    ]);
     await assert.rejects(port.request({}), { name: "PortClosedError", outcome: "not_sent" });
+});
+
+test("a link that stood for long is tried again soon, and one that did not, later", async () => {
+    const { port, states } = await resumable({ maxDelay: 10, resumeWithin: 1000 });
+    const breaks = async (stood) => {
+        await clock.advance(stood);
+        last().lose(1001); // a server that is started anew says no more
+        const { state, delay } = states.at(-1);
+        await clock.advance(delay);
+        last().say(welcome());
+        await settle(clock);
+        assert.deepEqual([state, port.connected, states.at(-1).error], ["waiting", true, undefined]);
+        return Math.round(delay * 10) / 10;
+    };
+    const waits = [];
+    for (const stood of [1, 1, 9.9, 10, 1]) waits.push(await breaks(stood));
+    assert.deepEqual(waits, [0.1, 0.2, 0.4, 0.1, 0.2]);
+});
+
+test("a peer that knows no welcome has not kept anything either", async () => {
+    const port = await connect({ resumeWithin: 30 });
+    await clock.advance(6);
+    assert.deepEqual(sent().map(({ _new }) => _new), Array(10).fill(true)); // for five seconds
+    const asked = outcome(port.request({ n: 1 }));
+    sent();
+    last().lose();
+    await clock.advance(0.1);
+    last().say({ news: 1 });
+    await clock.advance(4.9);
+    assert.equal(port.connected, false);
+    await clock.advance(0.1);
+    assert.deepEqual([port.connected, asked.error.constructor, port.statistics().unheard], [true, psession.AbortError, 1]);
+});
+
+test("the real clock waits for as long as it is told, though setTimeout cannot", async () => {
+    const { setTimeout } = globalThis;
+    const set = [];
+    globalThis.setTimeout = (callback, time) => set.push({ callback, time });
+    try {
+        let called = 0;
+        realClock.after(30 * 24 * 3600, () => called++);
+        realClock.after(Infinity, () => called++);
+        realClock.after(-1, () => called++);
+        const times = [];
+        for (const { callback, time } of set) {
+            times.push(time);
+            callback();
+        }
+        assert.deepEqual([times, called], [[2 ** 31 - 1, 0, 30 * 24 * 3600 * 1000 - (2 ** 31 - 1)], 2]);
+    } finally {
+        globalThis.setTimeout = setTimeout;
+    }
+    const before = realClock.now();
+    await new Promise((resolve) => realClock.after(0.02, resolve));
+    const took = realClock.now() - before;
+    assert(took > 0.015 && took < 5, `${took} s`);
 });
 
 test("a try that takes too long is given up, and one that is welcomed late is none the worse", async () => {

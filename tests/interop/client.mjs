@@ -75,7 +75,7 @@ const acts = {
         found.some = await take(port.stream({ count: 1000 }, { count: 40 }));
         found.narrow = await take(port.stream({ count: 100 }, { credit: 1 }));
         const session = port.session();
-        found.dialogue = [await take(session.stream({ count: 3 })), (await session.send({ count: 5 })).n];
+        found.dialogue = [await take(session.stream({ count: 3 })), (await session.send({ count: 1 })).n];
         session.end();
         found.refused = await failure(take(port.stream({ refuse: "too_many" })));
         found.broken = await failure(take(port.stream({ count: 3, crash: true })));
