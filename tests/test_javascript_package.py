@@ -209,6 +209,56 @@ def test_the_programs_of_the_readme_run(
     assert server.stdout.readline() == "the peer says: {'name': 'a client that was asked who are you?'}\n"
 
 
+GUIDE_SERVER = """
+import trio
+from psession import Exact, SessionManager
+from psession.channels import serve_websocket
+
+async def heating(session):
+    async for message in session:
+        if message["command"] == "queryStatus":
+            reply = await session.port.request({"question": "Are you there?"})
+            await session.post({"there": reply["yes"]})
+        else:
+            for degrees in (20, 21):
+                await session.post({"degrees": degrees})
+
+async def serve(channel):
+    async with SessionManager(dialect=Exact()).accept(channel, on_session=heating, resume_within=30) as port:
+        await port.wait_closed()
+
+async def main():
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(serve_websocket, serve, "127.0.0.1", 0)
+        print(server.port, flush=True)
+
+trio.run(main)
+"""
+GUIDE_PAGE = """
+globalThis.window = { confirm: (question) => question === "Are you there?" };
+globalThis.draw = (degrees) => console.log(degrees);
+"""
+
+
+def test_the_piece_of_the_guide_runs(node: Node, installed: Path) -> None:
+    (piece,) = blocks(ROOT / "docs" / "guide.md", "js")
+    path = os.pathsep.join(filter(None, [str(Path(psession.__file__).parent.parent), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-W", "error", "-c", GUIDE_SERVER]
+    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            url = f"ws://127.0.0.1:{int(server.stdout.readline())}/heating"
+            program = piece.replace("wss://example.org/heating", url).replace("./psession.js", "psession")
+            (installed / "guide.mjs").write_text(
+                f"{GUIDE_PAGE}{program}console.log(status); await port.close();", encoding="utf-8"
+            )
+            run = [node.program, "guide.mjs"]
+            done = subprocess.run(run, cwd=installed, timeout=LIMIT, capture_output=True, text=True, check=False)
+        finally:
+            server.kill()
+    assert (done.stdout.splitlines(), done.stderr) == (["20", "21", "{ there: true }"], "")
+
+
 def test_the_pieces_of_the_readme_are_programs(node: Node, installed: Path) -> None:
     for number, block in enumerate(blocks(CLIENT / "README.md", "js")[1:]):
         piece = installed / f"piece{number}.mjs"

@@ -63,6 +63,13 @@ def test_every_extra_is_in_the_extra_all() -> None:
     assert extras["all"] == [f"psession[{','.join(sorted(extras.keys() - {'all'}))}]"]
 
 
+def test_the_client_in_javascript_is_not_in_the_wheel() -> None:
+    """It is an npm package of its own, and in the sdist, from which its tests run (nox -s wheel)."""
+    installed = importlib.metadata.files("psession") or []
+    assert [path for path in installed if path.suffix in {".js", ".mjs", ".ts"}] == []
+    assert (ROOT / "clients" / "js" / "psession.js").is_file()
+
+
 def test_the_readme_and_ci_run_the_tests_with_the_same_command() -> None:
     command = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()[-1]
     assert command.endswith("nox")
