@@ -1,7 +1,7 @@
 // The links of one port: a WebSocket, and the next one when it breaks. Durations are seconds.
 
-const HELLO_INTERVAL = 0.5; // seconds after which a hello is said again
-const WELCOME_PATIENCE = 5; // seconds for the welcome of a peer that has given none before, and may know no such thing
+export const HELLO_INTERVAL = 0.5; // seconds after which a hello is said again
+export const WELCOME_PATIENCE = 5; // seconds for the welcome of a peer that has given none before, and may know no such thing
 const MESSAGES_BEFORE_WELCOME = 1024; // an honest peer says its welcome first of all
 const BYTES_BEFORE_WELCOME = 2 ** 20;
 const HIGH_WATER = 64 * 1024; // bytes in the socket's own buffer beyond which frames wait here, and can be withdrawn

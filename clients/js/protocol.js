@@ -1132,15 +1132,20 @@ export class Connection {
         this.#emit("dropped", { reason, sid, detail });
     }
 
-    /** Have a frame sent with nothing of the application's in it, and return it. */
+    /** Have a frame sent with nothing of the application's in it, and return it; null where it has no form. */
     #say(sid, life, header, must = false) {
         const frame = this.#frame(sid, life, header);
-        this.#emit("say", { frame, must });
+        if (frame !== null) this.#emit("say", { frame, must });
         return frame;
     }
 
     #frame(sid, life, header) {
-        return this.encode(this.dialect.put(this.dialect.open({}, sid, true), { ...header, life }));
+        try {
+            return this.encode(this.dialect.put(this.dialect.open({}, sid, true), { ...header, life }));
+        } catch (error) {
+            if (error instanceof MessageError) return null; // the text of a refusal is too long, say
+            throw error;
+        }
     }
 
     #find(sid, own) {
@@ -1380,7 +1385,11 @@ export class Connection {
     }
 
     #sayPlain(message) {
-        this.#emit("say", { frame: this.encode(message), must: false });
+        try {
+            this.#emit("say", { frame: this.encode(message), must: false });
+        } catch (error) {
+            if (!(error instanceof MessageError)) throw error; // no number for it: a patience without an end, say
+        }
     }
 
     /** The link is back. What was on its way is asked again, where the peer still knows this side. */
@@ -1962,7 +1971,8 @@ export class Connection {
         }
         this.turns.advance(key, "askNext", turn);
         const frame = this.#say(Math.abs(key), header.life, { re: turn, error: code });
-        this.turns.answer(this.turns.held(key), frame, this.size(frame));
+        if (frame === null) this.turns.stop(key);
+        else this.turns.answer(this.turns.held(key), frame, this.size(frame));
     }
 
     /** The reason for which a session is not opened for a turn. */
@@ -2113,7 +2123,9 @@ export class Connection {
         const header = { re: turn, error: joinError(code, text), end: true };
         if (stream !== null) header.part = stream.made + 1;
         const frame = this.#say(sid, exact.life, header, true);
-        if (stream === null) {
+        if (frame === null) {
+            this.turns.giveUp(held.key, turn);
+        } else if (stream === null) {
             this.turns.advance(held.key, "leave");
             this.turns.store(held, frame, this.size(frame));
             exact.holding = 0;

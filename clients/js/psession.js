@@ -7,7 +7,7 @@
 // All durations are seconds; Infinity is no limit. README.md is the guide, psession.d.ts says what each call takes.
 // protocol.js is the machine, link.js the WebSocket; this file waits, wakes, sends and calls as the machine's events say.
 
-import { Links, realClock } from "./link.js";
+import { HELLO_INTERVAL, Links, realClock, WELCOME_PATIENCE } from "./link.js";
 import { ADVICE, AskedTurn, Arriving, Connection, CRASHED, DEFAULT_WINDOW, Dialect, endings } from "./protocol.js";
 import { EXPECTED, FIRST_BACK, LARGEST, refusalCode, UNANSWERED } from "./protocol.js";
 import { CancelError, InvalidError, MalformedMessageError, MessageTooLargeError, OverflowError } from "./protocol.js";
@@ -218,6 +218,9 @@ function asJson(key, value) {
 }
 
 const HALF_A_PAIR = /(^|[^\\])(\\\\)*\\ud[89a-f]/; // a lone surrogate, as JSON.stringify escapes it
+/** A text of the peer's, made safe for a log: a line break in it would forge a line. */
+const printable = (text) => text.replace(/\p{C}/gu, (char) => `\\u{${char.codePointAt(0).toString(16)}}`);
+
 const MAY_OVERFLOW = /[eE]\+?\d{3}|\d{309}/; // a number that JSON.parse may make Infinity of
 const utf8 = new TextDecoder("utf-8", { fatal: true });
 
@@ -490,7 +493,7 @@ class Engine {
             return fromJson(data, this.options.maxMessageBytes);
         } catch (error) {
             this.counters.malformed += 1;
-            this.#dropped({ reason: "malformed", detail: error.message });
+            this.dropped({ reason: "malformed", detail: printable(error.message) });
             return undefined;
         }
     }
@@ -562,11 +565,7 @@ class Engine {
         else new LiveSession(this, dialogue, this.patience).handle();
     }
 
-    dropped(event) {
-        this.#dropped(event);
-    }
-
-    #dropped({ reason, sid, detail }) {
+    dropped({ reason, sid, detail }) {
         const place = sid === undefined ? "" : ` of session ${sid}`;
         const level = EXPECTED.has(reason) && !detail ? "info" : "warn";
         const text = `message${place} dropped (${reason}): ${ADVICE[reason]}${detail ? ` (${detail})` : ""}`;
@@ -591,7 +590,7 @@ class Engine {
         else if (this.#plain.length >= inboxLimit || this.heldBytes + size > maxHeldBytes) reason = "overrun";
         if (reason !== null) {
             this.counters[reason] += 1;
-            this.#dropped({ reason });
+            this.dropped({ reason });
             return;
         }
         this.heldBytes += size;
@@ -756,7 +755,7 @@ class Engine {
             this.perform(this.machine.reopened(known));
             return;
         }
-        if (this.options.resumeWithin) this.#sayHello(this.now() + 5);
+        if (this.options.resumeWithin) this.#sayHello(this.now() + WELCOME_PATIENCE);
         this.#keepAlive();
         this.#opened?.resolve();
     }
@@ -766,7 +765,7 @@ class Engine {
         const { handshake } = this.machine;
         if (handshake.hostLife !== null || this.now() >= until || this.ending !== null) return;
         this.say(this.#encode(handshake.hello()));
-        this.#cancelHello = this.clock.after(0.5, () => this.#sayHello(until));
+        this.#cancelHello = this.clock.after(HELLO_INTERVAL, () => this.#sayHello(until));
     }
 
     #over(error, why) {
@@ -903,7 +902,7 @@ const DEEDS = {
 /** A random whole number from 0 up to a power of two, at most 2**53. */
 function below(limit) {
     const [high, low] = crypto.getRandomValues(new Uint32Array(2));
-    return (high * 2 ** 32 + low) % limit;
+    return ((high % 2 ** 21) * 2 ** 32 + low) % limit; // of 53 bits, as many as a number keeps
 }
 
 // -- one turn ---------------------------------------------------------------------------------------------------------
@@ -1101,7 +1100,11 @@ class Turn extends AskedTurn {
 
     /** The link is back, and the message may have been lost with the last one. */
     askAgain() {
-        if (this.ticket === null || this.ticket.isWritten) this.#transmit(this.engine.now());
+        try {
+            if (this.ticket === null || this.ticket.isWritten) this.#transmit(this.engine.now());
+        } catch (error) {
+            this.fail(error, "aborted"); // the payload is the caller's, who may have spoilt it by now
+        }
     }
 
     /** The turn leaves its session, or the line before it. False if it has. */
@@ -1278,6 +1281,10 @@ class Replies {
             if (this.#turn === null) {
                 const live = this.#open();
                 this.#live = live instanceof LiveSession ? live : await live;
+                if (this.#isOver) {
+                    this.#live.end(); // it was left while it waited for a number
+                    return { value: undefined, done: true };
+                }
                 this.#turn = new StreamTurn(this.#live, this.#payload, this.#plan);
                 const first = this.#turn.next();
                 this.#turn.begin();

@@ -322,13 +322,27 @@ test("where no number is free a request waits for one, for the time of an attemp
     session.end();
     await settle(clock);
     assert.deepEqual(sent().map(({ n }) => n), [1]);
-    const last = outcome(port.request({ n: 4 }));
+    const replies = port.stream({ n: 5 });
+    const left = outcome(replies.next());
+    outcome(replies.return());
+    const closed = outcome(port.request({ n: 4 }));
     outcome(port.close());
     await settle(clock);
-    assert.equal(last.error.name, "PortClosedError");
+    assert.deepEqual([left.error.name, closed.error.name], ["PortClosedError", "PortClosedError"]);
     const refusing = await connect({ ...options, onSessionOverflow: "refuse" });
     refusing.session();
     await assert.rejects(refusing.request({}), psession.OverflowError);
+});
+
+test("a stream that is left while it waits for a number asks nothing when there is one", async () => {
+    const port = await connect({ sessionIds: { first: 1, last: 1 }, onSessionOverflow: "wait" });
+    const session = port.session();
+    const replies = port.stream({});
+    const waits = outcome(replies.next());
+    await replies.return();
+    session.end();
+    await settle(clock);
+    assert.deepEqual([sent(), waits.value, port.statistics().open], [[], { value: undefined, done: true }, 0]);
 });
 
 test("on the classic wire a turn whose answer may still come takes a fresh number", async () => {
@@ -603,6 +617,21 @@ test("a plain function answers in the step that read the question", async () => 
     assert.deepEqual(sent(), [{ a: 1, sid: 7, _re: 1, _life: 500 }]);
     last().say({ q: 2, sid: 8 }); // on the classic wire
     assert.deepEqual(sent(), [{ a: 2, sid: 8 }]);
+});
+
+test("a refusal that cannot travel is none, and its turn is over all the same", async () => {
+    const port = await connect({
+        maxMessageBytes: 500,
+        onRequest: async ({ q }) => {
+            throw new psession.RefusedError(q === 1 ? "x".repeat(1000) : "half \ud83d");
+        },
+    });
+    for (const q of [1, 2]) last().say(question(q, q, { q, _end: true }));
+    await settle(clock);
+    assert.deepEqual([sent(), port.statistics().open], [[], 0]);
+    for (const q of [1, 2]) last().say(question(q, q, { q, _end: true }));
+    await settle(clock);
+    assert.deepEqual(sent().map(({ _re, _error }) => [_re, _error]), [[1, "forgotten"], [2, "forgotten"]]);
 });
 
 test("a question that runs is joined by its copy, and given up its handler is told", async () => {
@@ -1070,11 +1099,12 @@ test("posts that wait for room when their session or port ends are told so", asy
 test("what cannot be read is counted, and said once with what would be right", async () => {
     const port = await connect({ maxMessageBytes: 100, onMessage: () => {} });
     const bytes = new TextEncoder().encode('{"binary": true}').buffer;
-    for (const data of ["{", "nonsense", '{"n": 1e999}', `{"n": "${"x".repeat(100)}"}`, new Uint8Array([255]).buffer]) {
+    for (const data of ['{"n": a\nb}', "nonsense", '{"n": 1e999}', `{"n": "${"x".repeat(100)}"}`, new Uint8Array([255]).buffer]) {
         last().say(data);
     }
     assert.deepEqual([port.statistics().malformed, lines.length, lines[0][0]], [5, 1, "warn"]);
     assert.match(lines[0][1], /dropped \(malformed\): a message that cannot be read.*\(said once/);
+    assert.doesNotMatch(lines[0][1], /\n/);
     last().say(bytes);
     last().say('{"n": 1e10}');
     assert.equal(port.statistics().plain, 2);
@@ -1322,6 +1352,25 @@ test("a silent peer is asked for a sign of life, and without one its link is bro
     sent();
     last().say({ _wait: 3, _life: 900 });
     assert.deepEqual(Object.keys(sent()[0]), ["_life"]);
+});
+
+test("an endless patience asks for no sign of life", async () => {
+    const { port } = await exactPort({ keepaliveInterval: 20, keepalivePatience: Infinity });
+    await clock.advance(100);
+    assert.deepEqual([sent(), port.closed], [[], false]);
+});
+
+test("a payload that is spoilt while its link is down fails its turn", async () => {
+    const { port } = await resumable();
+    const payload = { n: 1 };
+    const asked = outcome(port.request(payload));
+    sent();
+    last().lose();
+    payload.n = NaN;
+    await clock.advance(0.1);
+    last().say(welcome());
+    await settle(clock);
+    assert.deepEqual([asked.error.constructor, port.connected], [psession.MalformedMessageError, true]);
 });
 
 test("a peer that is not exact, or a link that is down, is not asked for a sign of life", async () => {
