@@ -189,6 +189,7 @@ class Patience {
 }
 
 const PATIENCE = ["timeout", "retryCount", "retryInterval"];
+const SEND = [...PATIENCE, "signal"];
 
 // -- messages as text -------------------------------------------------------------------------------------------------
 
@@ -1479,7 +1480,9 @@ class LiveSession {
             engine.counters[ending.counter] += 1;
             turn.givenUp(ending);
         }
-        this.abortSignal(this.error(ending.error, ending.why, { cause: ending.cause }));
+        if (this.#controller !== null) {
+            this.abortSignal(this.error(ending.error, ending.why, { cause: ending.cause })); // an error costs 5 us
+        }
         for (const { resolve, reject } of this.#receivers.splice(0)) {
             if (ending.clean) resolve({ value: undefined, done: true });
             else reject(this.afterError());
@@ -1872,7 +1875,7 @@ export class Session {
 
     /** Send a payload and return the peer's reply to it. */
     async send(payload, options = {}) {
-        refuseUnknown("send()", options, [...PATIENCE, "signal"]);
+        refuseUnknown("send()", options, SEND);
         return this.#live.send(payload, this.#live.patience.with(options), options.signal);
     }
 
@@ -1952,7 +1955,7 @@ export class Port {
 
     /** Send one message in a session of its own, and return its reply. */
     async request(payload, options = {}) {
-        refuseUnknown("request()", options, [...PATIENCE, "signal"]);
+        refuseUnknown("request()", options, SEND);
         const engine = this.#engine;
         const patience = engine.patience.with(options);
         options.signal?.throwIfAborted();
