@@ -655,7 +655,7 @@ export class Arriving {
 
     #add(item) {
         this.next += 1;
-        if (item.isReply) this.ready.push(item.payload);
+        if (item.isReply && this.consumed + this.ready.length < this.count) this.ready.push(item.payload);
         if (item.isLast) {
             this.last = item;
             this.#held.clear();
@@ -1091,7 +1091,7 @@ export class Connection {
     #next = 1;
     #nextBack;
     #givenUp = new Set();
-    #byAge = new Set(); // this side's sessions; the one opened first is in front
+    #byAge = new Set(); // this side's sessions but those for one turn; the one opened first is in front
 
     constructor({ dialect, name, settings, encode, size, life, firstBack }) {
         Object.assign(this, { dialect, settings, encode, size, life });
@@ -1422,8 +1422,9 @@ export class Connection {
 
     // -- commands: sessions --
 
-    /** A new session of this side. With `recycles` one is ended when no number is free: the one opened first. */
-    open(now, recycles) {
+    /** A new session of this side, for one turn alone where it is `once`. With `recycles` one is ended when no number is
+     * free: the one opened first; where all are for one turn, the first of those. */
+    open(now, recycles, once = false) {
         if (this.isDraining || this.handshake.peerClosing) {
             const why = this.isDraining ? "the port is being drained" : "the peer takes none";
             throw new PortClosedError(`no new session: ${why}`, { outcome: "not_sent" });
@@ -1438,8 +1439,9 @@ export class Connection {
         this.counters.opened += 1;
         const dialogue = new Dialogue(sid, false);
         dialogue.unsafeUntil = unsafeUntil;
+        dialogue.once = once;
         this.own.set(sid, dialogue);
-        this.#byAge.add(dialogue);
+        if (!once) this.#byAge.add(dialogue);
         return dialogue;
     }
 
@@ -1455,7 +1457,7 @@ export class Connection {
                 { outcome: "not_sent" },
             );
         }
-        const [oldest] = this.#byAge;
+        const [oldest = this.own.values().next().value] = this.#byAge;
         if (oldest === undefined) return; // all numbers rest: there is nothing to end
         this.counters.recycled += 1;
         this.#end(oldest, RECYCLED, now);
@@ -1755,14 +1757,15 @@ export class Connection {
         }
         const isLast = header.end || error !== undefined || part === undefined;
         const item = { payload, isReply: !isEndMark && error === undefined, isLast, error };
+        const isAwaited = !arriving.ready.length;
         let event = error === undefined ? "reply" : "error";
         if (part === undefined) arriving.close(item);
         else event = arriving.arrive(part, item);
         if (event === "last" && arriving.last.error !== undefined) event = "error";
-        this.#listened(dialogue, turn, turn.advance(event), item);
+        this.#listened(dialogue, turn, turn.advance(event), item, isAwaited);
     }
 
-    #listened(dialogue, turn, action, item) {
+    #listened(dialogue, turn, action, item, isAwaited) {
         const { arriving } = turn;
         if (action === "count") {
             this.#drop("duplicate", dialogue.sid);
@@ -1777,7 +1780,7 @@ export class Connection {
                 return;
             }
             turn.answered = arriving.last !== null;
-            if (action !== "hold") this.#emit("heard", { turn });
+            if (action !== "hold" && (isAwaited || turn.answered)) this.#emit("heard", { turn });
         }
     }
 

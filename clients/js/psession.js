@@ -628,11 +628,11 @@ class Engine {
     // -- session numbers --
 
     /** A session of this side's. Throws an OverflowError where there is none, a PortClosedError where there may be none. */
-    openSession() {
+    openSession(once = false) {
         this.checkOpen();
         let dialogue;
         try {
-            dialogue = this.machine.open(this.now(), this.options.onSessionOverflow === "recycle");
+            dialogue = this.machine.open(this.now(), this.options.onSessionOverflow === "recycle", once);
         } finally {
             this.perform(this.machine.take());
         }
@@ -641,12 +641,8 @@ class Engine {
 
     /** A session for one turn. Under "wait" a promise of one, or a timeout where no number came free in one attempt. */
     openOnce(patience, signal) {
-        const once = (live) => {
-            live.dialogue.once = true;
-            return live;
-        };
         try {
-            return once(this.openSession());
+            return this.openSession(true);
         } catch (error) {
             if (!(error instanceof OverflowError) || this.options.onSessionOverflow !== "wait") throw error;
         }
@@ -667,7 +663,7 @@ class Engine {
             const look = () => {
                 leave();
                 try {
-                    resolve(once(this.openSession()));
+                    resolve(this.openSession(true));
                 } catch (error) {
                     if (!(error instanceof OverflowError)) reject(error);
                     else if (this.now() >= until) timeOut();

@@ -92,6 +92,21 @@ class World {
         if (turn !== null) this.tell(this.ports.giveUp(turn, endings.CANCELLED));
     }
 
+    part(which, fields, now) {
+        const turn = pick(this.turns.filter((one) => one.state === "listening"), which);
+        if (turn === null) return;
+        const { sid, exact } = turn.dialogue;
+        this.hear(0, { sid, _re: turn.number, _part: turn.arriving.next, _life: exact.life, ...fields }, now);
+    }
+
+    take(which) {
+        const turn = pick(this.turns.filter((one) => one.arriving?.ready.length), which);
+        if (turn !== null) this.told.push(["taken", { reply: turn.arriving.take(), credit: turn.arriving.grant() }]);
+    }
+
+    /** Python's machine keeps no session for what stands alone, where the port has on_request; this one does. */
+    alone() {}
+
     // -- what this side says --
 
     answer(which, isLast, now) {
