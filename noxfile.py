@@ -112,20 +112,31 @@ def browser(session: nox.Session) -> None:
 
 @nox.session
 def foreign(session: nox.Session) -> None:
-    """The tests whose far end is a program that nobody here wrote: language servers, a debugger, the SDK of MCP."""
+    """The tests whose far end is a program that nobody here wrote: language servers, a debugger, QEMU and others."""
+    bring(session, qemu_system_x86="qemu-system-x86_64")
     session.install(".[all]", *group("test"), *group("foreign"))
     run_suite(session, "-m", "foreign")
 
 
 def bring_chromium(session: nox.Session) -> None:
-    """Debian's Chromium, on a machine of CI; elsewhere nobody's machine is touched, and the tests skip without it."""
-    if any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+    """A browser, whatever it is called here."""
+    if not any(map(shutil.which, ("chromium-browser", "google-chrome"))):
+        bring(session, chromium="chromium")
+
+
+def bring(session: nox.Session, **programs: str) -> None:
+    """Programs of Debian's, as ``package="program"`` with ``_`` for ``-`` in the package, on a machine of CI.
+
+    Elsewhere nobody's machine is touched, and the tests skip without them.
+    """
+    packages = [name.replace("_", "-") for name, program in programs.items() if shutil.which(program) is None]
+    if not packages:
         return
     if not (os.environ.get("CI") and os.geteuid() == 0 and shutil.which("apt-get")):
-        session.warn("no Chromium here, which these tests need; Debian has it: apt-get install chromium")
+        session.warn(f"tests will skip for want of programs that Debian has: apt-get install {' '.join(packages)}")
         return
     session.run("apt-get", "update", "-qq", external=True)
-    command = ["apt-get", "install", "-qq", "-y", "--no-install-recommends", "chromium"]
+    command = ["apt-get", "install", "-qq", "-y", "--no-install-recommends", *packages]
     session.run(*command, external=True, env={"DEBIAN_FRONTEND": "noninteractive"}, silent=True)
 
 

@@ -30,6 +30,7 @@ ELSEWHERE = {
     "language_server": "tests/foreign/test_programs.py",
     "mcp_client": "tests/foreign/test_programs.py",
     "mcp_server": "tests/foreign/test_programs.py",
+    "virtual_machine": "tests/foreign/test_systems.py",
 }
 """Examples whose far end is a program that only those tests have."""
 
