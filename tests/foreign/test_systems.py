@@ -1,13 +1,24 @@
-"""Systems that nobody here wrote, brought by Debian's packages: a virtual machine."""
+"""Systems that nobody here wrote, brought by Debian's packages: a virtual machine, a store of keys and values."""
 
 from __future__ import annotations
 
 import shutil
+import socket
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
+from psession import SessionManager, SessionTimeoutError
+from psession.channels import open_unix
+
 from .test_programs import LONGEST_RUN, check_said, example
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from pathlib import Path
 
 pytestmark = pytest.mark.foreign
 
@@ -18,6 +29,33 @@ def need(program: str, package: str) -> str:
     if found is None:
         pytest.skip(f"no {program} here; Debian has it: apt-get install {package}")
     return found
+
+
+def free_port() -> int:
+    """A port of TCP that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@asynccontextmanager
+async def running(command: Sequence[str], port: int) -> AsyncIterator[trio.Process]:
+    """A server for as long as the block lasts, which begins when it listens."""
+    async with trio.open_nursery() as nursery:
+        process = await nursery.start(partial(trio.run_process, command, check=False))
+        try:
+            with trio.fail_after(LONGEST_RUN):
+                while True:
+                    try:
+                        stream = await trio.open_tcp_stream("127.0.0.1", port)
+                    except OSError:
+                        assert process.returncode is None, f"{command[0]} ended with status {process.returncode}"
+                        await trio.sleep(0.02)
+                    else:
+                        await stream.aclose()
+                        break
+            yield process
+        finally:
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_virtual_machine_is_stopped_and_resumed_and_says_what_is_wrong(
@@ -36,3 +74,63 @@ async def test_a_virtual_machine_is_stopped_and_resumed_and_says_what_is_wrong(
         r"eject: DeviceNotFound, Device 'floppy' not found",
         r"the machine ended with status 0",
     )
+
+
+def redis(*arguments: str) -> list[str]:
+    """The command of a Redis that keeps nothing."""
+    program = need("redis-server", "redis-server")
+    return [program, "--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--loglevel", "warning", *arguments]
+
+
+async def test_redis_answers_in_order_and_pushes_news(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    port = free_port()
+    with trio.fail_after(LONGEST_RUN):
+        async with running(redis("--port", str(port), "--dir", str(tmp_path)), port):
+            await example("key_value_store").main(port)
+    check_said(
+        capsys.readouterr().out,
+        r"RESP3",
+        r"SET: OK",
+        r"GET: on, äöü and None",
+        r"INCR: ERR, value is not an integer or out of range",
+        r"news: doors the front door is open",
+        r"heard by: 1",
+        r"BLPOP: no job in 0\.2 s; its answer will reach nobody",
+        r"GET: on, äöü and late answers: 1",
+    )
+
+
+async def test_large_values_of_redis_and_many_commands_at_once_each_get_their_own_answer(tmp_path: Path) -> None:
+    module, port, path = example("key_value_store"), free_port(), str(tmp_path / "redis.sock")
+    got: dict[int, str] = {}
+    manager = SessionManager(dialect=module.Redis(), session_timeout=30)
+    with trio.fail_after(LONGEST_RUN):
+        async with (
+            running(redis("--port", str(port), "--dir", str(tmp_path), "--unixsocket", path), port),
+            open_unix(path, framing=module.Resp, codec=module.Words()) as channel,
+            manager.port("redis", channel) as store,
+        ):
+            await store.request(["HELLO", 3])
+            texts = [str(number) * 10 * number for number in range(200)]
+
+            async def keep(number: int) -> None:
+                with trio.move_on_after(0 if number % 7 == 3 else 30):  # some are given up before they are sent
+                    await store.request(["SET", number, texts[number]])
+                with trio.CancelScope() as scope:
+                    if number % 7 == 5:  # and some when they are
+                        scope.deadline = trio.current_time() + 0.001
+                    got[number] = await store.request(["GET", number])
+
+            async with trio.open_nursery() as nursery:
+                for number in range(200):
+                    nursery.start_soon(keep, number)
+            assert await store.request(["MGET", *range(200)]) == [
+                await store.request(["GET", number]) for number in range(200)
+            ]
+            assert all(text == (None if number % 7 == 3 else texts[number]) for number, text in got.items())
+            with pytest.raises(SessionTimeoutError):
+                await store.request(["BLPOP", "nothing", 0.3], timeout=0.1)
+            assert await store.request(["ECHO", "still there"]) == "still there"
+            statistics = store.statistics()
+            assert statistics.late >= 1
+            assert (statistics.malformed, statistics.unknown_sid) == (0, 0)
