@@ -27,6 +27,7 @@ LONGEST_RUN = 10  # seconds; the slowest takes about one
 ELSEWHERE = {
     "chromium": "tests/browser/test_devtools.py",
     "debugger": "tests/foreign/test_programs.py",
+    "download": "tests/foreign/test_systems.py",
     "key_value_store": "tests/foreign/test_systems.py",
     "language_server": "tests/foreign/test_programs.py",
     "mcp_client": "tests/foreign/test_programs.py",

@@ -1,11 +1,13 @@
-"""Systems that nobody here wrote, brought by Debian's packages: a virtual machine, a store of keys and values."""
+"""Systems that nobody here wrote: a virtual machine, a store of keys and values, a downloader."""
 
 from __future__ import annotations
 
 import shutil
 import socket
+import threading
 from contextlib import asynccontextmanager
 from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
@@ -134,3 +136,46 @@ async def test_large_values_of_redis_and_many_commands_at_once_each_get_their_ow
             statistics = store.statistics()
             assert statistics.late >= 1
             assert (statistics.malformed, statistics.unknown_sid) == (0, 0)
+
+
+class Files(SimpleHTTPRequestHandler):
+    """The files of a folder, and no word about it."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+async def test_aria2_downloads_a_file_and_says_when_it_is_done(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    port, program = free_port(), need("aria2c", "aria2")
+    folder = tmp_path / "downloads"
+    (tmp_path / "lamp.bin").write_bytes(bytes(range(256)) * 2000)
+    options = ["--no-conf", "--enable-rpc", f"--rpc-listen-port={port}", "--rpc-secret=sesame", "--quiet"]
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, directory=str(tmp_path))) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            with trio.fail_after(LONGEST_RUN):
+                async with running([program, *options, f"--dir={tmp_path}"], port):
+                    await example("download").main(
+                        f"http://127.0.0.1:{server.server_port}/lamp.bin",
+                        str(folder),
+                        "sesame",
+                        f"ws://127.0.0.1:{port}/jsonrpc",
+                    )
+        finally:
+            server.shutdown()
+            thread.join()
+    check_said(
+        capsys.readouterr().out,
+        r"aria2 \d+\.\d+\.\d+",
+        r"DownloadStart: [0-9a-f]{16}",
+        r"DownloadComplete: [0-9a-f]{16}",
+        r"\d+ of \d+ kB",
+        rf"complete: {folder}/lamp\.bin",
+        r"DownloadError: [0-9a-f]{16}",
+        r"error: .*",
+        r"remove: error 1, .*0123456789abcdef.*",
+    )
+    assert (folder / "lamp.bin").read_bytes() == bytes(range(256)) * 2000
