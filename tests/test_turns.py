@@ -670,6 +670,19 @@ async def test_dap_matches_by_request_seq_and_answers_the_adapters_questions(aut
         assert events == [{"event": "initialized", "body": None}]
 
 
+async def test_a_part_of_a_stream_may_be_none_and_so_may_the_answer_that_ends_it(autojump_clock: MockClock) -> None:
+    async with against(Plain()) as (port, peer), port.stream("all") as replies:
+        asked = (await peer.receive())["ask"]
+        for message in ({"part": asked, "value": None}, {"part": asked, "value": 1}, {"answer": asked, "value": None}):
+            await peer.send(message)
+        assert [part async for part in replies] == [None, 1, None]
+    async with against(Plain()) as (port, peer), port.stream("all") as replies:
+        asked = (await peer.receive())["ask"]
+        await peer.send({"part": asked, "value": None})
+        await peer.send({"end": asked})
+        assert [part async for part in replies] == [None]
+
+
 async def test_graphql_streams_a_subscription_and_returns_the_result_of_a_query(autojump_clock: MockClock) -> None:
     async def serve(peer: Any) -> None:
         assert await peer.receive() == {"type": "connection_init"}

@@ -26,19 +26,21 @@ class Item(NamedTuple):
     """A reply, or an end, with a place among the replies to one turn.
 
     Attributes:
-        message: The reply; ``None`` where there is none in it.
+        message: The reply; ``None`` where there is none in it, or it is ``None``.
         is_last: Whether the stream ends with it.
         error: Why the stream ends with it, in the words of the wire.
+        holds_none: True where a ``None`` in `message` is a reply, as some protocols have it.
     """
 
     message: Any
     is_last: bool = False
     error: str | None = None
+    holds_none: bool = False
 
     @property
     def is_reply(self) -> bool:
         """Return True if it takes room, rather than being an end mark or an error alone."""
-        return self.message is not None
+        return self.message is not None or self.holds_none
 
 
 class Arriving:

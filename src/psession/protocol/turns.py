@@ -172,7 +172,7 @@ class TurnConnection(Machine):
         assert arriving is not None
         if type(word) is Part:
             arriving.credit = arriving.consumed + arriving.window  # without credit on the wire
-            event = arriving.arrive(arriving.next, Item(word.payload))
+            event = arriving.arrive(arriving.next, Item(word.payload, holds_none=True))
             if turn.advance(event) is TurnDo.STOP_OVERRUN:
                 self.counters.overrun += 1
                 ground.emit(events.Overrun(turn))
@@ -186,7 +186,8 @@ class TurnConnection(Machine):
             return
         else:
             self._close(turn)
-            arriving.close(Item(word.payload if type(word) is Answer else None, is_last=True))
+            is_reply = type(word) is Answer
+            arriving.close(Item(word.payload if is_reply else None, is_last=True, holds_none=is_reply))  # type: ignore[union-attr]
             turn.advance(TurnEvent.REPLY)
             turn.answered = True
             self.counters.matched += 1
