@@ -12,16 +12,16 @@ from psession.channels import open_websocket
 from psession.dialects import Answer, Event, Failure, Part, TurnDialect
 
 
+def is_subscription(payload):
+    return payload["type"].startswith("subscribe_")
+
+
 class HomeAssistant(TurnDialect):
-    """What is asked is ``{"type": ..., ...}``, the reply the ``result``. The first request is the access token.
-
-    A subscription is a stream: its ``result`` is the first part, each event another. Giving it up unsubscribes.
-    """
-
+    # The first request is the login. A subscription is a stream: its result is the first part, each event another.
     streams = True
 
     def begin(self):
-        self.last = 0  # 0 is the login, which has no id on the wire; the others must rise
+        self.last, self.quits = 0, set()  # 0 is the login, which has no id on the wire; the others must rise
 
     def new_id(self):
         self.last += 1
@@ -30,13 +30,11 @@ class HomeAssistant(TurnDialect):
     def ask(self, payload, id):
         return payload if id == 0 else {**payload, "id": id}
 
-    def is_subscription(self, payload):
-        return payload["type"].startswith("subscribe_")
-
     def quit(self, id, payload):
-        if self.is_subscription(payload):
-            return {"type": "unsubscribe_events", "subscription": id, "id": self.new_id()}
-        return None
+        if not is_subscription(payload):
+            return None
+        self.quits.add(own := self.new_id())
+        return {"type": "unsubscribe_events", "subscription": id, "id": own}
 
     def read(self, message):
         match message["type"]:
@@ -46,21 +44,21 @@ class HomeAssistant(TurnDialect):
                 return Failure(0, "auth_invalid", message["message"], is_refusal=True)
             case "event":
                 return Part(message["id"], message["event"])
+            case "result" if message["id"] in self.quits:
+                return self.quits.remove(message["id"]) or ()
             case "result" if not message["success"]:
-                error = message["error"]
-                return Failure(message["id"], error["code"], error["message"])
-            case "result" if message["id"] in self.asked and self.is_subscription(self.asked[message["id"]]):
+                return Failure(message["id"], message["error"]["code"], message["error"]["message"])
+            case "result" if is_subscription(self.asked.get(message["id"], {"type": ""})):
                 return Part(message["id"], message["result"])
-            case "result":
-                return Answer(message["id"], message["result"])
+            case "result" | "pong":
+                return Answer(message["id"], message.get("result"))
         return Event(message)
 
 
 async def main(url, token, lamp="light.kitchen"):
     manager = SessionManager(dialect=HomeAssistant(), session_timeout=10, on_message=lambda message: None)
     async with open_websocket(url) as channel, manager.port("home", channel) as home:
-        hello = await home.request({"type": "auth", "access_token": token})
-        print("Home Assistant", hello["ha_version"])
+        print("version:", (await home.request({"type": "auth", "access_token": token}))["ha_version"])
         states = await home.request({"type": "get_states"})
         print(f"{lamp}:", next(state["state"] for state in states if state["entity_id"] == lamp))
         async with home.stream({"type": "subscribe_events", "event_type": "state_changed"}) as events:

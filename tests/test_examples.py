@@ -29,6 +29,7 @@ ELSEWHERE = {
     "debugger": "tests/foreign/test_programs.py",
     "download": "tests/foreign/test_systems.py",
     "graphql_client": "tests/foreign/test_systems.py",
+    "home_assistant": "tests/foreign/test_home_assistant.py",
     "key_value_store": "tests/foreign/test_systems.py",
     "language_server": "tests/foreign/test_programs.py",
     "mcp_client": "tests/foreign/test_programs.py",
