@@ -30,6 +30,7 @@ ELSEWHERE = {
     "download": "tests/foreign/test_systems.py",
     "graphql_client": "tests/foreign/test_systems.py",
     "home_assistant": "tests/foreign/test_home_assistant.py",
+    "in_starlette": "tests/foreign/test_systems.py",
     "key_value_store": "tests/foreign/test_systems.py",
     "language_server": "tests/foreign/test_programs.py",
     "mcp_client": "tests/foreign/test_programs.py",
@@ -48,6 +49,7 @@ SAYS = {
         r"answers: 3, timeouts: 1, ports still open: 0",
     ],
     "event_bus": [r"doorbell: pressed", *(rf"{name}: ok \(session 1\)" for name in ("lamp", "oven", "heating"))],
+    "in_trio_websocket": [r"echo: hello", r"{'level': 40}", r"clients: 1"],
     "login_dialogue": [
         r"  needPassword  -> hunter2\n  wrongPassword -> 123456\nsession 1: ok",
         r"  wrongPassword -> 2222\nsession 2: locked",

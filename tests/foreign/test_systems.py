@@ -1,4 +1,4 @@
-"""Systems that nobody here wrote: a virtual machine, a store of keys and values, a downloader, a server of GraphQL."""
+"""Systems that nobody here wrote: a virtual machine, a store of values, a downloader, servers of GraphQL and ASGI."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import threading
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ import trio
 
 from psession import PortClosedError, SessionManager, SessionRemoteError, SessionTimeoutError
 from psession.channels import open_unix, open_websocket
-from psession.dialects import GraphqlWs
+from psession.dialects import Exact, GraphqlWs
 
 from .test_programs import LONGEST_RUN, PROGRAMS, check_said, example
 
@@ -44,22 +44,28 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+async def wait_for_listener(port: int, process: trio.Process | None = None) -> None:
+    """Wait until somebody listens on a port of TCP."""
+    with trio.fail_after(LONGEST_RUN):
+        while True:
+            try:
+                stream = await trio.open_tcp_stream("127.0.0.1", port)
+            except OSError:
+                if process is not None:
+                    assert process.returncode is None, f"{process.args} ended with status {process.returncode}"
+                await trio.sleep(0.02)
+            else:
+                await stream.aclose()
+                return
+
+
 @asynccontextmanager
 async def running(command: Sequence[str], port: int) -> AsyncIterator[trio.Process]:
     """A server for as long as the block lasts, which begins when it listens."""
     async with trio.open_nursery() as nursery:
         process = await nursery.start(partial(trio.run_process, command, check=False))
         try:
-            with trio.fail_after(LONGEST_RUN):
-                while True:
-                    try:
-                        stream = await trio.open_tcp_stream("127.0.0.1", port)
-                    except OSError:
-                        assert process.returncode is None, f"{command[0]} ended with status {process.returncode}"
-                        await trio.sleep(0.02)
-                    else:
-                        await stream.aclose()
-                        break
+            await wait_for_listener(port, process)
             yield process
         finally:
             nursery.cancel_scope.cancel()
@@ -259,3 +265,41 @@ async def test_a_server_of_graphql_that_refuses_a_token_says_so_to_whoever_waits
         ):
             with pytest.raises(PortClosedError, match=r"4403.*Forbidden"):
                 await graphql.request({"type": "connection_init", "payload": {"token": "pepper"}})
+
+
+async def test_an_app_of_starlettes_on_hypercorn_gets_a_route_with_sessions() -> None:
+    pytest.importorskip("hypercorn", reason="pip install --group foreign")
+    pytest.importorskip("starlette", reason="pip install --group foreign")
+    module, number = example("in_starlette"), free_port()
+    manager = SessionManager(dialect=Exact(), session_timeout=10)
+    with trio.fail_after(LONGEST_RUN):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(module.main, number)
+            await wait_for_listener(number)
+            async with AsyncExitStack() as stack:
+                ports = []
+                for name in ("anna", "bert"):
+                    channel = await stack.enter_async_context(open_websocket(f"ws://127.0.0.1:{number}/sessions"))
+                    ports.append(await stack.enter_async_context(manager.port(name, channel)))
+                for level, port in enumerate(ports * 10):
+                    assert await port.request({"command": "dim", "level": level}) == {"level": level}
+                with pytest.raises(SessionRemoteError, match="no method is called 'sing'"):
+                    await ports[0].request({"command": "sing"})
+                assert await fetch(number, "/status") == "2 with sessions"
+            while await fetch(number, "/status") != "0 with sessions":  # noqa: ASYNC110 - a page has no event
+                await trio.sleep(0.01)
+            async with (
+                open_websocket(f"ws://127.0.0.1:{number}/sessions") as channel,
+                manager.port("carl", channel) as port,
+            ):
+                await port.request({"command": "dim", "level": 1})
+                nursery.cancel_scope.cancel()  # the server goes, and its ports with it
+    assert len(module.manager.ports) == 0
+
+
+async def fetch(port: int, path: str) -> str:
+    """The body of a page."""
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(f"GET {path} HTTP/1.0\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        said = b"".join([piece async for piece in stream])
+    return said.partition(b"\r\n\r\n")[2].decode()
