@@ -1,4 +1,4 @@
-"""For every test: Node for the peers in JavaScript, no skipping in CI, and a Ctrl-C that is one."""
+"""For every test: Node for the peers in JavaScript, a place for sockets, no skipping in CI, a Ctrl-C that is one."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import signal
 import subprocess
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
 
 with suppress(ImportError):  # not where the examples alone are tested
     from hypothesis import settings
@@ -45,6 +46,13 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     return unskipped((yield))
+
+
+@pytest.fixture
+def socket_folder() -> Iterator[Path]:
+    """A folder of the test's own with a short name: the system takes about 100 bytes for a Unix socket's."""
+    with TemporaryDirectory(prefix="ps", dir="/tmp") as folder:  # TMPDIR may be long, and pytest's folders add to it
+        yield Path(folder)
 
 
 class Node(NamedTuple):

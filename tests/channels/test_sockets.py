@@ -81,23 +81,23 @@ class Kind:
 
 
 @pytest.fixture(params=["tcp", "tls", "unix"])
-def kind(request: pytest.FixtureRequest, tmp_path: Path, tls_contexts: Contexts) -> Kind:
-    return Kind(request.param, tmp_path, tls_contexts)
+def kind(request: pytest.FixtureRequest, socket_folder: Path, tls_contexts: Contexts) -> Kind:
+    return Kind(request.param, socket_folder, tls_contexts)
 
 
 @pytest.fixture
-def tcp(tmp_path: Path, tls_contexts: Contexts) -> Kind:
-    return Kind("tcp", tmp_path, tls_contexts)
+def tcp(socket_folder: Path, tls_contexts: Contexts) -> Kind:
+    return Kind("tcp", socket_folder, tls_contexts)
 
 
 @pytest.fixture
-def tls(tmp_path: Path, tls_contexts: Contexts) -> Kind:
-    return Kind("tls", tmp_path, tls_contexts)
+def tls(socket_folder: Path, tls_contexts: Contexts) -> Kind:
+    return Kind("tls", socket_folder, tls_contexts)
 
 
 @pytest.fixture
-def unix(tmp_path: Path, tls_contexts: Contexts) -> Kind:
-    return Kind("unix", tmp_path, tls_contexts)
+def unix(socket_folder: Path, tls_contexts: Contexts) -> Kind:
+    return Kind("unix", socket_folder, tls_contexts)
 
 
 def open_sockets() -> set[str]:
@@ -315,8 +315,10 @@ trio.run(main)
 
 
 @pytest.mark.parametrize("name", ["tcp", "unix"])
-async def test_a_server_that_runs_out_of_files_goes_on_when_there_are_some_again(name: str, tmp_path: Path) -> None:
-    path = str(tmp_path / "socket") if name == "unix" else ""
+async def test_a_server_that_runs_out_of_files_goes_on_when_there_are_some_again(
+    name: str, socket_folder: Path
+) -> None:
+    path = str(socket_folder / "socket") if name == "unix" else ""
     with trio.fail_after(20):
         program = await trio.lowlevel.open_process(
             [sys.executable, "-c", PROGRAM, path], stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -432,16 +434,16 @@ async def test_a_server_that_is_cancelled_while_it_starts_leaves_no_socket_open(
 
 
 @pytest.mark.parametrize("passes", range(10))
-async def test_a_unix_server_that_is_cancelled_while_it_starts_leaves_no_file(passes: int, tmp_path: Path) -> None:
+async def test_a_unix_server_that_is_cancelled_while_it_starts_leaves_no_file(passes: int, socket_folder: Path) -> None:
     before = open_sockets()
-    await start_and_cancel(passes, serve_unix, echo, tmp_path / "socket")
-    assert (open_sockets() - before, os.listdir(tmp_path)) == (set(), [])
+    await start_and_cancel(passes, serve_unix, echo, socket_folder / "socket")
+    assert (open_sockets() - before, os.listdir(socket_folder)) == (set(), [])
 
 
-def test_ctrl_c_ends_a_server_and_removes_its_file(tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_server_and_removes_its_file(socket_folder: Path) -> None:
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            server = await nursery.start(serve_unix, echo, tmp_path / "socket")
+            server = await nursery.start(serve_unix, echo, socket_folder / "socket")
             async with open_unix(server.path) as client:
                 await client.send({})
                 await client.receive()
@@ -458,7 +460,7 @@ def test_ctrl_c_ends_a_server_and_removes_its_file(tmp_path: Path) -> None:
     while isinstance(error, BaseExceptionGroup):
         (error,) = error.exceptions
     assert isinstance(error, KeyboardInterrupt)
-    assert (open_sockets() - before, list(tmp_path.iterdir())) == (set(), [])
+    assert (open_sockets() - before, list(socket_folder.iterdir())) == (set(), [])
 
 
 async def test_what_the_body_of_a_client_raises_comes_out_as_it_is(kind: Kind) -> None:
@@ -518,20 +520,20 @@ async def test_a_socket_that_somebody_listens_on_is_left_alone(unix: Kind, backl
 
 
 @pytest.mark.parametrize("what", ["file", "folder", "link", "datagram"])
-async def test_a_file_that_is_something_else_is_left_alone(unix: Kind, what: str, tmp_path: Path) -> None:
+async def test_a_file_that_is_something_else_is_left_alone(unix: Kind, what: str, socket_folder: Path) -> None:
     with contextlib.ExitStack() as stack:
         if what == "file":
             unix.path.write_text("precious")
         elif what == "folder":
             unix.path.mkdir()
         elif what == "link":
-            unix.path.symlink_to(tmp_path / "nothing")
+            unix.path.symlink_to(socket_folder / "nothing")
         else:
             other = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
             other.bind(str(unix.path))
         with pytest.raises(OSError, match=r"cannot listen: (a file that is no socket is there|somebody else may, )"):
             await serve_unix(echo, unix.path)
-        assert unix.path.name in os.listdir(tmp_path)
+        assert unix.path.name in os.listdir(socket_folder)
 
 
 async def test_the_file_of_another_server_is_not_removed_at_the_end(unix: Kind) -> None:
@@ -551,10 +553,10 @@ async def test_a_file_that_is_gone_already_is_no_failure(unix: Kind) -> None:
     ("path", "says"),
     [("no/folder/socket", "cannot listen: No such file"), ("x" * 200, "cannot listen: AF_UNIX path too long")],
 )
-async def test_a_path_that_cannot_be_listened_on_is_named(path: str, says: str, tmp_path: Path) -> None:
+async def test_a_path_that_cannot_be_listened_on_is_named(path: str, says: str, socket_folder: Path) -> None:
     before = open_sockets()
     with pytest.raises(OSError, match=rf"{says}.*{path}'$"):
-        await serve_unix(echo, tmp_path / path)
+        await serve_unix(echo, socket_folder / path)
     assert open_sockets() == before
 
 

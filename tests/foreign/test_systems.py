@@ -113,13 +113,13 @@ async def test_redis_answers_in_order_and_pushes_news(capsys: pytest.CaptureFixt
     )
 
 
-async def test_large_values_of_redis_and_many_commands_at_once_each_get_their_own_answer(tmp_path: Path) -> None:
-    module, port, path = example("key_value_store"), free_port(), str(tmp_path / "redis.sock")
+async def test_large_values_of_redis_and_many_commands_at_once_each_get_their_own_answer(socket_folder: Path) -> None:
+    module, port, path = example("key_value_store"), free_port(), str(socket_folder / "redis.sock")
     got: dict[int, str] = {}
     manager = SessionManager(dialect=module.Redis(), session_timeout=30)
     with trio.fail_after(LONGEST_RUN):
         async with (
-            running(redis("--port", str(port), "--dir", str(tmp_path), "--unixsocket", path), port),
+            running(redis("--port", str(port), "--dir", str(socket_folder), "--unixsocket", path), port),
             open_unix(path, framing=module.Resp, codec=module.Words()) as channel,
             manager.port("redis", channel) as store,
         ):
