@@ -4,9 +4,9 @@
 
 100-byte JSON requests and their replies, matched by number; client and server in a process each on loopback, one
 connection unless the table says otherwise, 1 and 64 requests in flight and, over TCP, some numbers between. Every
-contestant once a round, in another order each round, each time in a fresh client process. Quote the ratios: they are
-taken round by round. "By CPU" is the same ratio of the µs of CPU that a round trip costs, which a busy machine changes
-less.
+contestant once a round, in another order each round, each time in a fresh client process. And "one way": such messages
+from the server, one after another, as the parts of a stream or as posts. Quote the ratios: they are taken round by
+round. "By CPU" is the same ratio of the µs of CPU that a round trip costs, which a busy machine changes less.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ FLOORS = (
     *(_exact(wire, in_flight) for wire in ("tcp", "websocket") for in_flight in (1, MANY)),
     Floor("WebSocket, one way: a stream / websockets (asyncio) send", "stream@1", "websockets-sends@1", 1.2),
     Floor("WebSocket, one way: a stream / posts", "stream@1", "posts@1", 1.0),
-    Floor("WebSocket, one way: a stream, credit 32 / 256", "stream-32@1", "stream-256@1", 0.9),
+    Floor("WebSocket, one way: a stream, credit 32 / 256", "stream@1", "stream-256@1", 0.9),
     Floor("TCP, one way: a stream / posts", "stream-tcp@1", "posts-tcp@1", 1.0),
-    Floor("TCP, one way: a stream, credit 32 / 256", "stream-tcp-32@1", "stream-tcp-256@1", 0.9),
+    Floor("TCP, one way: a stream, credit 32 / 256", "stream-tcp@1", "stream-tcp-256@1", 0.9),
 )
 
 
@@ -157,14 +157,22 @@ def versions(package: str) -> str:
         return ""
 
 
-def speed_table(contest: Contest) -> str:
-    """Medians, a line for each contestant."""
-    width = max(len(CONTESTANTS[name].label) for name in contest.names)
+def speed_tables(contest: Contest) -> list[str]:
+    """Medians, a line for each contestant: those that ask and answer, and those that only say, one way."""
+    one_way = [name for name in contest.names if CONTESTANTS[name].one_way]
+    others = [name for name in contest.names if name not in one_way]
+    tables = [speed_table(contest, others)] if others else []
+    return [*tables, one_way_table(contest, one_way)] if one_way else tables
+
+
+def speed_table(contest: Contest, names: list[str]) -> str:
+    """Round trips."""
+    width = max(len(CONTESTANTS[name].label) for name in names)
     lines = [
         f"{'':{width}}  {'round trips a second':>22}  {'µs of CPU each':>16}",
         f"{'in flight':{width}}  {1:>10}  {MANY:>10}  {1:>7}  {MANY:>7}",
     ]
-    for name in contest.names:
+    for name in names:
         label = CONTESTANTS[name].label
         if name in contest.skipped:
             lines.append(f"{label:{width}}  skipped: {contest.skipped[name]}")
@@ -175,8 +183,22 @@ def speed_table(contest: Contest) -> str:
     return "\n".join(lines)
 
 
-def _median(figures: Figures, key: str) -> str:
-    return f"{statistics.median(figures[key]):,.0f}" if key in figures else "-"
+def one_way_table(contest: Contest, names: list[str]) -> str:
+    """Messages from the server, one after another; the CPU is that of the end which has more to do."""
+    width = max(len(CONTESTANTS[name].label) for name in names)
+    lines = [f"{'one way':{width}}  {'messages a second':>17}  {'µs of CPU each':>14}"]
+    for name in names:
+        rate, cpu = (
+            _median(figures, f"{name}@1", digits) for figures, digits in ((contest.figures, 0), (contest.cpu, 1))
+        )
+        lines.append(
+            f"{CONTESTANTS[name].label:{width}}  {rate:>17}  {cpu:>14}  {contest.skipped.get(name, '')}".rstrip()
+        )
+    return "\n".join(lines)
+
+
+def _median(figures: Figures, key: str, digits: int = 0) -> str:
+    return f"{statistics.median(figures[key]):,.{digits}f}" if key in figures else "-"
 
 
 def floors(figures: Figures, cpu: Figures) -> list[dict[str, Any]]:
@@ -209,7 +231,7 @@ def picture(contest: Contest) -> str:
         bars = [
             Bar(contestant.label, statistics.median(contest.figures[key]), contestant.ours)
             for name, contestant in CONTESTANTS.items()
-            if (key := f"{name}@{in_flight}") in contest.figures and contestant.served
+            if (key := f"{name}@{in_flight}") in contest.figures and contestant.served and not contestant.one_way
         ]
         bars.sort(key=lambda bar: -bar.value)
         panels.append(Bars(f"{in_flight} in flight" + (", one connection" if in_flight > 1 else ""), bars))
@@ -243,7 +265,7 @@ async def main(arguments: argparse.Namespace) -> None:
     made_of = ", ".join(itertools.starmap("{} {}".format, results["versions"].items()))
     print(f"medians of {arguments.rounds} rounds of about {arguments.seconds:g} s each; load average {load}")
     print(f"Python {results['python']}, {made_of}\n")
-    print(speed_table(contest), floor_table(results["floors"]), sep="\n\n")
+    print(*speed_tables(contest), floor_table(results["floors"]), sep="\n\n")
     write(arguments.json, json.dumps(results, indent=2) + "\n")
     write(arguments.svg, picture(contest))
 

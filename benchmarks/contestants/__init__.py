@@ -5,6 +5,8 @@
 ``client(port, in_flight)``
     An async context manager: connected, it yields the `Work` that does so many round trips, so many of them at once.
 
+Those that are "one way" are asked for so many messages, and say them one after another.
+
 Where a session layer is written by hand, it is what one writes in an afternoon: a number in each message, a table of
 those who wait, one reader, ten seconds of patience; with the same JSON codec as psession, and without compression, so
 that the layers are compared. Only "as first written" has the standard library's `json` and its library's defaults.
@@ -78,11 +80,9 @@ CONTESTANTS = {
     "memory-bare": _memory("memory: a bare channel, move_on_after", "trio", "bare"),
     "memory-send": _memory("memory: psession session.send", "psession", "send"),
     "memory-request": _memory("memory: psession port.request", "psession", "request"),
-    "stream": _one_way("psession stream, WebSocket", "websocket", "stream"),
-    "stream-32": _one_way("psession stream, WebSocket, credit 32", "websocket", "stream", 32),
+    "stream": _one_way("psession stream, WebSocket, credit 32", "websocket", "stream"),
     "stream-256": _one_way("psession stream, WebSocket, credit 256", "websocket", "stream", 256),
-    "stream-tcp": _one_way("psession stream, TCP", "tcp", "stream"),
-    "stream-tcp-32": _one_way("psession stream, TCP, credit 32", "tcp", "stream", 32),
+    "stream-tcp": _one_way("psession stream, TCP, credit 32", "tcp", "stream"),
     "stream-tcp-256": _one_way("psession stream, TCP, credit 256", "tcp", "stream", 256),
     "posts": _one_way("psession post, WebSocket", "websocket", "posts"),
     "posts-tcp": _one_way("psession post, TCP", "tcp", "posts"),
