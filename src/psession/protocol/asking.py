@@ -227,19 +227,6 @@ class Asking:
             event = TurnEvent.ERROR
         self._listened(dialogue, turn, turn.advance(event), item, is_awaited=is_awaited)
 
-    def heard_next(self, turn: AskedTurn, part: int, payload: Any, now: float) -> bool:
-        """Take one of many answers to a turn that listens, if it is the next and fills no gap. Else do nothing.
-
-        The fast way for nearly every one: what `heard` comes to for it. Return True if it was taken.
-        """
-        arriving = turn.arriving
-        if arriving is None or turn.deadline < now or not turn.sent or not arriving.arrive_next(part, payload):
-            return False
-        self._shared.counters.matched += 1
-        if len(arriving.ready) == 1:
-            self._shared.events.append(events.Heard(turn))
-        return True
-
     def _listened(self, dialogue: Dialogue, turn: AskedTurn, do: TurnDo, item: Item, *, is_awaited: bool) -> None:
         arriving, shared = turn.arriving, self._shared
         assert arriving is not None

@@ -178,15 +178,18 @@ class Connection(Machine):
             if pop(self._life, None) != exact.life:
                 break
             if turn is not None and turn.state is _LISTENING:
-                re, part = pop(self._re, None), pop(self._part, None)
+                arriving, re, part = turn.arriving, pop(self._re, None), pop(self._part, None)
                 if turn.number != re or type(re) is not int or not self._exact_names.isdisjoint(payload):
                     break
-                if type(part) is not int or not self._asking.heard_next(turn, part, payload, now):
+                if arriving is None or type(part) is not int or not turn.sent or turn.deadline < now:
+                    break
+                if not arriving.arrive_next(part, payload):
                     break
                 if exact.opened is not _OPEN:
                     exact.advance(OpenedEvent.ANSWERED)
                 self._shared.peer = _EXACT
-                return self.take() if self._shared.events else _NOTHING
+                self.counters.matched += 1
+                return [events.Heard(turn)] if len(arriving.ready) == 1 else _NOTHING
             number, wait = pop(self._turn, None), pop(self._wait, None)
             if number is None:
                 re = pop(self._re, None)

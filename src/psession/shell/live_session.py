@@ -204,7 +204,6 @@ class LiveSession:
         if self.dialogue.ending is not None:
             self.raise_ended()
         engine, dialogue = self.engine, self.dialogue
-        connection, outbox = engine.connection, engine.outbox
         exact = dialogue.exact
         if exact is not None and exact.stream is not None:
             stream = exact.stream
@@ -215,6 +214,7 @@ class LiveSession:
                 stream.in_a_row = 0
                 await trio.lowlevel.cancel_shielded_checkpoint()
         else:
+            connection, outbox = engine.connection, engine.outbox
             frame, answers, opens = connection.post(dialogue, payload)
             if answers and self.handler is not None and self.handler.is_visible:
                 self.handler.lift_deadline()
