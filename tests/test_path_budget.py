@@ -28,7 +28,7 @@ PARTS = 6400
 
 MOST_A_PART = {
     # Per part of a stream with so much credit, likewise.
-    32: {"steps": 0.4, "writes": 0.13, "scopes": 0.01, "deadlines": 0.01},
+    32: {"steps": 0.3, "writes": 0.13, "scopes": 0.01, "deadlines": 0.01},
     256: {"steps": 0.2, "writes": 0.07, "scopes": 0.01, "deadlines": 0.01},
 }
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from contextlib import asynccontextmanager
+import os
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import trio
 import trio.testing
 
-from psession import Port, Session, SessionManager
+from psession import Exact, Port, Session, SessionManager
 from psession.channels import _pace, lines
 
 from .peers import Caught, settle
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     import pytest
 
@@ -311,3 +312,134 @@ async def test_a_part_waits_for_room_in_the_queue(autojump_clock: trio.testing.M
         await settle()
         assert len(posted) == 10  # the writer has the first five in its hands
         assert [part.get("n") for part in await read_past(ends, took, 51)] == [*range(50), None]
+
+
+async def test_parts_are_written_in_the_step_in_which_credit_runs_out(mock_clock: trio.testing.MockClock) -> None:
+    seen: list[list[int]] = []
+
+    class Steps(trio.abc.Instrument):
+        def after_task_step(self, task: trio.lowlevel.Task) -> None:
+            if task in handlers:
+                seen.append(ends.writes.copy())
+
+    handlers: list[trio.lowlevel.Task] = []
+
+    async def handler(session: Session) -> None:
+        await session.receive()
+        handlers.append(trio.lowlevel.current_task())
+        for n in range(20):
+            await session.post({"n": n})
+
+    async with recorded(on_session=handler) as ends:
+        steps = Steps()
+        trio.lowlevel.add_instrument(steps)
+        ends.port.dispatch({"sid": 5, "_turn": 1, "_new": True, "_credit": 8, "_part": 1, "_life": 7})
+        await settle()
+        trio.lowlevel.remove_instrument(steps)
+        assert seen[0] == [1, 7]
+
+
+async def test_credit_is_given_at_once_however_much_came_with_the_last_read(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    async with recorded(dialect=Exact()) as ends, ends.port.stream({}, credit=32) as replies:
+        [asked] = await ends.read(1)
+        header = {"sid": asked["sid"], "_re": asked["_turn"], "_life": asked["_life"]}
+        parts = [{"n": part, **header, "_part": part} for part in range(1, 33)]
+        await ends.peer.send_all(b"".join(json.dumps(part).encode() + b"\n" for part in parts))
+        await settle()
+        ends.writes.clear()
+        for number in range(1, 16):
+            assert await replies.receive() == {"n": number}
+        assert ends.writes == []
+        assert await replies.receive() == {"n": 16}
+        assert ends.writes == [1]
+        assert (await ends.read(1))[0]["_credit"] == 48
+
+
+class ReaderSteps(trio.abc.Instrument):
+    """The steps of the port's reader, which sleeps until the socket has something."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.count += "reader" in task.name
+
+
+@contextmanager
+def reader_steps() -> Iterator[ReaderSteps]:
+    """Those in the block."""
+    steps = ReaderSteps()
+    trio.lowlevel.add_instrument(steps)
+    yield steps
+    trio.lowlevel.remove_instrument(steps)
+
+
+async def test_an_asker_that_is_alone_looks_for_the_next_part_itself() -> None:
+    async with recorded(dialect=Exact()) as ends, ends.port.stream({}) as replies:
+        [asked] = await ends.read(1)
+        await settle()
+        header = {"sid": asked["sid"], "_re": asked["_turn"], "_part": 1, "_life": asked["_life"]}
+        os.write(ends.peer.socket.fileno(), json.dumps({"n": 1, **header}).encode() + b"\n")
+        with reader_steps() as steps:
+            assert await replies.receive() == {"n": 1}
+        assert steps.count == 0
+
+
+async def test_a_handler_that_is_alone_looks_for_credit_itself() -> None:
+    counts: list[int] = []
+
+    async def handler(session: Session) -> None:
+        await session.receive()
+        await session.post({"n": 1})
+        await settle()
+        os.write(ends.peer.socket.fileno(), b'{"sid":5,"_turn":1,"_credit":2,"_life":7}\n')
+        with reader_steps() as steps:
+            await session.post({"n": 2})
+        counts.append(steps.count)
+
+    async with recorded(on_session=handler) as ends:
+        ends.port.dispatch({"sid": 5, "_turn": 1, "_new": True, "_credit": 1, "_part": 1, "_life": 7})
+        assert [part["n"] for part in (await ends.read(2))[:2]] == [1, 2]
+    assert counts == [0]
+
+
+async def test_a_handler_that_looks_for_credit_finds_that_nobody_wants_any_more() -> None:
+    reached: list[str] = []
+
+    async def handler(session: Session) -> None:
+        await session.receive()
+        await session.post({"n": 1})
+        await settle()
+        os.write(ends.peer.socket.fileno(), b'{"sid":5,"_turn":1,"_error":"cancelled","_life":7}\n')
+        try:
+            await session.post({"n": 2})
+        except trio.Cancelled:
+            reached.append("cancelled")
+            raise
+
+    async with recorded(on_session=handler) as ends:
+        ends.port.dispatch({"sid": 5, "_turn": 1, "_new": True, "_credit": 1, "_part": 1, "_life": 7})
+        await ends.read(1)
+        for _ in range(3):
+            await settle()
+        assert reached == ["cancelled"]
+        assert ends.port._engine.connection.handlers == 0
+
+
+async def test_a_session_whose_handler_found_something_else_as_it_looked_for_credit_is_idle(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def handler(session: Session) -> None:
+        await session.receive()
+        await session.post({"n": 1})
+        await settle()
+        os.write(ends.peer.socket.fileno(), b'{"sid":5,"n":9,"_part":1,"_life":7}\n')  # a post, which it does not take
+        await session.post({"n": 2})
+
+    async with recorded(on_session=handler, session_max_life=10) as ends:
+        ends.port.dispatch({"sid": 5, "_turn": 1, "_new": True, "_credit": 1, "_part": 1, "_life": 7})
+        await trio.sleep(11)
+        assert ends.port.statistics().expired == 1
+        assert ends.port._engine.connection.handlers == 0
