@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEFAULT_WINDOW = 32
-"""Replies that the asker has room for. It grants half of that at a time: one small message for 16 replies, which is as
-many as the outbox joins in one write, and while these are on their way the other 16 keep the peer at work. In memory,
-thousands of replies a second: 30 with a window of 4, 44 with 8, 58 with 16, 68 with 32, 76 with 64, 82 with 128."""
+"""Replies that the asker has room for. It grants half of that at a time: one small message for 16 replies, and while
+these are on their way the other 16 keep the peer at work. Over a WebSocket on loopback, a processor for each end, in
+thousands of replies a second: 51 with a window of 4, 88 with 8, 143 with 16, 180 with 32, 223 with 64, 227 with 128.
+More than 32 is for who knows that the replies are short: 32 that are as long as a message may be are 32 MiB."""
 
 
 class Item(NamedTuple):

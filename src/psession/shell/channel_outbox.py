@@ -29,7 +29,8 @@ tasks of this scheduler pass go on, the peer is at work on these. With 64 turns 
 20 %."""
 
 JOINED_SECONDS = 0.001
-"""Parts of a stream that follow one another in so many seconds are joined; one that comes later is written at once."""
+"""In each so many seconds one part of a stream is written at once, with those that wait; the others are joined. A
+handler that works between two posts gives the writer no turn."""
 
 WRITES_UNDER_WAY = 4
 """The number of writes in which the turns in flight travel, at least. In one, both ends work in turns, each asleep
