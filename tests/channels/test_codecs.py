@@ -120,6 +120,23 @@ def test_the_error_names_the_first_place_under_its_name_on_the_wire(codec: Any) 
 
 
 @both
+@pytest.mark.parametrize(
+    "rest", ["x" * 100_000, "null " * 4000, 2**70, None, [1, 2] * 5000], ids=lambda rest: f"{rest!r:.9}"
+)
+@pytest.mark.parametrize("odd", [math.nan, -math.inf])
+def test_nan_is_found_in_a_long_message_whatever_else_is_in_it(codec: Any, rest: Any, odd: float) -> None:
+    if rest == 2**70 and type(codec) is MsgpackCodec:
+        pytest.skip("it has no such integers")
+    message = {"before": "x" * 20_000, "rest": rest, "text": "it is null, and void", "behind": [None, 1.5]}
+    assert codec.decode(codec.encode(message)) == message
+    for place in ("before", "rest", "behind"):
+        with pytest.raises(MalformedMessageError, match=rf"(nan|inf) at \$\.{place}"):
+            codec.encode({**message, place: odd})
+    with pytest.raises(MalformedMessageError, match=r"(nan|inf) at \$\.text\[2\]"):
+        codec.encode({**message, "text": ["null", None, odd]})
+
+
+@both
 def test_none_and_the_word_null_are_no_nan(codec: Any) -> None:
     message = {"null": None, "text": "null", "list": [None, "null and null"], "number": 1.5}
     assert codec.decode(codec.encode(message)) == message

@@ -8,6 +8,7 @@ serve many channels.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import msgspec
@@ -29,6 +30,22 @@ CodecName = Literal["json", "msgpack"]
 _MAPPING: Final = dict[str, Any]
 _JSON_OBJECT: Final = ord("{")
 _MSGPACK_OBJECTS: Final = frozenset([*range(0x80, 0x90), 0xDE, 0xDF])  # fixmap, map 16, map 32
+
+
+_null_in: Final = re.compile(b"null").search
+"""Not `find`: that takes as long for 100 bytes, and for 100 kB 55 to 78 us where this takes 27 to 52."""
+
+_LONG: Final = 8192
+_SAMPLE: Final = 1024
+
+
+def _is_mostly_text(data: bytes) -> bool:
+    """Return True if a long message seems to have few members: these are sooner encoded than its bytes are searched.
+
+    100 kB of text are encoded as MessagePack in 2 us, of rows in 120; both are searched for ``null`` in 30 to 50.
+    """
+    middle = len(data) // 2
+    return data.count(b",", middle, middle + _SAMPLE) < _SAMPLE // 32
 
 
 class Undecoded:
@@ -182,8 +199,7 @@ class JsonCodec(_TypedCodec):
             data = self._encode(message)
         except Exception as error:
             raise _faults.not_encoded("JSON", message, self._encode, error) from error
-        # Not `in`: that tries its operand as a number first, at twice the cost (0.27 us against 0.14 for 108 bytes).
-        if data.find(b"null") >= 0:
+        if (len(data) < _LONG or not _is_mostly_text(data) or not _faults.is_finite(message)) and _null_in(data):
             _faults.refuse_null_from_float(message)
         if self._only_objects and data[0] != _JSON_OBJECT:
             raise _faults.not_an_object(message)
@@ -195,8 +211,9 @@ class JsonCodec(_TypedCodec):
             data = self._encode(message.content)
         except Exception as error:
             raise _faults.not_encoded("JSON", message.content, self._encode, error) from error
-        if data.find(b"null") >= 0:
-            _faults.refuse_null_from_float(message.content)
+        content = message.content
+        if (len(data) < _LONG or not _is_mostly_text(data) or not _faults.is_finite(content)) and _null_in(data):
+            _faults.refuse_null_from_float(content)
         if data[0] != _JSON_OBJECT:
             raise _faults.not_an_object(message.content)
         fields = self._encode(message.fields)
