@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sys import getsizeof
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from psession import checks
 from psession.absences import DEFAULT_ABSENT_PORTS, DEFAULT_ABSENT_PORTS_PER_ADDRESS, Absences
@@ -17,6 +17,10 @@ DEFAULT_BYTES: Final = 128 * 2**20
 MOST_WEIGHED: Final = 4096
 """Members of a message that are looked at, in half a millisecond: more than 1 KiB can have. One that has more came with
 an estimate."""
+
+FEW_WEIGHED: Final = 16
+"""Members that are looked at of a message whose estimate is known: one that has more counts as that says. Looking at
+all of 10 kB of rows took the server 400 us, of 500."""
 
 FIRST_MESSAGE: Final = 2048
 """Bytes that a short message counts which is not weighed: 1 KiB of JSON takes 1 to 3 as a rule, of nested lists 22."""
@@ -139,8 +143,8 @@ class Account:
         lent: The bytes of long messages that handlers of the peer's sessions are at work on.
         rest: The bytes of all else, when they were measured last.
         most_messages: As given.
-        weight: The estimate that came with the message that is being delivered; 0: it is a short one, as those of a
-            channel are that tells of long ones; ``None``: nobody knows.
+        weight: Estimates what the message takes that is being delivered; 0: it is a short one, as those of a channel
+            are that tells of long ones; ``None``: nobody knows.
     """
 
     __slots__ = (
@@ -171,7 +175,7 @@ class Account:
         self._measure = rest
         self._dismiss = dismiss
         self.most_messages = most_messages
-        self.weight: int | None = None
+        self.weight: Callable[[], int] | Literal[0] | None = None
         self.give_way = give_way
         self._budget = budget
         self._most_bytes = most_bytes
@@ -189,8 +193,9 @@ class Account:
         return self._take(FIRST_MESSAGE)
 
     def _weigh(self, message: Any) -> int:
-        size, is_all = weigh(message)
-        return size if is_all else max(size, self.weight or 0)
+        estimated = self.weight
+        size, is_all = weigh(message, FEW_WEIGHED if estimated else MOST_WEIGHED)
+        return max(size, estimated()) if estimated and not is_all else size
 
     def _take(self, size: int, most: float | None = None) -> int:
         budget = self._budget
@@ -277,8 +282,8 @@ class Account:
         self.give_way, self._measure, self._dismiss = bool, int, int  # it knows its port no more
 
 
-def weigh(message: Any) -> tuple[int, bool]:
-    """The bytes that a decoded message takes, about, and whether that is all of it: it has `MOST_WEIGHED` members."""
+def weigh(message: Any, most: int = MOST_WEIGHED) -> tuple[int, bool]:
+    """The bytes that a decoded message takes, about, and whether that is all of it, within `most` members."""
     if type(message) is dict and len(message) <= _FEW:
         total = 64 + 232 + 64 * len(message)
         for value in message.values():
@@ -289,7 +294,7 @@ def weigh(message: Any) -> tuple[int, bool]:
                 break
         else:
             return total, True  # as nearly every short message
-    total, left = 0, MOST_WEIGHED
+    total, left = 0, most
     values: list[Any] = [message]
     while values and left:
         value = values.pop()

@@ -503,6 +503,15 @@ def test_a_short_message_is_weighed_as_what_it_takes(message: Any) -> None:
     assert taken / len(kept) / 3 <= weigh(message)[0] <= 4 * taken / len(kept) + 200
 
 
+def test_a_long_message_of_few_members_counts_what_it_takes_and_one_of_many_its_estimate() -> None:
+    account = Account(Budget(10 * MB), 10 * MB, 9, lambda: False)
+    account.weight = lambda: 50_000
+    assert account.take({"text": {"code": "[" * 9000}}) == pytest.approx(9000, rel=0.1)
+    assert account.take({"n": [1] * 2000}) == 50_000
+    account.weight = None
+    assert account.take({"n": [1] * 2000}) == pytest.approx(2000 * 36, rel=0.1), "where nothing is known it is weighed"
+
+
 def test_weighing_ends_whatever_the_message_is() -> None:
     endless: list[Any] = []
     endless.append(endless)

@@ -81,6 +81,19 @@ async def test_objects_of_text_and_bytes_are_decoded(data: Any) -> None:
         assert channel.bytes_received == 7
 
 
+async def test_what_a_long_object_takes_is_estimated_and_nobody_knows_it_of_an_object_that_is_a_message() -> None:
+    near, far = object_pair()
+    async with anyio_stream(near) as channel, far:
+        assert isinstance(channel, AnyioObjectChannel)
+        await far.send(b'{"text":"%s"}' % (b"x" * 5000))
+        await channel.receive_batch()
+        assert channel.weights is not None
+        assert channel.weights[0]() > 5000
+        await far.send({"text": "x" * 5000})
+        await channel.receive_batch()
+        assert channel.weights is None
+
+
 async def test_a_bad_object_costs_itself_alone() -> None:
     near, far = object_pair()
     async with anyio_stream(near, max_message_bytes=10) as channel, far:

@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from psession.channels import FramedChannel, JsonCodec, MsgpackCodec, _pace, length_prefixed, lines
+from psession.channels import FramedChannel, JsonCodec, MsgpackCodec, _pace, _wire, length_prefixed, lines
 from psession.errors import MalformedMessageError, MessageError, MessageTooLargeError
 
 MockClock = trio.testing.MockClock
@@ -204,6 +204,86 @@ async def test_many_messages_of_one_read_are_one_batch() -> None:
     await raw.say(b'{"a":1}\n' * 100)
     assert await raw.channel.receive_batch() == [{"a": 1}] * 100
     assert raw.channel.bytes_received == 800
+
+
+LONG = "x" * 5000
+
+
+@pytest.fixture
+def slow_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each long message takes its time."""
+    monkeypatch.setattr(_wire, "TOGETHER_SECONDS", 0)
+
+
+async def read_at_once(raw: Raw, data: bytes) -> None:
+    """Have the channel's next read take all of this."""
+    raw.channel._pace.read_bytes = _pace.MOST_BYTES
+    await raw.say(data)
+
+
+async def test_long_messages_that_are_soon_decoded_come_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 10e-6, 15e-6, 21e-6, 0.0])
+    monkeypatch.setattr(_wire, "perf_counter", lambda: next(now))
+    raw = Raw(lines)
+    await read_at_once(raw, 4 * raw.channel.encode({"text": LONG}))
+    assert [len(await raw.channel.receive_batch()) for _ in range(2)] == [3, 1]
+
+
+@either
+@pytest.mark.usefixtures("slow_decoding")
+async def test_long_messages_of_one_read_come_one_by_one_and_short_ones_together(make: Any) -> None:
+    raw = Raw(make)
+    channel = raw.channel
+    messages = [{"n": 1}, {"n": 2, "text": LONG}, {"n": 3, "text": LONG}, {"n": 4}, {"n": 5}, {"n": 6, "text": LONG}]
+    frames = [channel.encode(message) for message in [*messages, {"n": 7}]]
+    await read_at_once(raw, b"".join(frames)[:-1])
+    assert await channel.receive_batch() == messages[:2]
+    assert channel.kept_bytes > sum(map(len, frames[2:])) - 40, "those that are not decoded, without their edges"
+    assert channel.bytes_received < sum(map(len, frames[:2])) + 40
+    assert await channel.receive_batch() == messages[2:3]
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await channel.receive_batch()
+    assert scope.cancelled_caught
+    assert await channel.receive_batch() == messages[3:]
+    assert channel.kept_bytes == len(frames[-1]) - 1
+    assert channel.bytes_received == sum(map(len, frames)) - 1
+    await raw.say(frames[-1][-1:])
+    assert await channel.receive_batch() == [{"n": 7}]
+
+
+@pytest.mark.usefixtures("slow_decoding")
+async def test_a_bad_message_among_long_ones_stands_in_its_place_and_an_end_behind_them_comes_last() -> None:
+    raw = Raw(lines, max_message_bytes=2 * len(LONG))
+    channel = raw.channel
+    frames = [channel.encode({"text": LONG}), b'{"text":' + LONG.encode() + b"\n", b"x" * 3 * len(LONG) + b"\n"]
+    await read_at_once(raw, b"".join([*frames, b'{"n":1}\n', frames[0]]))
+    await raw.stream.aclose()
+    assert await channel.receive_batch() == [{"text": LONG}]
+    malformed, too_large, one, long = [*await channel.receive_batch(), *await channel.receive_batch()]
+    assert (type(malformed), type(too_large)) == (MalformedMessageError, MessageTooLargeError)
+    assert (one, long) == ({"n": 1}, {"text": LONG})
+    with pytest.raises(trio.EndOfChannel):
+        await channel.receive_batch()
+
+
+@pytest.mark.usefixtures("slow_decoding")
+async def test_long_messages_that_are_not_decoded_yet_are_gone_when_this_side_closes() -> None:
+    raw = Raw(lines)
+    await read_at_once(raw, 3 * raw.channel.encode({"text": LONG}))
+    assert len(await raw.channel.receive_batch()) == 1
+    await raw.channel.aclose()
+    assert raw.channel.kept_bytes == 0
+    with pytest.raises(trio.ClosedResourceError):
+        await raw.channel.receive_batch()
+
+
+async def test_a_channel_keeps_nothing_of_the_long_messages_that_it_gave() -> None:
+    raw = Raw(lines)
+    for receive in (raw.channel.receive, raw.channel.receive):
+        await read_at_once(raw, raw.channel.encode({"text": LONG}))
+        await receive()
+        assert raw.channel.weights == {}
 
 
 async def test_a_read_grows_while_it_costs_little_and_shrinks_with_the_time_that_it_takes(

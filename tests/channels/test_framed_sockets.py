@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from psession.channels import length_prefixed, lines
+from psession.channels import _pace, _wire, length_prefixed, lines
 
 OpenTcp = Callable[[], AbstractAsyncContextManager[tuple[trio.SocketStream, trio.SocketStream]]]
 
@@ -104,6 +104,50 @@ async def test_a_look_does_not_overtake_what_is_in_hand(open_tcp: OpenTcp) -> No
         await right.send_all(b'{"a":3}\n')
         assert channel.receive_batch_now() == []
         assert [await channel.receive() for _ in range(2)] == [{"a": 2}, {"a": 3}]
+
+
+async def test_a_look_takes_long_messages_one_by_one_and_all_of_them_where_somebody_sleeps_until_more_comes(
+    open_tcp: OpenTcp,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_wire, "TOGETHER_SECONDS", 0)
+    async with open_tcp() as (left, right):
+        channel = lines(left)
+        channel._pace.read_bytes = _pace.MOST_BYTES
+        long = channel.encode({"text": "x" * 5000})
+        await right.send_all(3 * long)
+        assert [len(channel.receive_batch_now()) for _ in range(4)] == [1, 1, 1, 0]
+        got: list[Any] = []
+
+        async def receive() -> None:
+            while len(got) < 4:
+                got.extend(await channel.receive_batch())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            await trio.testing.wait_all_tasks_blocked()
+            assert os.write(right.socket.fileno(), 3 * long) == 3 * len(long)
+            assert len(channel.receive_batch_now()) == 3
+            await trio.testing.wait_all_tasks_blocked()
+            await right.send_all(4 * long)
+        assert len(got) == 4
+
+
+async def test_a_look_takes_what_a_receiver_has_not_decoded_yet(
+    open_tcp: OpenTcp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_wire, "TOGETHER_SECONDS", 0)
+    async with open_tcp() as (left, right):
+        channel = lines(left)
+        channel._pace.read_bytes = _pace.MOST_BYTES
+        await right.send_all(3 * channel.encode({"text": "x" * 5000}))
+        assert len(await channel.receive_batch()) == 1
+        receiving = channel.receive_batch()
+        receiving.send(None)  # as far as its checkpoint
+        assert len(channel.receive_batch_now()) == 2, "the receiver would have to wait for the next read"
+        receiving.close()
+        await right.send_all(b'{"n":1}\n')
+        assert await channel.receive_batch() == [{"n": 1}]
 
 
 async def test_a_stream_that_somebody_else_closed_is_a_closed_one(open_tcp: OpenTcp) -> None:

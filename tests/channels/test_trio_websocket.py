@@ -35,6 +35,15 @@ async def test_json_is_taken_from_text_and_from_binary(open_websockets: Any) -> 
         assert channel.bytes_received == 14
 
 
+async def test_what_a_long_message_takes_is_estimated(open_websockets: Any) -> None:
+    async with open_websockets() as (left, right):
+        channel = trio_websocket(left)
+        await right.send_message('{"text":"%s"}' % ("x" * 5000))
+        await channel.receive_batch()
+        assert channel.weights is not None
+        assert channel.weights[0]() > 5000
+
+
 async def test_a_bad_message_costs_itself_alone(open_websockets: Any) -> None:
     async with open_websockets() as (client, server):
         channel = trio_websocket(client, codec="msgpack")

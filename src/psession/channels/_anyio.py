@@ -137,13 +137,14 @@ class AnyioObjectChannel(WireChannel):
         except anyio.EndOfStream:
             raise trio.EndOfChannel from None
         if not isinstance(found, str | bytes | bytearray | memoryview):
+            self.weights = None
             return [found]
         data = found if isinstance(found, str) else bytes(found)
         length = len(data) if isinstance(data, bytes) else len(data.encode(errors="surrogatepass"))
         self.bytes_received += length
         if length > self._max_message_bytes:
             return [MessageTooLargeError(f"{length} bytes; max_message_bytes is {self._max_message_bytes}")]
-        return [self._decode(data)]
+        return self._decoded([data])
 
     async def _close(self) -> None:
         self._waits.end()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from psession.errors import MessageError
 
@@ -36,9 +36,10 @@ class FrameChannel(trio.abc.Channel[Message]):
     joins: bool = False
     """Whether frames are ``bytes`` that may be concatenated and given to ``send_frame_now`` as one."""
 
-    weights: Mapping[int, int] | None = None
-    """What the long messages of the last batch take once they are decoded, by their places in it: bytes, about; the
-    others have fewer than 4 KiB. ``None`` where the channel does not know."""
+    weights: dict[int, Callable[[], int]] | None = None
+    """What the long messages of the last batch take now that they are decoded, by their places in it: functions that
+    estimate the bytes; the others have fewer than 4 KiB. A port empties it when it is done with the batch, since these
+    hold on to what they estimate. ``None`` where the channel does not know."""
 
     kept_bytes: int = 0
     """What the channel keeps of a message that has come in part."""

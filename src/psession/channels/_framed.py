@@ -89,6 +89,15 @@ class FramedChannel(WireChannel):
 
     async def _read(self) -> list[Message | MessageError]:
         while True:
+            if self._rest:
+                if self._pace.waits:
+                    await self._pace.turn()
+                else:
+                    await trio.lowlevel.checkpoint()
+                if self._rest:  # and nobody took it meanwhile
+                    self._pace.begin(0)
+                    return self._decode_rest()
+                continue
             if self._at_end or self._framing.lost is not None:
                 await trio.lowlevel.checkpoint()
                 self._raise_end()
@@ -103,8 +112,8 @@ class FramedChannel(WireChannel):
 
     @property
     def kept_bytes(self) -> int:  # type: ignore[override]
-        """The bytes of a message that has come in part."""
-        return self._framing.kept_bytes
+        """The bytes of a message that has come in part, and of those that are not decoded yet."""
+        return self._framing.kept_bytes + self._rest_bytes
 
     def watch_kept_bytes(self, call: Callable[[], None]) -> None:
         """Have `call` called where more of a message has come, and it is not whole."""
@@ -119,9 +128,12 @@ class FramedChannel(WireChannel):
 
         Nothing as well while `receive` has messages in hand, which come before what the socket holds.
         """
-        if self._socket is None or self._closed or self._pending or self._at_end or self._failure is not None:
+        if self._socket is None or self._closed or self._pending or self._pace.waits:
             return []
-        if self._pace.waits:
+        if self._rest:
+            self._pace.begin(0)
+            return self._decode_rest(all_of_them=self._receiving)
+        if self._at_end or self._failure is not None:
             return []
         try:
             data = os.read(self._socket.fileno(), self._pace.read_bytes)
@@ -130,16 +142,16 @@ class FramedChannel(WireChannel):
         except OSError as error:
             self._failure = error  # the socket says it once; the reader, which the socket wakes now, needs it too
             return []
-        messages = self._messages(data)
+        messages = self._messages(data, all_of_them=self._receiving)  # whoever receives sleeps until more has come
         if self._framing.lost is not None:
             trio.lowlevel.notify_closing(self._socket)  # nothing more will come: the reader must say so
         return messages
 
-    def _messages(self, data: bytes) -> list[Message | MessageError]:
+    def _messages(self, data: bytes, *, all_of_them: bool = False) -> list[Message | MessageError]:
         self.bytes_received += len(data)
         if len(data) >= LEAST_BYTES:  # less is done before its time could be taken
             self._pace.begin(len(data))
-        return self._decoded(self._framing.feed(data))
+        return self._decoded(self._framing.feed(data), all_of_them=all_of_them)
 
     def _note_useless(self, useless: int) -> None:
         """Take note of what came with a read and is of no use. A peer that sends little else is listened to no more."""

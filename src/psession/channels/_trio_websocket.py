@@ -70,7 +70,7 @@ class TrioWebSocketChannel(WireChannel):
         self.bytes_received += length
         if length > self._max_message_bytes:
             return [MessageTooLargeError(f"{length} bytes; max_message_bytes is {self._max_message_bytes}")]
-        return [self._decode(data)]
+        return self._decoded([data])
 
     def _raise_end(self, error: Exception) -> NoReturn:
         reason = self._connection.closed

@@ -196,12 +196,12 @@ class WebSocketChannel(FramedChannel):
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
-    def _messages(self, data: bytes) -> list[Message | MessageError]:
+    def _messages(self, data: bytes, *, all_of_them: bool = False) -> list[Message | MessageError]:
         framing = self._frames
         self.bytes_received += len(data)
         if len(data) >= LEAST_BYTES:
             self._pace.begin(len(data))
-        messages = self._decoded(framing.feed(data))
+        messages = self._decoded(framing.feed(data), all_of_them=all_of_them)
         if framing.useless:
             useless, framing.useless = framing.useless, 0
             self._note_useless(useless)

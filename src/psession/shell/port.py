@@ -224,11 +224,7 @@ class Session(Generic[Ask, Reply]):
         checks.seconds("timeout", timeout)
         with trio.move_on_after(timeout):
             return await live.next_message()
-        for _ in range(live.engine.hops + 1):
-            if live.has_message:
-                break
-            await trio.lowlevel.checkpoint()
-        if live.has_message:
+        if await live.engine.timekeeper.look_for(lambda: live.has_message):
             return live.take_message()
         raise live.error(errors.SessionTimeoutError, f"no message came in {timeout:g} s")
 

@@ -39,7 +39,7 @@ from psession.shell.user_code import await_, call
 from psession.shell.waiting import Handed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from psession.budget import Budget
     from psession.options import Options
@@ -257,12 +257,14 @@ class PortTasks:
             self._unmeasured = 0
             engine.account.measure_all()
 
-    def _route_weighed(self, batch: list[Any], weights: Mapping[int, int] | None) -> None:
+    def _route_weighed(self, batch: list[Any], weights: dict[int, Callable[[], int]] | None) -> None:
         """Route a batch in which a message is long, or may be: what it may take comes with it, or nobody knows."""
         account = self._engine.account
         for place, message in enumerate(batch):
             account.weight = None if weights is None else weights.get(place, 0)
             self.take(message)
+        if weights is not None:
+            weights.clear()
         account.weight = 0 if self._tells_weights else None
         assert self._frames is not None
         self._frames.pace()

@@ -105,6 +105,19 @@ class Timekeeper:
             self._asleep_until = -math.inf
             await self._tell()
 
+    async def look_for(self, found: Callable[[], bool]) -> bool:
+        """Take a last look for what may have come already. Return True if it was found.
+
+        The reader is `hops` passes behind. The look goes on while bytes come: what is looked for may lie behind them.
+        """
+        seen = None
+        for _ in range(MOST_LOOKS):
+            if found() or seen == (seen := self._received_bytes()):
+                break
+            for _ in range(self._hops + 1):
+                await trio.lowlevel.checkpoint()
+        return found()
+
     async def _tell(self) -> None:
         """End what is due, after a last look for replies: a deadline and a reply may come in the same tick.
 
