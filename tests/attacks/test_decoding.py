@@ -162,6 +162,14 @@ def test_a_deep_message_is_decoded_and_let_go_or_refused(form: Any, depth: int) 
         assert "nested too deeply" in str(error)  # noqa: PT017 - it depends on the version of Python
 
 
+def test_json_too_short_for_too_many_containers_is_not_searched_for_them() -> None:
+    data = b'{"n":[' + b",".join([b"[]"] * 43_000) + b"]}"
+    assert len(data) <= 2 * _limits.FEW_CONTAINERS
+    assert len(JsonCodec().decode(data)["n"]) == 43_000
+    with pytest.raises(MalformedMessageError, match="lists and objects in"):
+        JsonCodec().decode(b'{"n":[' + b",".join([b"[]"] * 66_000) + b"]}")
+
+
 RANDOM = random.Random(10)
 HONEST: dict[str, Any] = {
     "a random text of bytes": b"".join(RANDOM.randbytes(2**16) for _ in range(16)),

@@ -178,14 +178,13 @@ class WebSocketFraming(Framing):
 
     # -- what comes --------------------------------------------------------------------------------------------------
 
-    def feed(self, data: bytes) -> list[Any]:
+    def feed(self, data: bytes | bytearray) -> list[Any]:
         """The payloads of the messages that end in ``data``, text as `WebSocketFraming` says."""
         if self._kept:
             self._kept += data
             if len(self._kept) < self._wanted:
                 return []
-            data = bytes(self._kept)
-            self._kept.clear()
+            data, self._kept = self._kept, bytearray()
         found: list[Any] = []
         at, size, wanted = 0, len(data), 2
         mask_bit, mask_size, limit = self._mask_bit_in, self._mask_size_in, self.max_message_bytes
@@ -207,9 +206,13 @@ class WebSocketFraming(Framing):
                     break
             stop = start + length
             if _TEXT <= first <= _BINARY and stop <= size and length <= limit and self._fragments is None:
-                payload = data[start:stop]
-                if mask_size:
-                    payload = apply_mask(payload, data[start - 4 : start])
+                if mask_size:  # a view costs 0.1 us more than a slice, and spares a copy of what is long
+                    part = data[start:stop] if length < _HEADS else memoryview(data)[start:stop]
+                    payload = apply_mask(part, data[start - 4 : start])
+                elif isinstance(data, bytearray):
+                    payload = bytes(memoryview(data)[start:stop])
+                else:
+                    payload = data[start:stop]
                 if first == _TEXT and not (self._text and payload.isascii()):
                     self._take_text(payload, found)
                 else:
@@ -255,7 +258,7 @@ class WebSocketFraming(Framing):
     def _refuse_text(self, error: UnicodeDecodeError, position: int) -> None:
         self._fail(CloseCode.INVALID_DATA, f"text that is no UTF-8, {error.reason} at position {position}", error)
 
-    def _hand_over(self, data: bytes, found: list[Any]) -> None:
+    def _hand_over(self, data: bytes | bytearray, found: list[Any]) -> None:
         """Let the library's parser have one whole frame, or one that it refuses from its first bytes."""
         protocol = self._protocol
         self.useless += data[0] & 0x0F in _CONTROL or not data[1] & ~_MASKED

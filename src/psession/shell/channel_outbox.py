@@ -92,7 +92,7 @@ class ChannelOutbox(Outbox):
         ticket = self._enqueue(frame, turn)
         if self._can_flush:
             queued = len(self._queue)
-            if queued >= together or queued >= FLUSHED_FRAMES:
+            if queued >= together or queued >= FLUSHED_FRAMES or self.queued_bytes >= MAX_JOINED_BYTES:
                 self._flush()
         return ticket
 
