@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import stat
 import statistics
@@ -52,10 +53,10 @@ async def server(script: str, kind: str) -> AsyncIterator[int]:
 
 
 @contextlib.asynccontextmanager
-async def server_process(script: str, kind: str) -> AsyncIterator[tuple[int, int]]:
+async def server_process(script: str, kind: str, *options: str) -> AsyncIterator[tuple[int, int]]:
     """The same, with the number of the process, to ask for its memory."""
     process = await trio.lowlevel.open_process(
-        [sys.executable, str(HERE / script), "--serve", kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, str(HERE / script), "--serve", kind, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert process.stdout is not None
     try:
@@ -90,6 +91,12 @@ def end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def raise_file_limit() -> None:
+    """As many connections as the system allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def cpu_seconds(process: int) -> float:

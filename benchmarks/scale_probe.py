@@ -13,7 +13,6 @@ import json
 import math
 import os
 import random
-import resource
 import statistics
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
-from harness import MANY, REQUEST, Work, end_with_parent, measure, server, server_process
+from harness import MANY, REQUEST, Work, end_with_parent, measure, raise_file_limit, server, server_process
 
 from psession import Budget, Exact, Port, Session, SessionManager
 from psession.channels import lines
@@ -89,12 +88,6 @@ async def serve(kind: str) -> None:
 
 
 # -- this side -------------------------------------------------------------------------------------------------------
-
-
-def raise_file_limit() -> None:
-    """As many connections as the system allows."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @asynccontextmanager

@@ -1,15 +1,17 @@
-"""Who takes part in peers.py: a module each, with the same two functions.
+"""Who takes part in peers.py and loads.py: a module each, with the same two functions.
 
 ``async serve(ready)``
     Answers each request with itself, on loopback, until cancelled; calls ``ready(port)`` when it listens.
 ``client(port, in_flight)``
-    An async context manager: connected, it yields the `Work` that does so many round trips, so many of them at once.
+    An async context manager: connected, it yields so many `Ask`, to be used at the same time, each for one request
+    after another.
 
-Those that are "one way" are asked for so many messages, and say them one after another.
+Where a session layer is written by hand, it is what one writes in an afternoon: a fresh number in each message, a table
+of those who wait, one reader, ten seconds of patience; with the same JSON codec as psession, and without compression,
+so that the layers are compared. Only "as first written" has the standard library's `json` and its library's defaults.
 
-Where a session layer is written by hand, it is what one writes in an afternoon: a number in each message, a table of
-those who wait, one reader, ten seconds of patience; with the same JSON codec as psession, and without compression, so
-that the layers are compared. Only "as first written" has the standard library's `json` and its library's defaults.
+Like is to be held against like: a fresh number for each question is `port.request`. `session.send` keeps the number of
+its session, which none of the others has.
 """
 
 from __future__ import annotations
@@ -25,23 +27,24 @@ class Contestant:
     """One of them.
 
     Attributes:
-        label: Its name in tables and pictures.
+        label: Its name in tables and pictures, beside that of its wire.
+        wire: What it goes over, ``"WebSocket"`` or ``"TCP"``; ``"memory"`` has no server.
         module: Where its two functions are.
         package: What it is made of, whose version is worth knowing.
-        loop: Whose event loop it runs on, ``"trio"`` or ``"asyncio"``.
+        loop: Whose event loop it runs on, ``"trio"``, ``"asyncio"`` or ``"uvloop"``.
         in_flight: How many round trips at once it is measured with.
         options: What its two functions get besides.
-        served: Whether there is a server; what is in memory has none.
-        one_way: Whether a "round trip" is one message alone, of many that the server says one after another.
+        one_way: Whether it has messages that the server says one after another, and no round trips: its `client` yields
+            a `Work` that takes so many.
     """
 
     label: str
+    wire: str
     module: str
     package: str
     loop: str = "trio"
     in_flight: tuple[int, ...] = (1, MANY)
     options: dict[str, Any] = field(default_factory=dict)
-    served: bool = True
     one_way: bool = False
 
     @property
@@ -49,49 +52,83 @@ class Contestant:
         """Whether it is psession."""
         return self.package == "psession"
 
+    @property
+    def served(self) -> bool:
+        """Whether there is a server."""
+        return self.wire != "memory"
+
+    @property
+    def title(self) -> str:
+        """Its name where the wire is not said beside it."""
+        return f"{self.label}, {self.wire}" if self.served else f"memory: {self.label}"
+
+
+def _ours(label: str, wire: str, *in_flight: int, **options: Any) -> Contestant:
+    module = {"TCP": "psession_tcp", "WebSocket": "psession_websocket"}[wire]
+    return Contestant(label, wire, module, "psession", in_flight=in_flight or (1, MANY), options=options)
+
+
+def _by_hand(label: str, module: str, package: str, loop: str = "trio", **options: Any) -> Contestant:
+    return Contestant(label, "WebSocket", module, package, loop, options=options)
+
 
 def _memory(label: str, package: str, way: str) -> Contestant:
-    return Contestant(label, "memory", package, in_flight=(1,), options={"way": way}, served=False)
+    return Contestant(label, "memory", "memory", package, in_flight=(1,), options={"way": way})
 
 
 def _one_way(label: str, wire: str, way: str, credit: int | None = None) -> Contestant:
     options = {"wire": wire, "way": way, "credit": credit}
-    return Contestant(label, "one_way", "psession", in_flight=(1,), options=options, one_way=True)
+    return Contestant(label, wire, "one_way", "psession", in_flight=(1,), options=options, one_way=True)
 
 
 CONTESTANTS = {
-    "bare": Contestant("bare Trio TCP, a connection each", "bare", "trio", in_flight=(1, *FEW, MANY)),
-    "tcp": Contestant("psession, TCP", "psession_tcp", "psession", in_flight=(1, *FEW, MANY)),
-    "tcp-exact": Contestant("psession, TCP, exact", "psession_tcp", "psession", options={"exact": True}),
-    "aiorpcx": Contestant("aiorpcX, TCP", "aiorpcx", "aiorpcX", "asyncio"),
-    "websocket": Contestant("psession, WebSocket", "psession_websocket", "psession"),
-    "websocket-exact": Contestant(
-        "psession, WebSocket, exact", "psession_websocket", "psession", options={"exact": True}
+    "websocket": _ours("psession send", "WebSocket"),
+    "websocket-plain": _ours("psession request, plain on_request", "WebSocket", way="plain"),
+    "websocket-async": _ours("psession request, async on_request", "WebSocket", way="async"),
+    "websocket-exact": _ours("psession send, exact", "WebSocket", exact=True),
+    "websocket-asleep": _ours("psession send, busy_wait=False", "WebSocket", 1, awake=False),
+    "websockets-asyncio": _by_hand("websockets by hand, asyncio", "websockets_asyncio", "websockets", "asyncio"),
+    "websockets-uvloop": _by_hand("websockets by hand, uvloop", "websockets_asyncio", "websockets", "uvloop"),
+    "websockets-first": _by_hand(
+        "websockets as first written, asyncio", "websockets_asyncio", "websockets", "asyncio", first=True
     ),
-    "websockets-asyncio": Contestant("websockets (asyncio) by hand", "websockets_asyncio", "websockets", "asyncio"),
-    "websockets-first": Contestant(
-        "websockets (asyncio), as first written", "websockets_asyncio", "websockets", "asyncio", options={"first": True}
+    "aiohttp": _by_hand("aiohttp by hand, uvloop", "aiohttp_uvloop", "aiohttp", "uvloop"),
+    "picows": _by_hand("picows by hand, uvloop", "picows_uvloop", "picows", "uvloop"),
+    "websockets-trio": _by_hand("websockets.trio by hand", "websockets_trio", "websockets"),
+    "trio-websocket": _by_hand("trio-websocket by hand", "trio_websocket", "trio-websocket"),
+    "socketio": Contestant("python-socketio call()", "WebSocket", "socketio", "python-socketio", "asyncio"),
+    "tcp": _ours("psession send", "TCP", 1, *FEW, MANY),
+    "tcp-plain": _ours("psession request, plain on_request", "TCP", way="plain"),
+    "tcp-async": _ours("psession request, async on_request", "TCP", way="async"),
+    "tcp-exact": _ours("psession send, exact", "TCP", exact=True),
+    "bare": Contestant("bare Trio, a connection each", "TCP", "bare", "trio", in_flight=(1, *FEW, MANY)),
+    "limit": Contestant(
+        "the limit: asyncio.Protocol, uvloop", "TCP", "protocol_uvloop", "uvloop", "uvloop", options={"patient": False}
     ),
-    "websockets-trio": Contestant("websockets.trio by hand", "websockets_trio", "websockets"),
-    "trio-websocket": Contestant("trio-websocket by hand", "trio_websocket", "trio-websocket"),
-    "socketio": Contestant("python-socketio call()", "socketio", "python-socketio", "asyncio"),
-    "grpc": Contestant("grpc.aio unary", "grpc_aio", "grpcio", "asyncio"),
-    "nats": Contestant("nats-py request(), a broker between", "nats", "nats-py", "asyncio"),
-    "memory-bare": _memory("memory: a bare channel, move_on_after", "trio", "bare"),
-    "memory-send": _memory("memory: psession session.send", "psession", "send"),
-    "memory-request": _memory("memory: psession port.request", "psession", "request"),
-    "stream": _one_way("psession stream, WebSocket, credit 32", "websocket", "stream"),
-    "stream-256": _one_way("psession stream, WebSocket, credit 256", "websocket", "stream", 256),
-    "stream-tcp": _one_way("psession stream, TCP, credit 32", "tcp", "stream"),
-    "stream-tcp-256": _one_way("psession stream, TCP, credit 256", "tcp", "stream", 256),
-    "posts": _one_way("psession post, WebSocket", "websocket", "posts"),
-    "posts-tcp": _one_way("psession post, TCP", "tcp", "posts"),
+    "limit-timeout": Contestant(
+        "the same with asyncio.timeout", "TCP", "protocol_uvloop", "uvloop", "uvloop", options={"patient": True}
+    ),
+    "aiorpcx": Contestant("aiorpcX", "TCP", "aiorpcx", "aiorpcX", "asyncio"),
+    "grpc": Contestant("grpc.aio unary", "TCP", "grpc_aio", "grpcio", "asyncio"),
+    "nats": Contestant("nats-py request(), a broker between", "TCP", "nats", "nats-py", "asyncio"),
+    "memory-bare": _memory("a bare channel, move_on_after", "trio", "bare"),
+    "memory-send": _memory("psession send", "psession", "send"),
+    "memory-request": _memory("psession request", "psession", "request"),
+    "stream": _one_way("psession stream", "WebSocket", "stream"),
+    "stream-32": _one_way("psession stream, credit 32", "WebSocket", "stream", 32),
+    "stream-256": _one_way("psession stream, credit 256", "WebSocket", "stream", 256),
+    "posts": _one_way("psession post", "WebSocket", "posts"),
     "websockets-sends": Contestant(
-        "websockets (asyncio) send and recv",
+        "websockets send and recv, asyncio",
+        "WebSocket",
         "websockets_one_way",
         "websockets",
         "asyncio",
         in_flight=(1,),
         one_way=True,
     ),
+    "stream-tcp": _one_way("psession stream", "TCP", "stream"),
+    "stream-tcp-32": _one_way("psession stream, credit 32", "TCP", "stream", 32),
+    "stream-tcp-256": _one_way("psession stream, credit 256", "TCP", "stream", 256),
+    "posts-tcp": _one_way("psession post", "TCP", "posts"),
 }

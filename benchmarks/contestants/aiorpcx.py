@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiorpcx import RPCSession, connect_rs, handler_invocation, serve_rs
 
-from contestants.sharing import HOST, PATIENCE, Ready, Work, asyncio_work
+from contestants.sharing import HOST, PATIENCE, Ask, Ready
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -39,7 +39,7 @@ async def serve(ready: Ready) -> None:
 
 
 @asynccontextmanager
-async def client(port: int, in_flight: int) -> AsyncIterator[Work]:
+async def client(port: int, in_flight: int) -> AsyncIterator[list[Ask]]:
     """One connection."""
     async with connect_rs(HOST, port) as session:
 
@@ -47,4 +47,4 @@ async def client(port: int, in_flight: int) -> AsyncIterator[Work]:
             async with asyncio.timeout(PATIENCE):
                 return await session.send_request("echo", [message])
 
-        yield asyncio_work([ask] * in_flight)
+        yield [ask] * in_flight

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from contestants.sharing import HOST, Ask, Ready, Work, decode, encode, trio_work
+from contestants.sharing import HOST, Ask, Ready, decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -27,11 +27,11 @@ async def serve(ready: Ready) -> None:
 
 
 @asynccontextmanager
-async def client(port: int, in_flight: int) -> AsyncIterator[Work]:
+async def client(port: int, in_flight: int) -> AsyncIterator[list[Ask]]:
     """As many connections as requests in flight."""
     async with AsyncExitStack() as stack:
         streams = [await stack.enter_async_context(await trio.open_tcp_stream(HOST, port)) for _ in range(in_flight)]
-        yield trio_work([_ask(stream) for stream in streams])
+        yield [_ask(stream) for stream in streams]
 
 
 def _ask(stream: trio.SocketStream) -> Ask:

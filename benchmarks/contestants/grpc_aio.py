@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from contestants.sharing import HOST, PATIENCE, Ready, Work, asyncio_work, decode, encode
+from contestants.sharing import HOST, PATIENCE, Ask, Ready, decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,8 +33,8 @@ async def serve(ready: Ready) -> None:
 
 
 @asynccontextmanager
-async def client(port: int, in_flight: int) -> AsyncIterator[Work]:
+async def client(port: int, in_flight: int) -> AsyncIterator[list[Ask]]:
     """One channel."""
     async with grpc.aio.insecure_channel(f"{HOST}:{port}") as channel:
         echo = channel.unary_unary("/Lamp/Echo", request_serializer=encode, response_deserializer=decode)
-        yield asyncio_work([partial(echo, timeout=PATIENCE)] * in_flight)
+        yield [partial(echo, timeout=PATIENCE)] * in_flight

@@ -7,31 +7,34 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from contestants.sharing import PATIENCE, REQUEST, Work, trio_work
+from contestants.sharing import PATIENCE, Ask
 from psession import SessionManager
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
-async def bare(turns: int) -> None:
+def bare() -> Ask:
     """A cancel scope, a message in and the same message out."""
     send, receive = trio.open_memory_channel[dict[str, Any]](10)
-    for _ in range(turns):
+
+    async def ask(message: dict[str, Any]) -> dict[str, Any] | None:
         with trio.move_on_after(PATIENCE):
-            send.send_nowait(REQUEST)
-            await receive.receive()
+            send.send_nowait(message)
+            return await receive.receive()
+
+    return ask
 
 
 @asynccontextmanager
-async def client(_port: int, _in_flight: int, *, way: str) -> AsyncIterator[Work]:
+async def client(_port: int, _in_flight: int, *, way: str) -> AsyncIterator[list[Ask]]:
     """The sender hands each message back as its own reply, through `dispatch`."""
     if way == "bare":
-        yield bare
+        yield [bare()]
         return
 
     def echo(message: dict[str, Any]) -> None:
         port.dispatch(message)
 
     async with SessionManager().port("memory", echo) as port:
-        yield trio_work([port.request if way == "request" else port.create().send])
+        yield [port.request if way == "request" else port.create().send]

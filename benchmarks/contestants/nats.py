@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import nats
 from harness import Skipped
 
-from contestants.sharing import HOST, PATIENCE, Ready, Work, asyncio_work, decode, encode
+from contestants.sharing import HOST, PATIENCE, Ask, Ready, decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -56,7 +56,7 @@ async def _connect_when_up(port: int) -> Client:
 
 
 @asynccontextmanager
-async def client(port: int, in_flight: int) -> AsyncIterator[Work]:
+async def client(port: int, in_flight: int) -> AsyncIterator[list[Ask]]:
     """One connection to the broker."""
     connection = await nats.connect(f"nats://{HOST}:{port}")
 
@@ -64,6 +64,6 @@ async def client(port: int, in_flight: int) -> AsyncIterator[Work]:
         return decode((await connection.request("lamp", encode(message), timeout=PATIENCE)).data)
 
     try:
-        yield asyncio_work([ask] * in_flight)
+        yield [ask] * in_flight
     finally:
         await connection.close()

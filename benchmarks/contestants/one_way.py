@@ -8,9 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
+from harness import Work
 
-from contestants.psession_websocket import tcp_port
-from contestants.sharing import HOST, REQUEST, Ready, Work
+from contestants.sharing import HOST, REQUEST, Ready
 from psession import Budget, Exact, Port, Session, SessionManager
 from psession.channels import lines, open_websocket, serve_websocket
 
@@ -41,10 +41,11 @@ async def serve(ready: Ready, *, wire: str, **_: Any) -> None:
         await meet(lines(stream))
 
     async with trio.open_nursery() as nursery:
-        if wire == "websocket":
-            ready(tcp_port(await nursery.start(serve_websocket, meet, HOST, 0)))
+        if wire == "WebSocket":
+            ready((await nursery.start(serve_websocket, meet, HOST, 0)).port)
         else:
-            ready(tcp_port(await nursery.start(partial(trio.serve_tcp, meet_stream, 0, host=HOST))))
+            listeners = await nursery.start(partial(trio.serve_tcp, meet_stream, 0, host=HOST))
+            ready(listeners[0].socket.getsockname()[1])
 
 
 @asynccontextmanager
@@ -52,7 +53,7 @@ async def client(port: int, _: int, *, wire: str, way: str, credit: int | None =
     """One port, and in it one session."""
     async with AsyncExitStack() as stack:
         channel: trio.abc.Channel[Any]
-        if wire == "websocket":
+        if wire == "WebSocket":
             channel = await stack.enter_async_context(open_websocket(f"ws://{HOST}:{port}"))
         else:
             channel = lines(await trio.open_tcp_stream(HOST, port))

@@ -1,4 +1,8 @@
-"""psession over one TCP connection, a message a line; each request in flight has a session of its own."""
+"""psession over one TCP connection, a message a line.
+
+Three ways: ``"send"``, a session for each request in flight, answered by a handler task of its own; ``"plain"`` and
+``"async"``, `port.request`, whose numbers are all fresh, answered by such an ``on_request``.
+"""
 
 from __future__ import annotations
 
@@ -8,27 +12,44 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
-from harness import Skipped
 
-import psession
-from contestants.sharing import HOST, Ready, Work, trio_work
-from psession import Port, Session, SessionManager
+from contestants.sharing import HOST, Ask, Ready
+from psession import Exact, Port, Session, SessionManager
 from psession.channels import lines
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+Message = dict[str, Any]
 
-async def answer(session: Session) -> None:
+
+async def on_session(session: Session) -> None:
     """Answer each message with itself."""
     async for message in session:
         await session.post(message)
 
 
-async def serve(ready: Ready, *, exact: bool = False) -> None:
-    """A port for each connection, a handler for each session."""
-    options(exact)
-    manager = SessionManager(on_session=answer)
+def plain(message: Message) -> Message:
+    """Answer each question with itself."""
+    return message
+
+
+async def later(message: Message) -> Message:
+    """The same, in a task."""
+    return message
+
+
+ANSWERS: dict[str, Message] = {
+    "send": {"on_session": on_session},
+    "plain": {"on_request": plain},
+    "async": {"on_request": later},
+}
+"""The options of the answering manager, by the way that it is asked."""
+
+
+async def serve(ready: Ready, *, way: str = "send", exact: bool = False, awake: bool = True) -> None:
+    """A port for each connection; of the options only `way` and `awake` make a difference here."""
+    manager = SessionManager(**ANSWERS[way], busy_wait=awake)
     numbers = itertools.count()
 
     async def meet(stream: trio.SocketStream) -> None:
@@ -36,27 +57,25 @@ async def serve(ready: Ready, *, exact: bool = False) -> None:
             await port.wait_closed()
 
     async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(partial(trio.serve_tcp, meet, 0, host=HOST))
+        listeners = await nursery.start(partial(trio.serve_tcp, meet, 0, host=HOST, backlog=1000))
         ready(listeners[0].socket.getsockname()[1])
 
 
 @asynccontextmanager
-async def client(port: int, in_flight: int, *, exact: bool = False) -> AsyncIterator[Work]:
-    """One port, as many sessions as requests in flight."""
+async def client(
+    port: int, in_flight: int, *, way: str = "send", exact: bool = False, awake: bool = True
+) -> AsyncIterator[list[Ask]]:
+    """One port."""
     channel = lines(await trio.open_tcp_stream(HOST, port))
-    async with SessionManager().port("server", channel, **options(exact)) as opened:
-        yield turns(opened, in_flight)
+    async with SessionManager(busy_wait=awake).port("server", channel, **options(exact)) as opened:
+        yield asks(opened, way, in_flight)
 
 
-def turns(port: Port, in_flight: int) -> Work:
-    """So many sessions of one port, each with one turn at a time."""
-    return trio_work([port.create().send for _ in range(in_flight)])
+def asks(port: Port, way: str, in_flight: int) -> list[Ask]:
+    """A session for each request in flight, or one for each request."""
+    return [port.create().send if way == "send" else port.request for _ in range(in_flight)]
 
 
 def options(exact: bool) -> dict[str, Any]:
-    """What makes a port exact; our responder does as its peer does."""
-    if not exact:
-        return {}
-    if not hasattr(psession, "Exact"):
-        raise Skipped("this psession has no Exact()")
-    return {"dialect": psession.Exact()}
+    """What makes the asking port exact; the answering one does as its peer does."""
+    return {"dialect": Exact()} if exact else {}

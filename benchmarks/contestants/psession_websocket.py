@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import itertools
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
-from harness import Skipped
 
-from contestants.psession_tcp import answer, options, turns
-from contestants.sharing import HOST, Ready, Work
-from psession import SessionManager, channels
+from contestants.psession_tcp import ANSWERS, asks, options
+from contestants.sharing import HOST, Ask, Ready
+from psession import SessionManager
+from psession.channels import open_websocket, serve_websocket
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+MOST_CONNECTIONS = 2000
 
-async def serve(ready: Ready, *, exact: bool = False) -> None:
-    """A port for each connection, a handler for each session."""
-    options(exact)
-    serve_websocket = _of_channels("serve_websocket")
-    manager = SessionManager(on_session=answer)
+
+async def serve(ready: Ready, *, way: str = "send", exact: bool = False, awake: bool = True) -> None:
+    """A port for each connection; of the options only `way` and `awake` make a difference here."""
+    manager = SessionManager(**ANSWERS[way], busy_wait=awake)
     numbers = itertools.count()
 
     async def meet(channel: trio.abc.Channel[Any]) -> None:
@@ -29,28 +30,17 @@ async def serve(ready: Ready, *, exact: bool = False) -> None:
             await port.wait_closed()
 
     async with trio.open_nursery() as nursery:
-        ready(tcp_port(await nursery.start(serve_websocket, meet, HOST, 0)))
+        start = partial(serve_websocket, meet, HOST, 0, max_connections=MOST_CONNECTIONS)
+        ready((await nursery.start(start)).port)
 
 
 @asynccontextmanager
-async def client(port: int, in_flight: int, *, exact: bool = False) -> AsyncIterator[Work]:
-    """One port, as many sessions as requests in flight."""
-    open_websocket = _of_channels("open_websocket")
+async def client(
+    port: int, in_flight: int, *, way: str = "send", exact: bool = False, awake: bool = True
+) -> AsyncIterator[list[Ask]]:
+    """One port."""
     async with (
         open_websocket(f"ws://{HOST}:{port}") as channel,
-        SessionManager().port("server", channel, **options(exact)) as opened,
+        SessionManager(busy_wait=awake).port("server", channel, **options(exact)) as opened,
     ):
-        yield turns(opened, in_flight)
-
-
-def tcp_port(started: Any) -> int:
-    """The TCP port in what a server says when it has started: listeners, an object with a port, or the port."""
-    if isinstance(started, list):
-        return int(started[0].socket.getsockname()[1])
-    return int(getattr(started, "port", started))
-
-
-def _of_channels(name: str) -> Any:
-    if not hasattr(channels, name):
-        raise Skipped(f"this psession has no channels.{name}")
-    return getattr(channels, name)
+        yield asks(opened, way, in_flight)

@@ -1,4 +1,4 @@
-"""What the contestants share: the message, the codec, and so many round trips at once on either loop."""
+"""What the contestants share: the messages, the codec, and so many round trips at once on either loop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 import trio
 from harness import REQUEST, Work
 
-__all__ = ["HOST", "PATIENCE", "REQUEST", "Ask", "Ready", "Work", "asyncio_work", "decode", "encode", "trio_work"]
+__all__ = ["HOST", "PATIENCE", "REQUEST", "Ask", "Ready", "asyncio_work", "decode", "encode", "long", "trio_work"]
 
 HOST = "127.0.0.1"
 PATIENCE = 10.0
@@ -26,34 +26,39 @@ encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-async def _ask_again_and_again(ask: Ask, turns: int) -> None:
+def long(size: int) -> dict[str, Any]:
+    """A message of about so many bytes of JSON: a list of small ones."""
+    return {"type": "report", "requests": [REQUEST] * (size // len(encode(REQUEST)))}
+
+
+async def _ask_again_and_again(ask: Ask, message: dict[str, Any], turns: int) -> None:
     for _ in range(turns):
-        await ask(REQUEST)
+        await ask(message)
 
 
-def trio_work(asks: list[Ask]) -> Work:
+def trio_work(asks: list[Ask], message: dict[str, Any]) -> Work:
     """As many tasks as `asks`, each with one request at a time."""
 
     async def work(turns: int) -> None:
         if len(asks) == 1:
-            await _ask_again_and_again(asks[0], turns)
+            await _ask_again_and_again(asks[0], message, turns)
             return
         async with trio.open_nursery() as nursery:
             for ask in asks:
-                nursery.start_soon(_ask_again_and_again, ask, turns // len(asks) + 1)
+                nursery.start_soon(_ask_again_and_again, ask, message, turns // len(asks) + 1)
 
     return work
 
 
-def asyncio_work(asks: list[Ask]) -> Work:
+def asyncio_work(asks: list[Ask], message: dict[str, Any]) -> Work:
     """The same on asyncio."""
 
     async def work(turns: int) -> None:
         if len(asks) == 1:
-            await _ask_again_and_again(asks[0], turns)
+            await _ask_again_and_again(asks[0], message, turns)
             return
         async with asyncio.TaskGroup() as group:
             for ask in asks:
-                group.create_task(_ask_again_and_again(ask, turns // len(asks) + 1))
+                group.create_task(_ask_again_and_again(ask, message, turns // len(asks) + 1))
 
     return work

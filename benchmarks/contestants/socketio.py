@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import socketio
 from aiohttp import web
 
-from contestants.sharing import HOST, PATIENCE, Ready, Work, asyncio_work
+from contestants.sharing import HOST, PATIENCE, Ask, Ready
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,11 +37,11 @@ async def serve(ready: Ready) -> None:
 
 
 @asynccontextmanager
-async def client(port: int, in_flight: int) -> AsyncIterator[Work]:
+async def client(port: int, in_flight: int) -> AsyncIterator[list[Ask]]:
     """One connection."""
     connection = socketio.AsyncClient()
     await connection.connect(f"http://{HOST}:{port}", transports=["websocket"])
     try:
-        yield asyncio_work([partial(connection.call, "echo", timeout=PATIENCE)] * in_flight)
+        yield [partial(connection.call, "echo", timeout=PATIENCE)] * in_flight
     finally:
         await connection.disconnect()

@@ -9,7 +9,7 @@ import trio
 import trio_websocket as library
 
 from contestants.by_hand import Requests
-from contestants.sharing import HOST, Ready, Work, decode, encode, trio_work
+from contestants.sharing import HOST, Ask, Ready, decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,7 +33,7 @@ async def serve(ready: Ready) -> None:
 
 
 @asynccontextmanager
-async def client(port: int, in_flight: int) -> AsyncIterator[Work]:
+async def client(port: int, in_flight: int) -> AsyncIterator[list[Ask]]:
     """One connection and its reader."""
     async with library.open_websocket_url(f"ws://{HOST}:{port}") as connection, trio.open_nursery() as nursery:
         requests = Requests(connection.send_message)
@@ -43,5 +43,5 @@ async def client(port: int, in_flight: int) -> AsyncIterator[Work]:
                 requests.deliver(await connection.get_message())
 
         nursery.start_soon(read)
-        yield trio_work([requests.ask] * in_flight)
+        yield [requests.ask] * in_flight
         nursery.cancel_scope.cancel()

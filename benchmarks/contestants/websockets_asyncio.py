@@ -1,4 +1,4 @@
-"""websockets on asyncio, and by hand a dict of futures."""
+"""websockets on asyncio or uvloop, and by hand a dict of futures."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import asyncio
 import itertools
 import json
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as serve_websocket
 
-from contestants.sharing import HOST, PATIENCE, Ready, Work, asyncio_work, decode, encode
+from contestants.futures import Requests
+from contestants.sharing import HOST, PATIENCE, Ask, Ready, decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -38,40 +40,20 @@ def _options(first: bool) -> dict[str, Any]:
     return {} if first else {"compression": None}
 
 
-class Requests:
-    """Replies by their numbers."""
-
-    decode = staticmethod(decode)
+class FirstRequests:
+    """The same as `Requests` with the standard library's codec and its way to time out."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
         self.waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self.numbers = itertools.count(1)
 
-    async def read(self) -> None:
-        """The one reader."""
-        async for data in self.connection:
-            reply = self.decode(data)
-            future = self.waiting.get(reply["id"])
-            if future is not None and not future.done():
-                future.set_result(reply)
-
-    async def ask(self, message: dict[str, Any]) -> dict[str, Any]:
-        """One request and its reply."""
-        number = next(self.numbers)
-        future = self.waiting[number] = asyncio.get_running_loop().create_future()
-        try:
-            async with asyncio.timeout(PATIENCE):
-                await self.connection.send(encode({**message, "id": number}), text=True)
-                return await future
-        finally:
-            del self.waiting[number]
-
-
-class FirstRequests(Requests):
-    """The same with the standard library's codec and its way to time out."""
-
-    decode = staticmethod(json.loads)
+    def deliver(self, data: str | bytes) -> None:
+        """What the one reader does with each message."""
+        reply = json.loads(data)
+        future = self.waiting.get(reply["id"])
+        if future is not None and not future.done():
+            future.set_result(reply)
 
     async def ask(self, message: dict[str, Any]) -> dict[str, Any]:
         """One request and its reply."""
@@ -85,12 +67,17 @@ class FirstRequests(Requests):
 
 
 @asynccontextmanager
-async def client(port: int, in_flight: int, *, first: bool = False) -> AsyncIterator[Work]:
+async def client(port: int, in_flight: int, *, first: bool = False) -> AsyncIterator[list[Ask]]:
     """One connection and its reader."""
     async with connect(f"ws://{HOST}:{port}", **_options(first)) as connection:
-        requests = (FirstRequests if first else Requests)(connection)
-        reader = asyncio.create_task(requests.read())
+        requests = FirstRequests(connection) if first else Requests(partial(connection.send, text=True))
+
+        async def read() -> None:
+            async for data in connection:
+                requests.deliver(data)
+
+        reader = asyncio.create_task(read())
         try:
-            yield asyncio_work([requests.ask] * in_flight)
+            yield [requests.ask] * in_flight
         finally:
             reader.cancel()

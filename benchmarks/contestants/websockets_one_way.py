@@ -6,11 +6,12 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from harness import Work
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as serve_websocket
 
-from contestants.sharing import HOST, REQUEST, Ready, Work, decode, encode
+from contestants.sharing import HOST, REQUEST, Ready, decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

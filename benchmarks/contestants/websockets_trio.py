@@ -12,8 +12,7 @@ from websockets.trio.server import ServerConnection
 from websockets.trio.server import serve as serve_websocket
 
 from contestants.by_hand import Requests
-from contestants.psession_websocket import tcp_port
-from contestants.sharing import HOST, Ready, Work, decode, encode, trio_work
+from contestants.sharing import HOST, Ask, Ready, decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,11 +27,11 @@ async def serve(ready: Ready) -> None:
 
     async with trio.open_nursery() as nursery:
         server = await nursery.start(partial(serve_websocket, answer, 0, host=HOST, compression=None))
-        ready(tcp_port(server.listeners))
+        ready(server.listeners[0].socket.getsockname()[1])
 
 
 @asynccontextmanager
-async def client(port: int, in_flight: int) -> AsyncIterator[Work]:
+async def client(port: int, in_flight: int) -> AsyncIterator[list[Ask]]:
     """One connection and its reader."""
     async with connect(f"ws://{HOST}:{port}", compression=None) as connection, trio.open_nursery() as nursery:
         requests = Requests(connection.send)
@@ -42,5 +41,5 @@ async def client(port: int, in_flight: int) -> AsyncIterator[Work]:
                 requests.deliver(data)
 
         nursery.start_soon(read)
-        yield trio_work([requests.ask] * in_flight)
+        yield [requests.ask] * in_flight
         nursery.cancel_scope.cancel()
