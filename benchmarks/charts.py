@@ -16,11 +16,12 @@ FONT = "font-family='system-ui, -apple-system, Segoe UI, DejaVu Sans, sans-serif
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One bar; `ours` is drawn to be seen first."""
+    """One bar; `ours` is drawn to be seen first, and `note` stands behind the value."""
 
     label: str
     value: float
     ours: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,9 @@ class Curves:
     points: dict[str, list[tuple[int, float]]]
 
 
-def bar_chart(title: str, panels: list[Bars]) -> str:
-    """Horizontal bars, one panel below the other."""
-    label_width, row, bar_height = 300, 24, 15
+def bar_chart(title: str, panels: list[Bars], notes: list[str]) -> str:
+    """Horizontal bars, one panel below the other, and lines of text below them all."""
+    label_width, note_width, row, bar_height = 270, 140, 21, 14
     parts, y = [_text(12, 26, title, size=15, weight=600)], 44
     for panel in panels:
         y += 20
@@ -50,17 +51,20 @@ def bar_chart(title: str, panels: list[Bars]) -> str:
         y += 10
         longest = max((bar.value for bar in panel.bars), default=1.0)
         for bar in panel.bars:
-            length = (WIDTH - label_width - 90) * bar.value / longest
+            length = (WIDTH - label_width - note_width) * bar.value / longest
             middle = y + bar_height / 2 + 4.5
             colour, weight = (OURS, 600) if bar.ours else (THEIRS, 400)
             parts += [
                 _text(label_width - 10, middle, bar.label, anchor="end", weight=weight),
                 f"<rect x='{label_width}' y='{y}' width='{length:.1f}' height='{bar_height}' rx='2' fill='{colour}'/>",
-                _text(label_width + length + 7, middle, f"{bar.value:,.0f}", weight=weight),
+                _text(label_width + length + 7, middle, f"{bar.value:,.0f}  {bar.note}".strip(), weight=weight),
             ]
             y += row
         y += 8
-    return _svg(y + 4, title, parts)
+    for note in notes:
+        y += 18
+        parts.append(_text(12, y, note))
+    return _svg(y + 12, title, parts)
 
 
 def curve_chart(title: str, panels: list[Curves]) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 from contestants import CONTESTANTS
 from harness import Skipped, ask_process, server_process, when_quiet
+from tuning import PYTHON
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -36,12 +37,12 @@ class Entry:
     name: str
     what: str
     numbers: tuple[int, ...]
-    tune: str = "python"
+    tune: str = PYTHON
 
     @property
     def key(self) -> str:
         """What its figures are found under, before the number."""
-        return self.name if self.tune == "python" else f"{self.name}+{self.tune}"
+        return self.name if self.tune == PYTHON else f"{self.name}+{self.tune}"
 
 
 class Contest:
@@ -117,3 +118,15 @@ class Contest:
         """The median over the rounds; ``None``: it was not measured."""
         figures = self.found.get(key, {}).get(what)
         return statistics.median(figures) if figures else None
+
+    def text(self, key: str, what: str) -> str:
+        """The same to read."""
+        return self.middle(self.found.get(key, {}).get(what, []))
+
+    @staticmethod
+    def middle(figures: list[float]) -> str:
+        """The median of some figures to read, in as many digits as mean something."""
+        if not figures:
+            return "-"
+        median = statistics.median(figures)
+        return f"{median:,.0f}" if median >= 100 else f"{median:.1f}" if median < 10 else f"{median:.0f}"

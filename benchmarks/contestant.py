@@ -9,7 +9,9 @@ WHAT is measured for each of NUMBERS (``1,64``):
     speed     round trips a second with so many in flight
     bytes     the same with messages of so many bytes and 64 in flight
     crowd     the same over so many connections with one in flight each, and how long they take
+    one_way   messages a second that the server says one after another
     offered   how long requests take that come by schedule, so many a second
+    opened    the same at 10,000 a second, until there were so many
 
 with the µs of processor that a round trip costs, the client's and the server's. ``--tune TUNING`` tunes Python's
 collector in this process: see tuning.py. What this machine lacks is no failure: the first line is then "skip: " and the
@@ -35,12 +37,15 @@ import trio
 from contestants import CONTESTANTS, Contestant
 from contestants.sharing import REQUEST, Ask, asyncio_work, long, trio_work
 from harness import MANY, Skipped, Work, cpu_seconds, end_with_parent, measure, raise_file_limit
-from tuning import TUNINGS
+from tuning import PYTHON, TUNINGS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
 Figures = dict[str, float]
+
+OPENED_RATE = 10_000
+"""Sessions opened a second, where they stay open."""
 
 
 class Client:
@@ -69,12 +74,17 @@ class Client:
     async def speed(self, in_flight: int) -> Figures:
         """Round trips a second with so many in flight."""
         async with self.connect(in_flight) as asks:
-            return await self._rate(self.work(asks, REQUEST))
+            return await self._rate(asks, REQUEST)
+
+    async def one_way(self, _: int) -> Figures:
+        """Messages a second that the server says one after another."""
+        async with self.connect(1) as work:
+            return await self._rate_of(work, 1)
 
     async def bytes(self, size: int) -> Figures:
         """The same with messages of so many bytes."""
         async with self.connect(MANY) as asks:
-            return await self._rate(self.work(asks, long(size)))
+            return await self._rate(asks, long(size))
 
     async def crowd(self, connections: int) -> Figures:
         """The same over so many connections with one in flight each."""
@@ -88,21 +98,31 @@ class Client:
 
             return timed_ask
 
-        async with (_many_on_trio if self.on_trio else _many_on_asyncio)(self.connect, connections) as asks:
-            figures = await self._rate(self.work([timed(ask) for ask in asks], REQUEST))
+        async with (many_on_trio if self.on_trio else many_on_asyncio)(self.connect, connections) as asks:
+            figures = await self._rate([timed(ask) for ask in asks], REQUEST)
         return {**figures, **_percentiles(took)}
 
     async def offered(self, rate: int) -> Figures:
         """How long requests take that come by schedule, so many a second."""
+        return await self._by_schedule(rate, self.seconds)
+
+    async def opened(self, count: int) -> Figures:
+        """The same with `OPENED_RATE` a second, until there were so many."""
+        return await self._by_schedule(OPENED_RATE, count / OPENED_RATE)
+
+    async def _by_schedule(self, rate: int, seconds: float) -> Figures:
         async with self.connect(open_loop.AT_ONCE) as asks:
             await self.work(asks, REQUEST)(len(asks))
             self.tune()
             used = Used(self.processes)
             way = open_loop.on_trio if self.on_trio else open_loop.on_asyncio
-            took = await way(asks, open_loop.schedule(rate, self.seconds))
+            took = await way(asks, open_loop.schedule(rate, seconds))
             return {**_percentiles(took), **used.by(len(took))}
 
-    async def _rate(self, work: Work) -> Figures:
+    async def _rate(self, asks: list[Ask], message: dict[str, Any]) -> Figures:
+        return await self._rate_of(self.work(asks, message), len(asks))
+
+    async def _rate_of(self, work: Work, step: int) -> Figures:
         done = 0
 
         async def counted(turns: int) -> None:
@@ -112,7 +132,7 @@ class Client:
 
         self.tune()
         used = Used(self.processes)
-        return {"rate": await measure(counted, self.seconds), **used.by(done)}
+        return {"rate": await measure(counted, self.seconds, step), **used.by(done)}
 
 
 class Used:
@@ -134,7 +154,7 @@ def _percentiles(took: list[float]) -> Figures:
 
 
 @asynccontextmanager
-async def _many_on_trio(connect: Callable[[int], Any], count: int) -> AsyncIterator[list[Ask]]:
+async def many_on_trio(connect: Callable[[int], Any], count: int) -> AsyncIterator[list[Ask]]:
     """So many connections, each the block of a task of its own: blocks inside each other would add up."""
     asks: list[Ask] = []
 
@@ -151,7 +171,7 @@ async def _many_on_trio(connect: Callable[[int], Any], count: int) -> AsyncItera
 
 
 @asynccontextmanager
-async def _many_on_asyncio(connect: Callable[[int], Any], count: int) -> AsyncIterator[list[Ask]]:
+async def many_on_asyncio(connect: Callable[[int], Any], count: int) -> AsyncIterator[list[Ask]]:
     """So many connections."""
     async with AsyncExitStack() as stack:
         yield [(await stack.enter_async_context(connect(1)))[0] for _ in range(count)]
@@ -234,5 +254,5 @@ if __name__ == "__main__":
     half = parser.add_mutually_exclusive_group(required=True)
     half.add_argument("--serve", metavar="NAME", choices=CONTESTANTS)
     half.add_argument("--client", nargs=6, metavar=("NAME", "PORT", "PROCESS", "WHAT", "NUMBERS", "SECONDS"))
-    parser.add_argument("--tune", choices=TUNINGS, default="python")
+    parser.add_argument("--tune", choices=TUNINGS, default=PYTHON)
     main(parser.parse_args())

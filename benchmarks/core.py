@@ -184,9 +184,8 @@ AGAINST = {
 }
 
 
-async def main(count: int, seconds: float) -> None:
-    """Measure and print."""
-    size = len(json.dumps(REQUEST, separators=(",", ":")))
+async def measured(count: int, seconds: float) -> dict[str, list[float]]:
+    """The figures of all works, a list of so many rounds each."""
     figures: dict[str, list[float]] = {}
 
     async def run(all_works: dict[str, Work], done: trio.Event) -> None:
@@ -199,6 +198,13 @@ async def main(count: int, seconds: float) -> None:
         done = trio.Event()
         nursery.start_soon(run, all_works, done)
         await done.wait()
+    return figures
+
+
+async def main(count: int, seconds: float) -> None:
+    """Measure and print."""
+    size = len(json.dumps(REQUEST, separators=(",", ":")))
+    figures = await measured(count, seconds)
     print(f"{size}-byte JSON, {count} rounds of about {seconds:g} s each; medians\n")
     print(table(figures, AGAINST))
 

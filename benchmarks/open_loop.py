@@ -88,9 +88,7 @@ async def on_trio(asks: list[Ask], moments: Iterator[float]) -> list[float]:
             await trio.lowlevel.wait_readable(file)
 
         async with trio.open_nursery() as nursery:
-            await arrivals.run(
-                moments, lambda ask, due: nursery.start_soon(arrivals.ask, ask, due), sleep_until
-            )
+            await arrivals.run(moments, lambda ask, due: nursery.start_soon(arrivals.ask, ask, due), sleep_until)
     return arrivals.took
 
 
@@ -113,9 +111,7 @@ async def on_asyncio(asks: list[Ask], moments: Iterator[float]) -> list[float]:
         loop.add_reader(file, wake)
         try:
             async with asyncio.TaskGroup() as group:
-                await arrivals.run(
-                    moments, lambda ask, due: group.create_task(arrivals.ask(ask, due)), sleep_until
-                )
+                await arrivals.run(moments, lambda ask, due: group.create_task(arrivals.ask(ask, due)), sleep_until)
         finally:
             loop.remove_reader(file)
     return arrivals.took

@@ -4,9 +4,9 @@
 
 100-byte JSON requests and their replies, matched by number; client and server in a process each on loopback, one
 connection unless the table says otherwise, 1 and 64 requests in flight and, over TCP, some numbers between. Every
-contestant once a round, in another order each round, each time in a fresh client process. And "one way": such messages
-from the server, one after another, as the parts of a stream or as posts. Quote the ratios: they are taken round by
-round. "By CPU" is the same ratio of the µs of CPU that a round trip costs, which a busy machine changes less.
+contestant once a round, in another order each round, each time in a fresh client process. Quote the ratios: they are
+taken round by round. "By CPU" is the same ratio of the µs of processor that a round trip costs at both ends together,
+which a busy machine changes less.
 """
 
 from __future__ import annotations
@@ -16,26 +16,15 @@ import itertools
 import json
 import os
 import platform
-import statistics
-import sys
-from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import trio
 from charts import Bar, Bars, bar_chart
+from contest import Contest, Entry, Figures
 from contestants import CONTESTANTS
-from harness import FEW, MANY, Skipped, ask_process, ratio, server_process, when_quiet, write
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-START_SECONDS = 30.0
-"""How long a process may take to start, and to connect."""
-
-Figures = dict[str, list[float]]
-"""For each contestant and number in flight (``"tcp@64"``), a figure for each round."""
+from harness import FEW, MANY, markdown, ratio, write
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,73 +69,30 @@ FLOORS = (
     *(_exact(wire, in_flight) for wire in ("tcp", "websocket") for in_flight in (1, MANY)),
     Floor("WebSocket, one way: a stream / websockets (asyncio) send", "stream@1", "websockets-sends@1", 1.2),
     Floor("WebSocket, one way: a stream / posts", "stream@1", "posts@1", 1.0),
-    Floor("WebSocket, one way: a stream, credit 32 / 256", "stream@1", "stream-256@1", 0.9),
+    Floor("WebSocket, one way: a stream, credit 32 / 256", "stream-32@1", "stream-256@1", 0.9),
     Floor("TCP, one way: a stream / posts", "stream-tcp@1", "posts-tcp@1", 1.0),
-    Floor("TCP, one way: a stream, credit 32 / 256", "stream-tcp@1", "stream-tcp-256@1", 0.9),
+    Floor("TCP, one way: a stream, credit 32 / 256", "stream-tcp-32@1", "stream-tcp-256@1", 0.9),
 )
 
+WIRES = {"WebSocket": "websocket", "TCP": "tcp"}
+"""What is held against each other, and how our contestants there are named."""
 
-class Contest:
-    """The rounds, and what came of them.
+WAYS = {"-plain": "`request`", "-async": "`request`, async", "": "`send`"}
+"""What is held against the others: the ends of the names of our contestants, and a heading."""
 
-    Attributes:
-        figures: Round trips a second.
-        cpu: µs of CPU for each round trip: the client's and the server's added up, or, with many in flight, where they
-            work at the same time, of the one that has more to do.
-        skipped: Who could not take part, and why.
-    """
 
-    def __init__(self, names: list[str]) -> None:
-        self.names = names
-        self.figures: Figures = {}
-        self.cpu: Figures = {}
-        self.skipped: dict[str, str] = {}
+def entries(names: list[str]) -> list[Entry]:
+    """What they are measured in."""
+    return [
+        Entry(name, "one_way" if CONTESTANTS[name].one_way else "speed", CONTESTANTS[name].in_flight)
+        for name in names
+        if CONTESTANTS[name].in_flight
+    ]
 
-    @asynccontextmanager
-    async def servers(self) -> AsyncIterator[dict[str, tuple[int, int]]]:
-        """The servers of all, running; the TCP port and the process of each."""
-        ports = {}
-        async with AsyncExitStack() as stack:
-            for name in self.names:
-                try:
-                    ports[name] = (0, 0)
-                    if CONTESTANTS[name].served:
-                        ports[name] = await stack.enter_async_context(server_process("contestant.py", name))
-                except (Skipped, RuntimeError, trio.TooSlowError) as why:
-                    self._skip(name, why)
-            yield ports
 
-    async def run(self, rounds: int, seconds: float, patience: float) -> None:
-        """So many rounds; before each measurement so much patience for a quiet machine."""
-        async with self.servers() as ports:
-            for number in range(rounds):
-                order = list(ports)
-                cut = number * len(order) // rounds
-                for name in order[cut:] + order[:cut]:
-                    if name not in self.skipped:
-                        await when_quiet(patience)
-                        await self._measure(name, *ports[name], seconds)
-                print(f"round {number + 1} of {rounds} done", file=sys.stderr)
-
-    async def _measure(self, name: str, port: int, process: int, seconds: float) -> None:
-        limit = START_SECONDS + 20 * seconds
-        arguments = ("--client", name, str(port), str(process), str(seconds))
-        try:
-            figures = await ask_process("contestant.py", *arguments, within=limit)
-        except Exception as why:
-            self._skip(name, why)
-            return
-        for in_flight, (rate, mine, theirs) in figures.items():
-            self.figures.setdefault(f"{name}@{in_flight}", []).append(rate)
-            at_once = process == 0 or in_flight != "1" or CONTESTANTS[name].one_way
-            cpu = max(mine, theirs) if at_once else mine + theirs
-            self.cpu.setdefault(f"{name}@{in_flight}", []).append(cpu)
-
-    def _skip(self, name: str, why: Exception) -> None:
-        """It takes no part: one that fails in one round has no ratios."""
-        self.skipped[name] = str(why) or type(why).__name__
-        self.figures = {key: figures for key, figures in self.figures.items() if not key.startswith(f"{name}@")}
-        print(f"without {CONTESTANTS[name].label}: {self.skipped[name]}", file=sys.stderr)
+def cpu(contest: Contest) -> Figures:
+    """µs of processor for each round trip, at both ends together."""
+    return contest.column("client", "server")
 
 
 def versions(package: str) -> str:
@@ -157,58 +103,88 @@ def versions(package: str) -> str:
         return ""
 
 
-def speed_tables(contest: Contest) -> list[str]:
-    """Medians, a line for each contestant: those that ask and answer, and those that only say, one way."""
-    one_way = [name for name in contest.names if CONTESTANTS[name].one_way]
-    others = [name for name in contest.names if name not in one_way]
-    tables = [speed_table(contest, others)] if others else []
-    return [*tables, one_way_table(contest, one_way)] if one_way else tables
-
-
-def speed_table(contest: Contest, names: list[str]) -> str:
-    """Round trips."""
-    width = max(len(CONTESTANTS[name].label) for name in names)
-    lines = [
-        f"{'':{width}}  {'round trips a second':>22}  {'µs of CPU each':>16}",
-        f"{'in flight':{width}}  {1:>10}  {MANY:>10}  {1:>7}  {MANY:>7}",
-    ]
-    for name in names:
-        label = CONTESTANTS[name].label
+def speed_table(contest: Contest) -> str:
+    """Medians, a line for each contestant, as Markdown."""
+    head = ["", "1 in flight, a second", "µs of processor", f"{MANY} in flight, a second", "µs of processor"]
+    rows = []
+    for name in [entry.name for entry in contest.entries if entry.what == "speed"]:
+        row = [CONTESTANTS[name].title]
+        for in_flight in (1, MANY):
+            key = f"{name}@{in_flight}"
+            row += [contest.text(key, "rate"), f"{contest.text(key, 'client')} + {contest.text(key, 'server')}"]
         if name in contest.skipped:
-            lines.append(f"{label:{width}}  skipped: {contest.skipped[name]}")
+            row = [CONTESTANTS[name].title, f"skipped: {contest.skipped[name]}", "", "", ""]
+        rows.append([cell.replace("- + -", "-") for cell in row])
+    return markdown(head, rows)
+
+
+def ratio_table(contest: Contest) -> str:
+    """How many times as many round trips each way of psession's does as the others over the same wire."""
+    rates, used = contest.column("rate"), cpu(contest)
+    head = ["over the same wire", *(f"{way}, {count}" for count in (1, MANY) for way in WAYS.values())]
+    rows = []
+    for name in [entry.name for entry in contest.entries if entry.what == "speed"]:
+        contestant = CONTESTANTS[name]
+        if contestant.ours or not contestant.served or name in contest.skipped:
             continue
-        rates = [_median(contest.figures, f"{name}@{in_flight}") for in_flight in (1, MANY)]
-        cpu = [_median(contest.cpu, f"{name}@{in_flight}") for in_flight in (1, MANY)]
-        lines.append(f"{label:{width}}  {rates[0]:>10}  {rates[1]:>10}  {cpu[0]:>7}  {cpu[1]:>7}")
-    return "\n".join(lines)
+        row = [contestant.title]
+        for count, way in itertools.product((1, MANY), WAYS):
+            mine, other = f"{WIRES[contestant.wire]}{way}@{count}", f"{name}@{count}"
+            both = mine in rates and other in rates
+            row.append(f"{ratio(rates, mine, other):.2f} ({ratio(used, other, mine):.2f})" if both else "-")
+        rows.append(row)
+    return markdown(head, rows)
 
 
-def one_way_table(contest: Contest, names: list[str]) -> str:
-    """Messages from the server, one after another; the CPU is that of the end which has more to do."""
-    width = max(len(CONTESTANTS[name].label) for name in names)
-    lines = [f"{'one way':{width}}  {'messages a second':>17}  {'µs of CPU each':>14}"]
-    for name in names:
-        rate, cpu = (
-            _median(figures, f"{name}@1", digits) for figures, digits in ((contest.figures, 0), (contest.cpu, 1))
-        )
-        lines.append(
-            f"{CONTESTANTS[name].label:{width}}  {rate:>17}  {cpu:>14}  {contest.skipped.get(name, '')}".rstrip()
-        )
-    return "\n".join(lines)
+def few_table(contest: Contest) -> str:
+    """psession over TCP against bare Trio with as many connections, by the number in flight."""
+    rates, used = contest.column("rate"), cpu(contest)
+    found = [count for count in (1, *FEW, MANY) if {f"tcp@{count}", f"bare@{count}"} <= rates.keys()]
+    pairs = [(f"tcp@{count}", f"bare@{count}") for count in found]
+    head = ["in flight", *map(str, found)]
+    return markdown(
+        head,
+        [
+            ["round trips", *(f"{ratio(rates, mine, other):.2f}" for mine, other in pairs)],
+            ["by processor time", *(f"{ratio(used, other, mine):.2f}" for mine, other in pairs)],
+        ],
+    )
 
 
-def _median(figures: Figures, key: str, digits: int = 0) -> str:
-    return f"{statistics.median(figures[key]):,.{digits}f}" if key in figures else "-"
+def one_way_table(contest: Contest) -> str:
+    """Messages that the server says one after another, against the same by websockets."""
+    rates, other = contest.column("rate"), "websockets-sends@1"
+    rows = []
+    for name in [entry.name for entry in contest.entries if entry.what == "one_way"]:
+        key = f"{name}@1"
+        times = f"{ratio(rates, key, other):.2f}" if key in rates and other in rates else "-"
+        used_by_both = f"{contest.text(key, 'client')} + {contest.text(key, 'server')}"
+        rows.append([CONTESTANTS[name].title, contest.text(key, "rate"), used_by_both, times])
+    return markdown(["one way", "messages a second", "µs of processor", "of websockets"], rows)
 
 
-def floors(figures: Figures, cpu: Figures) -> list[dict[str, Any]]:
+def exact_table(contest: Contest) -> str:
+    """The exact wire against the classic one."""
+    rates, used = contest.column("rate"), cpu(contest)
+    rows = []
+    for wire, name in WIRES.items():
+        row = [wire]
+        for count in (1, MANY):
+            exact, classic = f"{name}-exact@{count}", f"{name}@{count}"
+            both = exact in rates and classic in rates
+            row.append(f"{ratio(rates, exact, classic):.2f} ({ratio(used, classic, exact):.2f})" if both else "-")
+        rows.append(row)
+    return markdown(["exact / classic `send`", "1 in flight", f"{MANY} in flight"], rows)
+
+
+def floors(figures: Figures, used: Figures) -> list[dict[str, Any]]:
     """Each floor, the ratio that was measured, and whether it is met (``None`` where one of the two is missing)."""
     results = []
     for floor in FLOORS:
         both = floor.mine in figures and floor.other in figures
         found = ratio(figures, floor.mine, floor.other) if both else None
         met = None if found is None else found >= floor.least
-        by_cpu = ratio(cpu, floor.other, floor.mine) if both else None
+        by_cpu = ratio(used, floor.other, floor.mine) if both else None
         results.append({**asdict(floor), "ratio": found, "by_cpu": by_cpu, "met": met})
     return results
 
@@ -225,18 +201,36 @@ def floor_table(results: list[dict[str, Any]]) -> str:
 
 
 def picture(contest: Contest) -> str:
-    """Bars, the fastest first, without what is in memory."""
+    """Bars for each wire, the fastest first, with the µs of processor that each round trip costs."""
+    rates, used = contest.column("rate"), cpu(contest)
     panels = []
-    for in_flight in (1, MANY):
+    for wire, in_flight in itertools.product(WIRES, (MANY, 1)):
+        keys = {f"{name}@{in_flight}": one for name, one in CONTESTANTS.items() if one.wire == wire and not one.one_way}
         bars = [
-            Bar(contestant.label, statistics.median(contest.figures[key]), contestant.ours)
-            for name, contestant in CONTESTANTS.items()
-            if (key := f"{name}@{in_flight}") in contest.figures and contestant.served and not contestant.one_way
+            Bar(one.label, contest.median(key, "rate") or 0, one.ours, f"({contest.middle(used[key])} µs)")
+            for key, one in keys.items()
+            if key in rates
         ]
         bars.sort(key=lambda bar: -bar.value)
-        panels.append(Bars(f"{in_flight} in flight" + (", one connection" if in_flight > 1 else ""), bars))
-    title = "Request/reply round trips a second, 100-byte JSON, two processes on loopback"
-    return bar_chart(title, panels)
+        if bars:
+            panels.append(Bars(f"{wire}, {in_flight} in flight", bars))
+    title = "Round trips a second (and processor time of each, both ends): 100-byte JSON, two processes"
+    return bar_chart(title, panels, notes(contest))
+
+
+def notes(contest: Contest) -> list[str]:
+    """What the bars do not show by themselves."""
+    used = {key: contest.middle(figures) for key, figures in cpu(contest).items()}
+    said = ["A fresh number for each question, as those by hand have it, is request; send keeps that of its session."]
+    ours, asleep, theirs = "websocket@1", "websocket-asleep@1", "websockets-asyncio@1"
+    if {ours, asleep, theirs} <= used.keys():
+        said += [
+            "1 in flight: what lead psession has is bought by waiting awake. A send over a WebSocket takes "
+            f"{used[ours]} µs of processor,",
+            f"by hand with websockets on asyncio {used[theirs]}. Asleep (busy_wait=False) it takes {used[asleep]}, and "
+            f"goes {contest.text(asleep, 'rate')} times a second.",
+        ]
+    return said
 
 
 def report(contest: Contest, rounds: int, seconds: float) -> dict[str, Any]:
@@ -249,23 +243,24 @@ def report(contest: Contest, rounds: int, seconds: float) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "load_average": os.getloadavg(),
         "versions": {one.package: versions(one.package) for one in CONTESTANTS.values()},
-        "round_trips_per_second": contest.figures,
-        "cpu_microseconds": contest.cpu,
+        "round_trips_per_second": contest.column("rate"),
+        "cpu_microseconds": {"client": contest.column("client"), "server": contest.column("server")},
         "skipped": contest.skipped,
-        "floors": floors(contest.figures, contest.cpu),
+        "floors": floors(contest.column("rate"), cpu(contest)),
     }
 
 
 async def main(arguments: argparse.Namespace) -> None:
     """Measure, print, write."""
-    contest = Contest(arguments.only or list(CONTESTANTS))
+    contest = Contest(entries(arguments.only or list(CONTESTANTS)))
     await contest.run(arguments.rounds, arguments.seconds, arguments.patience)
     results = report(contest, arguments.rounds, arguments.seconds)
     load = ", ".join(f"{value:.1f}" for value in results["load_average"])
     made_of = ", ".join(itertools.starmap("{} {}".format, results["versions"].items()))
     print(f"medians of {arguments.rounds} rounds of about {arguments.seconds:g} s each; load average {load}")
     print(f"Python {results['python']}, {made_of}\n")
-    print(*speed_tables(contest), floor_table(results["floors"]), sep="\n\n")
+    tables = [table(contest) for table in (speed_table, ratio_table, few_table, exact_table, one_way_table)]
+    print(*tables, floor_table(results["floors"]), sep="\n\n")
     write(arguments.json, json.dumps(results, indent=2) + "\n")
     write(arguments.svg, picture(contest))
 

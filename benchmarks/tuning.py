@@ -1,4 +1,4 @@
-"""Ways to set Python's collector, for programs that are about to serve."""
+"""Ways to set Python's collector in a process that is about to serve, by name."""
 
 from __future__ import annotations
 
@@ -6,26 +6,37 @@ import gc
 from functools import partial
 from typing import TYPE_CHECKING
 
+from psession import tune_gc
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+PYTHON = "as Python has it"
+TUNED = "tune_gc()"
 
-def leave() -> None:
-    """As Python comes."""
+
+def _leave() -> None:
+    """Start from a collected heap, as the other ways do."""
+    gc.collect()
 
 
-def freeze(*threshold: int) -> None:
-    """Keep what there is out of every collection; look at the rest by these thresholds."""
+def _freeze(*thresholds: int) -> None:
     gc.collect()
     gc.freeze()
-    if threshold:
-        gc.set_threshold(*threshold)
+    if thresholds:
+        gc.set_threshold(*thresholds)
 
 
-TUNINGS: dict[str, Callable[[], object]] = {
-    "python": leave,
-    "off": gc.disable,
-    "freeze": freeze,
-    **{f"t{a}-{b}-{c}": partial(gc.set_threshold, a, b, c) for a in (5000,10000,50000,100000) for b,c in ((10,10),(50,1000), (20,100))},
-    **{f"f{a}-{b}-{c}": partial(freeze, a, b, c) for a in (700, 2000, 5000, 10000, 20000, 50000, 100000) for b,c in ((10,10),(50,1000), (20,100),(10,1000))},
-}
+def _thresholds(*thresholds: int) -> tuple[str, Callable[[], object]]:
+    return f"gc.freeze(), {', '.join(map(str, thresholds))}", partial(_freeze, *thresholds)
+
+
+TUNINGS: dict[str, Callable[[], object]] = dict(
+    [
+        (PYTHON, _leave),
+        ("gc.freeze() alone", _freeze),
+        (TUNED, tune_gc),
+        _thresholds(10_000, 10, 10),
+        _thresholds(50_000, 10, 10),
+    ]
+)

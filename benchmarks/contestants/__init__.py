@@ -32,7 +32,7 @@ class Contestant:
         module: Where its two functions are.
         package: What it is made of, whose version is worth knowing.
         loop: Whose event loop it runs on, ``"trio"``, ``"asyncio"`` or ``"uvloop"``.
-        in_flight: How many round trips at once it is measured with.
+        in_flight: How many round trips at once it is measured with in peers.py; none: it is there for loads.py alone.
         options: What its two functions get besides.
         one_way: Whether it has messages that the server says one after another, and no round trips: its `client` yields
             a `Work` that takes so many.
@@ -64,8 +64,10 @@ class Contestant:
 
 
 def _ours(label: str, wire: str, *in_flight: int, **options: Any) -> Contestant:
+    """psession; its numbers in flight are by default 1 and many, and none where 0 is said."""
     module = {"TCP": "psession_tcp", "WebSocket": "psession_websocket"}[wire]
-    return Contestant(label, wire, module, "psession", in_flight=in_flight or (1, MANY), options=options)
+    counts = tuple(count for count in in_flight or (1, MANY) if count)
+    return Contestant(label, wire, module, "psession", in_flight=counts, options=options)
 
 
 def _by_hand(label: str, module: str, package: str, loop: str = "trio", **options: Any) -> Contestant:
@@ -87,6 +89,7 @@ CONTESTANTS = {
     "websocket-async": _ours("psession request, async on_request", "WebSocket", way="async"),
     "websocket-exact": _ours("psession send, exact", "WebSocket", exact=True),
     "websocket-asleep": _ours("psession send, busy_wait=False", "WebSocket", 1, awake=False),
+    "websocket-keep": _ours("psession, sessions that stay", "WebSocket", 0, way="keep"),
     "websockets-asyncio": _by_hand("websockets by hand, asyncio", "websockets_asyncio", "websockets", "asyncio"),
     "websockets-uvloop": _by_hand("websockets by hand, uvloop", "websockets_asyncio", "websockets", "uvloop"),
     "websockets-first": _by_hand(

@@ -1,12 +1,14 @@
 """psession over one TCP connection, a message a line.
 
-Three ways: ``"send"``, a session for each request in flight, answered by a handler task of its own; ``"plain"`` and
-``"async"``, `port.request`, whose numbers are all fresh, answered by such an ``on_request``.
+Ways to ask: ``"send"``, a session for each request in flight, answered by a handler task of its own; ``"plain"`` and
+``"async"``, `port.request`, whose numbers are all fresh, answered by such an ``on_request``. And ``"keep"``, a session
+for each request, which stays open on both sides.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from contestants.sharing import HOST, Ask, Ready
-from psession import Exact, Port, Session, SessionManager
+from psession import Budget, Exact, Port, Session, SessionManager
 from psession.channels import lines
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable
 
 Message = dict[str, Any]
 
@@ -43,6 +45,12 @@ ANSWERS: dict[str, Message] = {
     "send": {"on_session": on_session},
     "plain": {"on_request": plain},
     "async": {"on_request": later},
+    "keep": {
+        "on_session": on_session,
+        "max_incoming_sessions": 70_000,
+        "session_max_life": math.inf,
+        "budget": Budget(2**30),
+    },
 }
 """The options of the answering manager, by the way that it is asked."""
 
@@ -73,7 +81,13 @@ async def client(
 
 def asks(port: Port, way: str, in_flight: int) -> list[Ask]:
     """A session for each request in flight, or one for each request."""
-    return [port.create().send if way == "send" else port.request for _ in range(in_flight)]
+
+    def keep(message: Message) -> Awaitable[Message]:
+        return port.create(session_max_life=math.inf).send(message)
+
+    if way == "send":
+        return [port.create().send for _ in range(in_flight)]
+    return [keep if way == "keep" else port.request] * in_flight
 
 
 def options(exact: bool) -> dict[str, Any]:

@@ -37,7 +37,7 @@ async def _ask_again_and_again(ask: Ask, message: dict[str, Any], turns: int) ->
 
 
 def trio_work(asks: list[Ask], message: dict[str, Any]) -> Work:
-    """As many tasks as `asks`, each with one request at a time."""
+    """As many tasks as `asks`, each with one request at a time; turns are a multiple of their number."""
 
     async def work(turns: int) -> None:
         if len(asks) == 1:
@@ -45,7 +45,7 @@ def trio_work(asks: list[Ask], message: dict[str, Any]) -> Work:
             return
         async with trio.open_nursery() as nursery:
             for ask in asks:
-                nursery.start_soon(_ask_again_and_again, ask, message, turns // len(asks) + 1)
+                nursery.start_soon(_ask_again_and_again, ask, message, turns // len(asks))
 
     return work
 
@@ -59,6 +59,6 @@ def asyncio_work(asks: list[Ask], message: dict[str, Any]) -> Work:
             return
         async with asyncio.TaskGroup() as group:
             for ask in asks:
-                group.create_task(_ask_again_and_again(ask, message, turns // len(asks) + 1))
+                group.create_task(_ask_again_and_again(ask, message, turns // len(asks)))
 
     return work
