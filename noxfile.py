@@ -158,7 +158,9 @@ def bench(session: nox.Session) -> None:
     effort += [argument for argument in session.posargs if argument != "--quick"]
     results = Path(session.create_tmp())
     session.run("python", "benchmarks/core.py", *effort)
-    for name in ("peers", "scale"):
-        files = ["--json", str(results / f"{name}.json"), "--svg", str(results / f"{name}.svg")]
-        session.run("python", f"benchmarks/{name}.py", *effort, *files, *(quick if name == "scale" else []))
+    for name in ("peers", "loads", "scale"):
+        files = ["--json", str(results / f"{name}.json")]
+        files += ["--svg", str(results / f"{name}.svg")] if name != "loads" else []
+        session.run("python", f"benchmarks/{name}.py", *effort, *files, *(quick if name != "peers" else []))
+    session.run("python", "benchmarks/pauses.py", *(["--sessions", "1000", "--connections", "20"] if quick else []))
     session.log(f"figures and pictures are in {results}")

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
+import os
+import re
+import select
 import sys
+import time
+import tomllib
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -52,8 +59,7 @@ def test_a_ratio_is_taken_round_by_round(module: Callable[[str], Any]) -> None:
     figures = {"mine": [20.0, 200.0, 30.0], "other": [10.0, 100.0, 30.0]}
     assert harness.ratio(figures, "mine", "other") == 2.0
     printed = harness.table(figures, {"mine": "other"})
-    assert "2.00 of other" in printed
-    assert "33333.3" in printed
+    assert "| 33333.3 | 2.00 of other |" in printed
 
 
 def test_a_floor_is_met_missed_or_not_measured(module: Callable[[str], Any]) -> None:
@@ -87,6 +93,7 @@ def test_every_contestant_has_its_module(module: Callable[[str], Any]) -> None:
     contestants, peers = module("contestants").CONTESTANTS, module("peers")
     for contestant in contestants.values():
         assert (BENCHMARKS / "contestants" / f"{contestant.module}.py").is_file()
+        assert contestant.wire in {"WebSocket", "TCP", "memory"}
     for floor in peers.FLOORS:
         for key in (floor.mine, floor.other):
             name, in_flight = key.split("@")
@@ -112,9 +119,9 @@ def test_the_pictures_are_well_formed(module: Callable[[str], Any]) -> None:
     """Labels are escaped, and every bar is drawn."""
     charts = module("charts")
     bars = [charts.Bar("a < b & c", 2.0, True), charts.Bar("d", 1.0)]
-    picture = ElementTree.fromstring(charts.bar_chart("title", [charts.Bars("panel", bars)]))
+    picture = ElementTree.fromstring(charts.bar_chart("title", [charts.Bars("panel", bars)], ["a note"]))
     assert len(picture.findall("{*}rect")) == 2
-    assert "a < b & c" in [text.text for text in picture.findall("{*}text")]
+    assert {"a < b & c", "2", "a note"} <= {text.text for text in picture.findall("{*}text")}
 
 
 async def test_the_servers_of_core_start(module: Callable[[str], Any]) -> None:
@@ -155,3 +162,205 @@ async def test_what_is_not_there_is_skipped_with_its_reason(module: Callable[[st
     harness = module("harness")
     with pytest.raises(harness.Skipped, match="no such broker"):
         harness._unless_skipped(b"skip: no such broker\n")
+
+
+async def test_turns_are_a_multiple_of_those_at_once(
+    module: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the last ones would be counted for more than they were."""
+    harness, seconds, asked = module("harness"), [0.0], list[int]()
+    monkeypatch.setattr(harness, "time", SimpleNamespace(perf_counter=lambda: seconds[0]))
+
+    async def work(turns: int) -> None:
+        asked.append(turns)
+        seconds[0] += turns * 1e-3
+
+    assert await harness.measure(work, 10.0, 1000) == pytest.approx(1000)
+    assert asked[0] == 1000
+    assert {turns % 1000 for turns in asked} == {0}
+
+
+async def test_the_processor_time_of_another_process_is_its_own(module: Callable[[str], Any]) -> None:
+    """It is what the process says of itself."""
+    harness = module("harness")
+    mine = time.process_time()
+    assert mine <= harness.cpu_seconds(os.getpid()) <= time.process_time()
+
+
+# -- open loops --------------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_due_while_all_are_under_way_waits_in_line_and_its_time_counts_from_then(
+    module: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Two at once, each of 10 s; three are due in the first two seconds."""
+    open_loop = module("open_loop")
+    monkeypatch.setattr(open_loop, "time", SimpleNamespace(monotonic=trio.current_time))
+
+    async def ask(_: object) -> None:
+        await trio.sleep(10)
+
+    arrivals = open_loop.Arrivals([ask, ask])
+    async with trio.open_nursery() as nursery:
+        await arrivals.run(
+            iter([0.0, 1.0, 2.0]), lambda ask, due: nursery.start_soon(arrivals.ask, ask, due), trio.sleep_until
+        )
+        assert trio.current_time() == 2.0
+    assert arrivals.took == [10.0, 10.0, 18.0]
+
+
+def test_a_schedule_is_the_same_for_all_and_has_its_rate(
+    module: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The moments do not depend on when they are used."""
+    open_loop = module("open_loop")
+    monkeypatch.setattr(open_loop, "time", SimpleNamespace(monotonic=lambda: 5.0))
+    moments = list(open_loop.schedule(1000, 20))
+    assert moments == list(open_loop.schedule(1000, 20)) == sorted(moments)
+    assert len(moments) == pytest.approx(20_000, rel=0.03)
+    assert 5 < moments[0] < moments[-1] < 25.01
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such a timer")
+async def test_a_moment_that_is_over_wakes_at_once(module: Callable[[str], Any]) -> None:
+    """The timer's file is readable then, and not before it was set."""
+    with module("open_loop").timer() as (file, wake_at):
+        assert select.select([file], [], [], 0)[0] == []
+        wake_at(time.monotonic() + 1000)
+        assert select.select([file], [], [], 0)[0] == []
+        wake_at(time.monotonic() - 1)
+        await trio.lowlevel.wait_readable(file)
+
+
+# -- contests ----------------------------------------------------------------------------------------------------------
+
+
+async def test_who_lacks_something_is_left_out_with_a_line_that_says_so(
+    module: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And the others are measured."""
+    (tmp_path / "uvloop.py").write_text("raise ImportError('no uvloop here')")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    contest = module("contest").Contest(
+        [module("contest").Entry(name, "speed", (1, 2)) for name in ("limit", "tcp-plain")]
+    )
+    await contest.run(1, 0.01, 0.0)
+    assert contest.skipped == {"limit": "no uvloop here"}
+    assert contest.found.keys() == {"tcp-plain@1", "tcp-plain@2"}
+    assert all(figure > 0 for figures in contest.found.values() for (figure,) in figures.values())
+    assert "without the limit: asyncio.Protocol, uvloop, TCP: no uvloop here\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "number"), [("tcp-async", "crowd", 3), ("websocket-keep", "opened", 100), ("tcp", "bytes", 1000)]
+)
+async def test_each_kind_of_measurement_gives_its_figures(
+    module: Callable[[str], Any], name: str, what: str, number: int
+) -> None:
+    """Of both ends, and with the collector tuned."""
+    pytest.importorskip("websockets")
+    contest = module("contest").Contest([module("contest").Entry(name, what, (number,), module("tuning").TUNED)])
+    await contest.run(1, 0.01, 0.0)
+    assert contest.skipped == {}
+    figures = {"rate"} if what == "bytes" else {"p50", "p99", "most"} | ({"rate"} if what == "crowd" else set())
+    assert contest.found[f"{name}+tune_gc()@{number}"].keys() == figures | {"client", "server"}
+
+
+def found(contest: Any, **figures: float) -> Any:
+    """The same in all that a contest has entries for."""
+    for entry in contest.entries:
+        for number in entry.numbers:
+            contest.found[f"{entry.key}@{number}"] = {what: [figure] for what, figure in figures.items()}
+    return contest
+
+
+def test_the_tables_of_peers_have_a_line_for_each(module: Callable[[str], Any]) -> None:
+    """Twice as fast is 2.00, with half the processor time in brackets; who was skipped says why."""
+    peers, contestants = module("peers"), module("contestants").CONTESTANTS
+    contest = found(module("contest").Contest(peers.entries(list(contestants))), rate=100.0, client=20.0, server=5.0)
+    contest.found["websocket-plain@64"] = {"rate": [200.0], "client": [8.0], "server": [4.5]}
+    contest.skipped["nats"] = "no broker"
+    for count in (1, 64):
+        del contest.found[f"nats@{count}"]
+    speeds = peers.speed_table(contest).splitlines()
+    assert "| psession request, plain on_request, WebSocket | 100 | 20 + 5.0 | 200 | 8.0 + 4.5 |" in speeds
+    assert "| nats-py request(), a broker between, TCP | skipped: no broker |  |  |  |" in speeds
+    assert len(speeds) == 2 + sum(not one.one_way and bool(one.in_flight) for one in contestants.values())
+    ratios = peers.ratio_table(contest)
+    assert "| picows by hand, uvloop, WebSocket | 1.00 (1.00) | 1.00 (1.00) | 1.00 (1.00) | 2.00 (2.00) |" in ratios
+    assert "nats" not in ratios
+    assert "| round trips | 1.00 |" in peers.few_table(contest)
+    assert peers.exact_table(contest).count("1.00 (1.00)") == 4
+    assert "| psession post, TCP | 100 | 20 + 5.0 | 1.00 |" in peers.one_way_table(contest)
+    texts = [text.text or "" for text in ElementTree.fromstring(peers.picture(contest)).findall("{*}text")]
+    assert {"WebSocket, 64 in flight", "TCP, 1 in flight", "200  (12 µs)"} <= set(texts)
+    assert any("bought by waiting awake. A send over a WebSocket takes 25 µs" in text for text in texts)
+
+
+def test_the_tables_of_loads_have_a_line_for_each(module: Callable[[str], Any]) -> None:
+    """Whatever was not measured is a dash."""
+    loads = module("loads")
+    rows = {}
+    for name, table in loads.TABLES.items():
+        contest = module("contest").Contest(table.entries(False))
+        assert "nan" not in table.text(contest)
+        found(contest, rate=100.0, client=20.0, server=5.0, p50=50.0, p99=5000.0, most=20_000.0)
+        rows[name] = table.text(contest).splitlines()[2:]
+    processor = "20 + 5.0 | 20 + 5.0 |"
+    assert rows["latency"][0] == "| psession request, plain on_request |" + " 50 / 5,000 |" * 3 + f" {processor}"
+    assert rows["connections"][0].endswith("TCP | 100 | 5 | 20 + 5.0 | 1.00 | 1.00 |")
+    assert rows["sizes"][0].count("100 (20 + 5.0)") == 3
+    assert [row.split(" | ")[0] for row in rows["collector"]] == [f"| {way}" for way in loads.TUNED_WAYS]
+    assert rows["collector"][1].count("0.1 / 5.0 / 20") == 3
+
+
+def test_every_way_to_tune_sets_what_its_name_says(module: Callable[[str], Any]) -> None:
+    """Of those with thresholds in their names."""
+    before = gc.get_threshold()
+    try:
+        for name, tune in module("tuning").TUNINGS.items():
+            tune()
+            thresholds = re.findall(r"\d+", name)
+            assert not thresholds or gc.get_threshold() == tuple(map(int, thresholds))
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_measured_takes_the_place_of_what_stood_there(module: Callable[[str], Any]) -> None:
+    """And of nothing else."""
+    pytest.importorskip("trio_websocket")
+    put = module("report").put
+    page = "a\n<!-- measured: one -->\nold\n<!-- measured -->\nb\n<!-- measured: two -->\nold\n<!-- measured -->\n"
+    assert put(page, "one", "new") == page.replace("old", "new", 1)
+    assert put(put(page, "two", "new"), "two", "old") == page
+    for wrong in ("", page.replace("one", "two"), "<!-- measured: two -->"):
+        with pytest.raises(ValueError, match="needs one '<!-- measured: two -->' with '<!-- measured -->' behind it"):
+            put(wrong, "two", "new")
+
+
+def test_the_page_has_a_place_for_each_section(module: Callable[[str], Any]) -> None:
+    """And none for what nobody measures."""
+    pytest.importorskip("trio_websocket")
+    report = module("report")
+    page = (BENCHMARKS.parent / "docs" / "performance.md").read_text()
+    for section in report.SECTIONS:
+        assert "new figures" in report.put(page, section, "new figures")
+    assert set(re.findall("<!-- measured: (.*) -->", page)) == report.SECTIONS.keys()
+    assert report.EFFORT.keys() <= report.SECTIONS.keys()
+
+
+def test_the_dependencies_of_the_contestants_are_in_their_group(module: Callable[[str], Any]) -> None:
+    """Those that psession or its extras do not bring."""
+    project = tomllib.loads((BENCHMARKS.parent / "pyproject.toml").read_text())
+    asked = [
+        *project["dependency-groups"]["bench"],
+        *project["project"]["dependencies"],
+        *chain(*project["project"]["optional-dependencies"].values()),
+    ]
+    names = {re.split(r"[^\w-]", requirement)[0] for requirement in asked} | {"psession"}
+    contestants = module("contestants").CONTESTANTS.values()
+    assert {one.package for one in contestants} | {one.loop for one in contestants} <= names | {"asyncio"}

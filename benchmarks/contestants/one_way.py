@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
-from harness import Work
 
 from contestants.sharing import HOST, REQUEST, Ready
 from psession import Budget, Exact, Port, Session, SessionManager
@@ -16,6 +15,8 @@ from psession.channels import lines, open_websocket, serve_websocket
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from harness import Work
 
 LARGE = 2**40
 """Posts have no credit: whoever reads slower than its peer posts holds them all."""

@@ -6,7 +6,6 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from harness import Work
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as serve_websocket
@@ -15,6 +14,8 @@ from contestants.sharing import HOST, REQUEST, Ready, decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from harness import Work
 
 
 async def serve(ready: Ready) -> None:
