@@ -69,9 +69,9 @@ FLOORS = (
     *(_exact(wire, in_flight) for wire in ("tcp", "websocket") for in_flight in (1, MANY)),
     Floor("WebSocket, one way: a stream / websockets (asyncio) send", "stream@1", "websockets-sends@1", 1.2),
     Floor("WebSocket, one way: a stream / posts", "stream@1", "posts@1", 1.0),
-    Floor("WebSocket, one way: a stream, credit 32 / 256", "stream-32@1", "stream-256@1", 0.9),
+    Floor("WebSocket, one way: a stream, credit 32 / 256", "stream@1", "stream-256@1", 0.9),
     Floor("TCP, one way: a stream / posts", "stream-tcp@1", "posts-tcp@1", 1.0),
-    Floor("TCP, one way: a stream, credit 32 / 256", "stream-tcp-32@1", "stream-tcp-256@1", 0.9),
+    Floor("TCP, one way: a stream, credit 32 / 256", "stream-tcp@1", "stream-tcp-256@1", 0.9),
 )
 
 WIRES = {"WebSocket": "websocket", "TCP": "tcp"}

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 EFFORT = {
     "core": (5, 0.4),
-    "peers": (5, 0.35),
+    "peers": (3, 0.4),
     "latency": (3, 1.0),
     "connections": (3, 0.7),
     "sizes": (3, 0.5),
@@ -52,7 +52,8 @@ async def of_core(arguments: argparse.Namespace) -> str:
 
 async def of_peers(arguments: argparse.Namespace) -> str:
     """psession against other libraries, and the picture of it."""
-    contest = Contest(peers.entries(list(CONTESTANTS)))
+    names = [name for name, contestant in CONTESTANTS.items() if contestant.served]
+    contest = Contest(peers.entries(names))
     await contest.run(*effort("peers", arguments), arguments.patience)
     write(arguments.svg, peers.picture(contest))
     tables = (peers.speed_table, peers.ratio_table, peers.few_table, peers.exact_table, peers.one_way_table)

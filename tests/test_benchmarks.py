@@ -73,21 +73,6 @@ def test_a_floor_is_met_missed_or_not_measured(module: Callable[[str], Any]) -> 
     assert "MISSED" in peers.floor_table(peers.floors(figures, figures))
 
 
-def test_what_goes_one_way_has_a_table_of_its_own_and_no_bar(module: Callable[[str], Any]) -> None:
-    """Its CPU is that of the end which has more to do, and a message is no round trip."""
-    peers = module("peers")
-    contest = peers.Contest(["tcp", "stream", "posts"])
-    contest.figures = {"tcp@1": [27_000.0], "tcp@64": [99_000.0], "stream@1": [190_000.0]}
-    contest.cpu = {"tcp@1": [36.0], "tcp@64": [10.0], "stream@1": [5.24]}
-    contest.skipped = {"posts": "no time"}
-    round_trips, one_way = peers.speed_tables(contest)
-    assert "190,000" not in round_trips
-    assert [line.split()[-2:] for line in one_way.splitlines()[1:]] == [["190,000", "5.2"], ["no", "time"]]
-    assert len(peers.speed_tables(peers.Contest(["stream"]))) == 1
-    bars = ElementTree.fromstring(peers.picture(contest)).findall("{*}rect")
-    assert len(bars) == 2
-
-
 def test_every_contestant_has_its_module(module: Callable[[str], Any]) -> None:
     """And every floor its contestants."""
     contestants, peers = module("contestants").CONTESTANTS, module("peers")
@@ -293,6 +278,7 @@ def test_the_tables_of_peers_have_a_line_for_each(module: Callable[[str], Any]) 
     assert peers.exact_table(contest).count("1.00 (1.00)") == 4
     assert "| psession post, TCP | 100 | 20 + 5.0 | 1.00 |" in peers.one_way_table(contest)
     texts = [text.text or "" for text in ElementTree.fromstring(peers.picture(contest)).findall("{*}text")]
+    assert not any("post" in text for text in texts)  # one way: no round trip
     assert {"WebSocket, 64 in flight", "TCP, 1 in flight", "200  (12 µs)"} <= set(texts)
     assert any("bought by waiting awake. A send over a WebSocket takes 25 µs" in text for text in texts)
 

@@ -117,8 +117,7 @@ CONTESTANTS = {
     "memory-bare": _memory("a bare channel, move_on_after", "trio", "bare"),
     "memory-send": _memory("psession send", "psession", "send"),
     "memory-request": _memory("psession request", "psession", "request"),
-    "stream": _one_way("psession stream", "WebSocket", "stream"),
-    "stream-32": _one_way("psession stream, credit 32", "WebSocket", "stream", 32),
+    "stream": _one_way("psession stream, credit 32", "WebSocket", "stream"),
     "stream-256": _one_way("psession stream, credit 256", "WebSocket", "stream", 256),
     "posts": _one_way("psession post", "WebSocket", "posts"),
     "websockets-sends": Contestant(
@@ -130,8 +129,7 @@ CONTESTANTS = {
         in_flight=(1,),
         one_way=True,
     ),
-    "stream-tcp": _one_way("psession stream", "TCP", "stream"),
-    "stream-tcp-32": _one_way("psession stream, credit 32", "TCP", "stream", 32),
+    "stream-tcp": _one_way("psession stream, credit 32", "TCP", "stream"),
     "stream-tcp-256": _one_way("psession stream, credit 256", "TCP", "stream", 256),
     "posts-tcp": _one_way("psession post", "TCP", "posts"),
 }

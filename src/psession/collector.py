@@ -25,9 +25,9 @@ def tune_gc() -> tuple[int, int, int]:
     what each look costs grows with the sessions that are open.
 
     Measured with both ends in one process, in processor time, on Python 3.11: while 40,000 sessions were opened the
-    longest pause was 24 ms instead of 300, and all of them 0.4 s of 2.4 instead of 1.9 of 3.9; for 20,000 requests over
-    1,000 connections at once 31 ms instead of 400, and 0.04 s of 2.9 instead of 2.6 of 5.3. On 3.13 the pauses are the
-    same with it, and about half as many as on 3.11 without. Few sessions and few requests at once make no difference.
+    longest pause was 30 ms instead of 300, and all of them 0.4 s of 2.4 instead of 1.9 of 3.9; for 20,000 requests over
+    1,000 connections at once 30 ms instead of 400, and 0.04 s of 2.9 instead of 2.6 of 5.3. On 3.13 the pauses are the
+    same with it, and about half as many as on 3.11 without. With few sessions and requests it makes little difference.
 
     The price is memory that circles of your own hold longer. Those that die young stay until 20,000 objects more were
     made than dropped: where each holds 10 kB, 190 MB instead of 5. Those that die old stay for up to 1.5 million
