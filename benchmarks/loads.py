@@ -73,11 +73,12 @@ def latency_text(contest: Contest) -> str:
 def crowd_entries(quick: bool) -> list[Entry]:
     """Many connections."""
     names = ("tcp-plain", "tcp", "bare", "websocket-plain", "websocket", BY_HAND[1])
-    return [Entry(name, "crowd", (20 if quick else CONNECTIONS,)) for name in names]
+    numbers = (20 if quick else CONNECTIONS,)
+    return [Entry(name, "crowd", numbers, tuning) for name in names for tuning in (PYTHON, TUNED)]
 
 
 def crowd_text(contest: Contest) -> str:
-    """Rates, and how they compare with bare Trio's and websockets'."""
+    """Rates, and how they compare with bare Trio's and websockets', which have Python's collector as it is."""
     connections = contest.entries[0].numbers[0]
     rates = contest.column("rate")
     others = {name: f"{name}@{connections}" for name in ("bare", BY_HAND[1])}
@@ -87,7 +88,8 @@ def crowd_text(contest: Contest) -> str:
     for entry in contest.entries:
         key = f"{entry.key}@{connections}"
         slowest = contest.median(key, "p99")
-        row = [CONTESTANTS[entry.name].title, contest.text(key, "rate")]
+        title = CONTESTANTS[entry.name].title
+        row = [title if entry.tune == PYTHON else f"the same, {entry.tune}", contest.text(key, "rate")]
         row += ["-" if slowest is None else f"{slowest / 1000:,.0f}", both(contest, key)]
         row += [
             f"{ratio(rates, key, other):.2f}" if key in rates and other in rates else "-" for other in others.values()
