@@ -714,3 +714,51 @@ async def test_graphql_streams_a_subscription_and_returns_the_result_of_a_query(
         await settle()
         assert done == ["3"]
         nursery.cancel_scope.cancel()
+
+
+# -- what the sender refuses -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dialect", [Plain(), InOrder()])
+async def test_what_the_sender_refused_is_sent_again_under_another_id(
+    dialect: TurnDialect, autojump_clock: MockClock
+) -> None:
+    """And the answers in order stay in order: what was not sent has no place in the line."""
+    sent: list[Any] = []
+    refuses = [True, False, False]
+
+    def send(message: Any) -> None:
+        if refuses.pop(0):
+            raise ConnectionError("no line")
+        sent.append(message)
+
+    async with SessionManager(dialect=dialect).port("peer", send) as port, trio.open_nursery() as nursery:
+        caught = Caught(), Caught()
+        ask = partial(port.request, 1, timeout=5, retry_count=3, retry_interval=0.5, retry_on=(OSError,))
+        nursery.start_soon(caught[0].run, ask)
+        await trio.sleep(1)
+        nursery.start_soon(caught[1].run, partial(port.request, 2, timeout=5))
+        await trio.sleep(1)
+        assert [message["value"] for message in sent] == [1, 2]
+        assert [message["ask"] for message in sent] in ([2, 3], [0, 0])
+        for message in sent:
+            port.dispatch({"answer": message["ask"], "value": 10 * message["value"]})
+        await settle()
+        assert [each.value for each in caught] == [10, 20]
+
+
+async def test_a_question_that_the_sender_refused_for_good_leaves_nothing(autojump_clock: MockClock) -> None:
+    """The error is the sender's own; an answer that comes nevertheless is nobody's."""
+
+    def send(message: Any) -> None:
+        raise ConnectionError("no line")
+
+    manager = SessionManager(dialect=InOrder())
+    async with manager.port("peer", send) as port:
+        for _ in range(3):
+            with pytest.raises(ConnectionError, match="no line"):
+                await port.request(1)
+        port.dispatch({"value": 7})
+        await settle()
+        assert port.statistics().malformed == 1
+    assert_empty(manager, port)

@@ -353,6 +353,9 @@ class Machine(ABC):
             self.counters.add(ending.counter)
         return self.take()
 
+    def not_sent(self, turn: AskedTurn) -> None:  # noqa: B027 - where a number is the session's, it stays as it is
+        """The sender refused the last attempt of a turn."""
+
     @abstractmethod
     def turn_over(self, turn: AskedTurn, code: str, now: float) -> list[events.Event]:
         """A turn leaves its session. Without its answer a peer that understands it is told `code`."""

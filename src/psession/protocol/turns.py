@@ -318,6 +318,16 @@ class TurnConnection(Machine):
         """An id is one turn's alone."""
         return False
 
+    def not_sent(self, turn: AskedTurn) -> None:
+        """The sender refused the last attempt: no answer comes to its id, and the next attempt asks under another."""
+        *others, id = turn.ids
+        turn.ids = tuple(others)
+        del self._turns[id]
+        del self._dialect.asked[id]
+        if not self._dialect.in_order:
+            self._note_gone(id)  # in case that it was sent after all
+        self._dialect.unsent(id)
+
     def turn_over(self, turn: AskedTurn, code: str, now: float) -> list[events.Event]:
         """A turn leaves its session; without its answer the peer is told, where the dialect has a word for it."""
         dialogue = turn.dialogue

@@ -266,6 +266,7 @@ class StreamTurn(Turn):
         """The sender raised on this turn's message: it is tried again where `retry_on` and the patience allow it."""
         if self.state is State.IDLE or self.dialogue.turn is not self:
             return
+        self.live.engine.connection.not_sent(self)
         if self._pause is None or not isinstance(error, self.plan.patience.retry_on):
             self._over(error)
 

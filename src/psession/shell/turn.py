@@ -180,7 +180,11 @@ class Turn(Waiter, AskedTurn):
         frame = self._frame(caller_due) if self.number else engine.connection.ask(self, self.payload, math.inf)
         self.attempts += 1
         if frame is not None:  # else it is not asked again, and waits on
-            self.ticket = engine.outbox.put(frame, self)
+            try:
+                self.ticket = engine.outbox.put(frame, self)
+            except Exception:
+                engine.connection.not_sent(self)
+                raise
 
     def _frame(self, caller_due: float | None = None) -> Any:
         """The frame of an attempt on the exact wire: it says how long the turn still waits."""
@@ -335,6 +339,7 @@ class Turn(Waiter, AskedTurn):
         """The sender raised on this turn's message; an outcome that is there already counts."""
         if self.state is State.WAITING and self.dialogue.turn is self:
             self.advance(TurnEvent.SENDER_FAILED)
+            self.live.engine.connection.not_sent(self)
             self.wake(Error(error))
 
 
