@@ -1,15 +1,15 @@
-"""Chromium as the peer: open a page, hear what it loads, take a picture of it. Chrome DevTools Protocol, one WebSocket.
+"""Chromium as the peer: open a page, hear what it loads, take a picture of it: python chromium.py [PICTURE]
 
-Each tab is a port of its own on the connection that they share. Needs Chromium: python chromium.py [PICTURE]
+Chrome DevTools Protocol over one WebSocket, on which each tab is a port of its own.
 """
 
 import base64
 import shutil
-import subprocess
 import sys
 import tempfile
 from contextlib import asynccontextmanager
 from functools import partial
+from subprocess import DEVNULL
 
 import trio
 
@@ -24,20 +24,18 @@ FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "-
 @asynccontextmanager
 async def chromium():
     """Start a browser that nobody's profile is touched by. Gives the URL of its debugger."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if found is None:
         raise SystemExit("no Chromium here; Debian has it: apt-get install chromium")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         command = [found, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
-        browser = await trio.lowlevel.open_process(command, **quiet)
+        browser = await trio.lowlevel.open_process(command, stdout=DEVNULL, stderr=DEVNULL)
         try:
             said = trio.Path(profile, "DevToolsActivePort")
             with trio.fail_after(30):
                 while not (await said.exists() and (await said.read_text()).count("\n")):  # noqa: ASYNC110 - a file has no event
                     await trio.sleep(0.05)
-            port, path = (await said.read_text()).splitlines()
-            yield f"ws://127.0.0.1:{port}{path}"
+            yield "ws://127.0.0.1:{}{}".format(*(await said.read_text()).split())
         finally:
             browser.terminate()
             with trio.CancelScope(shield=True):
@@ -64,18 +62,16 @@ async def main(picture):
         nursery.start_soon(partial(manager.listen, shared, port_of=lambda said: said.get("sessionId", "browser")))
         print("browser:", (await browser.request({"method": "Browser.getVersion"}))["product"].partition("/")[0])
         tab = await browser.request({"method": "Target.createTarget", "params": {"url": "about:blank"}})
-        attach = {"method": "Target.attachToTarget", "params": {**tab, "flatten": True}}
-        target = (await browser.request(attach))["sessionId"]
-        async with manager.port(target, shared.send, dialect=Cdp(target), on_message=heard) as page:
+        tab = await browser.request({"method": "Target.attachToTarget", "params": {**tab, "flatten": True}})
+        async with manager.port(tab["sessionId"], shared.send, dialect=Cdp(tab["sessionId"]), on_message=heard) as page:
             for method in ("Page.enable", "Network.enable", "Runtime.enable"):
                 await page.request({"method": method})
             await page.request({"method": "Page.navigate", "params": {"url": PAGE}})
             await loaded.wait()
-            title = {"method": "Runtime.evaluate", "params": {"expression": "document.title"}}
-            print("title:", (await page.request(title))["result"]["value"])
+            title = await page.request({"method": "Runtime.evaluate", "params": {"expression": "document.title"}})
+            print("title:", title["result"]["value"])
             image = base64.b64decode((await page.request({"method": "Page.captureScreenshot"}))["data"])
-        await trio.Path(picture).write_bytes(image)
-        print(f"{picture}: a picture of {len(image) // 1000} kB")
+        print(f"{picture}: a picture of {await trio.Path(picture).write_bytes(image) // 1000} kB")
         nursery.cancel_scope.cancel()
 
 

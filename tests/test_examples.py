@@ -35,6 +35,7 @@ ELSEWHERE = {
     "language_server": "tests/foreign/test_programs.py",
     "mcp_client": "tests/foreign/test_programs.py",
     "mcp_server": "tests/foreign/test_programs.py",
+    "media_player": "tests/foreign/test_systems.py",
     "virtual_machine": "tests/foreign/test_systems.py",
 }
 """Examples whose far end is a program that only those tests have."""

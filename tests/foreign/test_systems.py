@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import threading
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -87,6 +88,51 @@ async def test_a_virtual_machine_is_stopped_and_resumed_and_says_what_is_wrong(
         r"eject: DeviceNotFound, Device 'floppy' not found",
         r"the machine ended with status 0",
     )
+
+
+async def test_a_media_player_plays_pauses_and_seeks(capsys: pytest.CaptureFixture[str]) -> None:
+    module = example("media_player")
+    program = need("mpv", "mpv")
+    with trio.fail_after(LONGEST_RUN):
+        await module.main(command=[program, *module.MPV[1:], "--ao=null"])
+    check_said(
+        capsys.readouterr().out,
+        r"mpv v?\d+\.\d+.*",
+        r"volume: unsupported format for accessing property",
+        r"paused after 1\.\d s",
+        r"it stays there: True",
+    )
+
+
+async def test_a_media_player_gives_a_command_up_and_its_end_is_the_end_of_all_that_wait(
+    socket_folder: Path,
+) -> None:
+    module = example("media_player")
+    program = need("mpv", "mpv")
+    errors: list[PortClosedError] = []
+    sleep = {"name": "subprocess", "args": ["sleep", "2"], "playback_only": False}
+
+    async def wait(port: Any) -> None:
+        with pytest.raises(PortClosedError) as caught:
+            await port.request(sleep)
+        errors.append(caught.value)
+
+    manager = SessionManager(dialect=module.Mpv(), session_timeout=30)
+    with trio.fail_after(LONGEST_RUN):
+        async with (
+            module.player([program, *module.MPV[1:], "--ao=null"]) as channel,
+            manager.port("mpv", channel) as mpv,
+        ):
+            with pytest.raises(SessionTimeoutError):
+                await mpv.request(sleep, timeout=0.2)
+            while not mpv.statistics().late:  # noqa: ASYNC110 - the player has killed the program, and says so to nobody
+                await trio.sleep(0.01)
+            assert await mpv.request(["get_property", "idle-active"]) is True
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(wait, mpv)
+                os.kill(await mpv.request(["get_property", "pid"]), signal.SIGKILL)
+    assert len(errors) == 3
 
 
 def redis(*arguments: str) -> list[str]:
