@@ -114,6 +114,7 @@ def browser(session: nox.Session) -> None:
 def foreign(session: nox.Session) -> None:
     """The tests whose far end is a program that nobody here wrote: language servers, a debugger, QEMU and others."""
     bring(session, aria2="aria2c", mpv="mpv", qemu_system_x86="qemu-system-x86_64", redis_server="redis-server")
+    bring(session, fish="fish", zsh="zsh")
     session.install(".[all]", *group("test"), *group("foreign"))
     run_suite(session, "-m", "foreign")
 

@@ -16,7 +16,7 @@ import pytest
 
 import psession
 from psession._cli import main
-from psession._cli._address import Address
+from psession._cli._address import FORM, Address
 from psession._cli._problem import Exit
 
 from .commands import LIMIT, accept_websocket, closed_port, connect, echoing, finish, peer, read_on, repeat_once, start
@@ -40,21 +40,32 @@ def complaint(capsys: Captured) -> str:
 
 # ------------------------------------------------------------------------------------------------------------ arguments
 WRONG = [
-    ([], "give a command: demo, echo or call"),
+    ([], "give a command: demo, echo, call, completion"),
     (["sing"], "choose from"),
-    (["--loud"], "give a command: demo, echo or call"),
+    (["--loud"], "give a command: demo, echo, call, completion"),
     (["demo", "now"], "unrecognized arguments: now; usage: psession demo"),
     (["echo"], "required: URL; usage: psession echo"),
-    (["echo", "127.0.0.1:80"], "URL: give ws://HOST:PORT or tcp://HOST:PORT, not '127.0.0.1:80'"),
-    (["echo", "http://127.0.0.1:80"], "URL: give ws://HOST:PORT or tcp://HOST:PORT"),
-    (["echo", "ws://127.0.0.1"], "names no port; give ws://HOST:PORT"),
+    (["echo", "127.0.0.1:80"], f"URL: give {FORM}, not '127.0.0.1:80'"),
+    (["echo", "http://127.0.0.1:80"], f"URL: give {FORM}"),
+    (["echo", "tcp://127.0.0.1"], "names no port; give such as tcp://127.0.0.1:8080"),
+    (["echo", "tls://127.0.0.1:"], "names no port; give such as tls://127.0.0.1:8080"),
     (["echo", "ws://:8080"], "names no host; give ws://HOST:PORT"),
+    (["echo", "unix:"], "names no file; give unix:PATH"),
+    (["echo", "unix://run/lamp"], "has a host, which a Unix socket has not; give unix:PATH"),
+    (["echo", "wss://127.0.0.1:0"], "URL: wss:// needs a certificate; give --certfile FILE"),
+    (["echo", "tcp://127.0.0.1:0", "--certfile", "x"], "--certfile: it is for wss:// and tls://, not for tcp://"),
+    (["echo", "ws://127.0.0.1:0", "--keyfile", "x"], "--keyfile: it is for wss:// and tls://, not for ws://"),
+    (
+        ["echo", "tls://127.0.0.1:0", "--certfile", "/none"],
+        "--certfile /none: no certificate with its key in PEM: no such",
+    ),
+    (["echo", "tls://127.0.0.1:0", "--certfile", __file__], "no certificate with its key in PEM"),
     (["echo", "ws://127.0.0.1:0/path"], "echo answers on every path"),
     (["echo", "ws://127.0.0.1:65536"], "Port out of range 0-65535"),
     (["echo", "ws://127.0.0.1:0", "--drain", "never"], "--drain: give 0 or more seconds, such as 2.5"),
     (["call", "tcp://127.0.0.1:1"], "required: MESSAGE; usage: psession call"),
     (["call", "tcp://127.0.0.1:0", "{}"], "give the peer's port, 1 to 65535"),
-    (["call", "tcp://127.0.0.1:1/path", "{}"], "only ws:// can have; give tcp://HOST:PORT"),
+    (["call", "tcp://127.0.0.1:1/path", "{}"], "only a WebSocket can have; give tcp://HOST:PORT"),
     (["call", "ws://me@127.0.0.1:1", "{}"], "has a user or a fragment"),
     (["call", "ws://[::1", "{}"], "Invalid IPv6 URL"),
     (["call", "tcp://127.0.0.1:1", "{}", "--timeout", "soon"], "--timeout: give 0 or more seconds, such as 2.5"),
@@ -63,6 +74,34 @@ WRONG = [
     (["call", "tcp://127.0.0.1:1", "{}", "--retry-count", "1.5"], "--retry-count: give a whole number, 0 or more"),
     (["call", "tcp://127.0.0.1:1", "{}", "--retry-interval", ""], "--retry-interval: give 0 or more seconds"),
     (["call", "tcp://127.0.0.1:1", "{}", "--sid-name", ""], "--sid-name: give the name of a field, such as sid"),
+    (["call", "tls://127.0.0.1:1", "{}", "--cafile", "/none"], "--cafile /none: no certificates in PEM: no such file"),
+    (["call", "tls://127.0.0.1:1", "{}", "--cafile", __file__], "no certificates in PEM"),
+    (["call", "tls://127.0.0.1:1", "{}", "--cafile", "x", "--insecure"], "give one of the two"),
+    (["call", "ws://127.0.0.1:1", "{}", "--insecure"], "--insecure: it is for wss:// and tls://, not for ws://"),
+    (["call", "tcp://127.0.0.1:1", "{}", "--cafile", "x"], "--cafile: it is for wss:// and tls://, not for tcp://"),
+    (["call", "tcp://127.0.0.1:1", "{}", "--header", "a: b"], "--header: it is for ws:// and wss://, not for tcp://"),
+    (["call", "unix:x", "{}", "--subprotocol", "a"], "--subprotocol: it is for ws:// and wss://, not for unix:x"),
+    (["call", "ws://127.0.0.1:1", "{}", "--header", "a"], "--header: give 'NAME: VALUE', such as 'Authorization:"),
+    (["call", "ws://127.0.0.1:1", "{}", "--header", "Upgrade: x"], "Upgrade"),
+    (["call", "ws://127.0.0.1:1", "{}", "--subprotocol", "a b"], "subprotocol"),
+    (["call", "ws://127.0.0.1:1", "{}", "--dialect", "soap"], "--dialect: invalid choice: 'soap' (choose from"),
+    (["call", "ws://127.0.0.1:1", "{}", "--dialect", "lsp", "--exact"], "--exact: not allowed with argument --dialect"),
+    (
+        ["call", "ws://127.0.0.1:1", "{}", "--dialect", "cdp", "--sid-name", "id"],
+        "--sid-name: cdp has no such field; it is for --dialect classic or --dialect exact",
+    ),
+    (
+        ["call", "ws://127.0.0.1:1", "{}", "--stream"],
+        "--stream: classic has one reply to a message; give --dialect exact or --dialect graphql-ws",
+    ),
+    (["call", "ws://127.0.0.1:1", "{}", "--lines"], "--lines: the messages come from standard input; give - for MESS"),
+    (["call", "ws://127.0.0.1:1", "-", "--rate", "5"], "--rate: it is for many messages; give --lines, and - for"),
+    (["call", "ws://127.0.0.1:1", "-", "--concurrency", "5"], "--concurrency: it is for many messages; give --lines"),
+    (["call", "ws://127.0.0.1:1", "-", "--lines", "--rate", "0"], "--rate: give messages a second, such as 100 or 0.5"),
+    (["call", "ws://127.0.0.1:1", "-", "--lines", "--rate", "inf"], "--rate: give messages a second"),
+    (["call", "ws://127.0.0.1:1", "-", "--lines", "--concurrency", "0"], "--concurrency: give 1 to 65535, not 0"),
+    (["completion"], "required: SHELL; usage: psession completion"),
+    (["completion", "tcsh"], "SHELL: invalid choice: 'tcsh' (choose from"),
     (["call", "tcp://127.0.0.1:1", "{}", "two\nlines"], r"unrecognized arguments: two\nlines; usage: psession call"),
 ]
 
@@ -91,12 +130,29 @@ def test_the_version_can_be_asked_for(capsys: Captured) -> None:
     [
         ("ws://localhost:80", Address("ws", "localhost", 80)),
         ("ws://10.0.0.7:8080/devices?id=3", Address("ws", "10.0.0.7", 8080, "/devices?id=3")),
+        ("wss://lamp.example:8443/a", Address("wss", "lamp.example", 8443, "/a")),
         ("tcp://[::1]:9000", Address("tcp", "::1", 9000)),
+        ("tls://[::1]:9000", Address("tls", "::1", 9000)),
+        ("unix:/run/lamp.sock", Address("unix", path="/run/lamp.sock")),
+        ("unix:lamp socket?", Address("unix", path="lamp socket?")),
     ],
 )
 def test_an_address_is_read_and_written_alike(url: str, address: Address) -> None:
     assert Address.parse(url) == address
     assert str(address) == url
+
+
+@pytest.mark.parametrize(
+    ("url", "whole"),
+    [
+        ("ws://localhost", "ws://localhost:80"),
+        ("wss://lamp.example/a?b", "wss://lamp.example:443/a?b"),
+        ("WS://localhost:81/", "ws://localhost:81"),
+        ("unix:///run/lamp.sock", "unix:/run/lamp.sock"),
+    ],
+)
+def test_what_an_address_leaves_out_has_a_default(url: str, whole: str) -> None:
+    assert str(Address.parse(url)) == whole
 
 
 @pytest.mark.parametrize("argv", [["demo"], ["echo", "ws://127.0.0.1:0"], ["call", "ws://127.0.0.1:1", STATUS]])
@@ -186,7 +242,7 @@ def test_echo_says_when_it_cannot_listen(scheme: str, capsys: Captured) -> None:
     with socket.create_server(("127.0.0.1", 0)) as occupied:
         port = occupied.getsockname()[1]
         assert main(["echo", f"{scheme}://127.0.0.1:{port}"]) == Exit.CONNECTION
-    assert complaint(capsys) == f"cannot listen on 127.0.0.1 port {port}: address already in use"
+    assert complaint(capsys) == f"cannot listen on {scheme}://127.0.0.1:{port}: address already in use"
 
 
 # ---------------------------------------------------------------------------------------------------- a call that fails

@@ -6,15 +6,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import psession
-from psession._cli._tcp import serve_tcp
-from psession._cli._websocket import serve_ws
+from psession._cli._address import Address
+from psession._cli._url import serve_url
 
 from .commands import LIMIT, echoing, environment, finish, start
 from .peers import start_and_cancel
@@ -109,12 +109,11 @@ def test_ctrl_c_ends_a_listening_echo_with_status_130(delay: int, scheme: str) -
         assert finish(process) == (INTERRUPTED, "", "")
 
 
-@pytest.mark.parametrize("serve", [serve_ws, serve_tcp], ids=["ws", "tcp"])
+@pytest.mark.parametrize("url", ["ws://127.0.0.1:0", "tcp://127.0.0.1:0", "unix:{folder}/s"])
 @pytest.mark.parametrize("passes", range(16))
-async def test_a_server_is_cancelled_at_any_step_of_its_start(
-    passes: int, serve: Callable[..., Awaitable[None]]
-) -> None:
-    scope = await start_and_cancel(passes, serve, handle, "127.0.0.1", 0)
+async def test_a_server_is_cancelled_at_any_step_of_its_start(passes: int, url: str, socket_folder: Path) -> None:
+    address = Address.parse(url.format(folder=socket_folder))
+    scope = await start_and_cancel(passes, serve_url, handle, address)
     assert scope.cancelled_caught
 
 

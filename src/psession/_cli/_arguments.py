@@ -9,19 +9,35 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from psession._cli._address import FORM, Address
 from psession._cli._console import complain
 from psession._cli._problem import Exit
+from psession._cli._wires import WIRES
 from psession._version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from psession._cli._wires import Wire
+
+MOST_AT_ONCE = 65535
+"""As many sessions as a port may have open."""
+
+COMMANDS = {
+    "demo": "see it work: six devices, one server, over real sockets",
+    "echo": "a peer that answers each message with itself",
+    "call": "send requests and print the replies",
+    "completion": "print what completes these commands in a shell",
+}
+
+SHELLS = ("bash", "zsh", "fish")
 
 EXIT_CODES = """exit status:
   0    done: the reply is on standard output
-  1    something else: a library is missing, standard output is closed
+  1    something else: the peer answered with an error, a library is missing, standard output is closed
   2    wrong arguments, or MESSAGE is too large
   3    no reply in time
   4    no connection, or it was lost
   5    MESSAGE is no JSON object
   130  Ctrl-C
+With --lines: 0 if all were answered, else that of the first that was not.
 """
 
 
@@ -40,6 +56,24 @@ class Parser(argparse.ArgumentParser):
             complain(f"{message}; {' '.join(self.format_usage().split())}")
         raise SystemExit(Exit.USAGE)
 
+    @property
+    def arguments(self) -> Sequence[argparse.Action]:
+        """Everything that it takes; argparse has no public list of it."""
+        return self._actions
+
+
+def make_parser() -> tuple[Parser, Mapping[str, Parser]]:
+    """Make the parser, and those of the commands by their names."""
+    parser = Parser(prog="psession", description="Request/reply sessions over one channel.", epilog=EXIT_CODES)
+    parser.add_argument("--version", action="version", version=f"psession {__version__}", help="show the version")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    made = {name: commands.add_parser(name, help=text) for name, text in COMMANDS.items()}
+    made["call"].epilog = EXIT_CODES
+    _add_echo(made["echo"])
+    _add_call(made["call"])
+    _add_completion(made["completion"])
+    return parser, made
+
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the arguments: ``command``, and those of that command.
@@ -47,18 +81,28 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     Raises:
         SystemExit: They are wrong, and the user was told; or help was asked for.
     """
-    parser = Parser(prog="psession", description="Request/reply sessions over one channel.", epilog=EXIT_CODES)
-    parser.add_argument("--version", action="version", version=f"psession {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
-    commands.add_parser("demo", help="see it work: six devices, one server, over real sockets")
-    _add_echo(commands.add_parser("echo", help="a peer that answers each message with itself"))
-    _add_call(commands.add_parser("call", help="send one request and print the reply", epilog=EXIT_CODES))
+    parser, commands = make_parser()
     arguments, unknown = parser.parse_known_args(argv)
     if arguments.command is None:
-        parser.error("give a command: demo, echo or call")
+        parser.error(f"give a command: {', '.join(COMMANDS)}")
+    command = commands[arguments.command]
     if unknown:
-        commands.choices[arguments.command].error(f"unrecognized arguments: {' '.join(unknown)}")
+        command.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if arguments.command in ("echo", "call"):
+        wrong = _wrong_echo(arguments) if arguments.command == "echo" else _wrong_call(arguments)
+        if wrong is not None:
+            command.error(f"argument {wrong}")
     return arguments
+
+
+def _add_completion(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Print a script that completes these commands, made from what they take. It goes where the shell finds it:\n"
+        '  bash   eval "$(psession completion bash)" in ~/.bashrc\n'
+        '  zsh    eval "$(psession completion zsh)" in ~/.zshrc, after compinit\n'
+        "  fish   psession completion fish > ~/.config/fish/completions/psession.fish"
+    )
+    parser.add_argument("shell", metavar="SHELL", choices=SHELLS, help="bash, zsh or fish")
 
 
 def _add_echo(parser: argparse.ArgumentParser) -> None:
@@ -67,20 +111,26 @@ def _add_echo(parser: argparse.ArgumentParser) -> None:
         "SIGTERM ends it with status 0 when its exact sessions are over, or at once when it comes a second time.\n"
         "Ctrl-C ends it at once with status 130."
     )
-    parser.add_argument("url", metavar="URL", type=_listening, help=f"{FORM}; port 0 takes a free one")
-    parser.add_argument(
+    add = parser.add_argument
+    add("url", metavar="URL", type=_listening, help=f"{FORM}; port 0 takes a free one")
+    add(
         "--drain",
         metavar="S",
         type=_seconds,
         default=5.0,
         help="seconds that exact sessions may go on after SIGTERM (5)",
     )
+    add("--certfile", metavar="FILE", help="for wss:// and tls://: the certificate, in PEM")
+    add("--keyfile", metavar="FILE", help="its key, where that is not in the same file")
 
 
 def _add_call(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Send MESSAGE to the peer at URL and print its reply, one line of JSON."
+    parser.description = (
+        "Send MESSAGE to the peer at URL and print its reply, one line of JSON.\n"
+        "With --lines there are as many messages as lines on standard input, and a summary on standard error."
+    )
     add = parser.add_argument
-    add("url", metavar="URL", type=_calling, help=f"{FORM} (tcp: one line of JSON a message)")
+    add("url", metavar="URL", type=_calling, help=FORM)
     add("message", metavar="MESSAGE", help="a JSON object, or - to read one from standard input")
     add(
         "--timeout",
@@ -91,19 +141,72 @@ def _add_call(parser: argparse.ArgumentParser) -> None:
     )
     add("--retry-count", metavar="N", type=_count, default=0, help="attempts after the first (0)")
     add("--retry-interval", metavar="S", type=_seconds, default=1.0, help="seconds between two attempts (1)")
-    add("--sid-name", metavar="NAME", type=_name, default="sid", help="the field for the session's number (sid)")
+    wire = parser.add_argument_group("protocol")
+    add = wire.add_argument
+    dialects = ", ".join(WIRES)
+    either = wire.add_mutually_exclusive_group()
+    either.add_argument("--dialect", metavar="NAME", choices=WIRES, default="classic", help=f"{dialects} (classic)")
+    short = "short for --dialect exact"
+    either.add_argument("--exact", dest="dialect", action="store_const", const="exact", help=short)
+    add("--sid-name", metavar="NAME", type=_name, help="the field for the session's number (sid)")
+    add("--stream", action="store_true", help="print every reply to MESSAGE, until the peer says it was the last")
+    connection = parser.add_argument_group("connection")
+    add = connection.add_argument
+    add("--cafile", metavar="FILE", help="for wss:// and tls://: whom to trust, in PEM, instead of this machine's own")
+    add("--insecure", action="store_true", help="trust any certificate, and any name in it")
+    add("--header", metavar="NAME: VALUE", type=_header, action="append", help="for WebSockets; may be repeated")
+    add("--subprotocol", metavar="NAME", action="append", help="for WebSockets; may be repeated, the best first")
+    many = parser.add_argument_group("many messages")
+    add = many.add_argument
+    add("--lines", action="store_true", help="MESSAGE is -, and each line of standard input is one")
+    add("--rate", metavar="N", type=_rate, help="messages a second (as many as can be)")
+    add("--concurrency", metavar="N", type=_number, help="how many may wait for their reply at a time (1)")
+
+
+def _wrong_echo(given: argparse.Namespace) -> str | None:
+    """Return what does not go together in the arguments of ``echo``."""
+    if given.url.is_secure and given.certfile is None:
+        return f"URL: {given.url.scheme}:// needs a certificate; give --certfile FILE, and --keyfile FILE"
+    if not given.url.is_secure and (given.certfile or given.keyfile):
+        return f"--{'certfile' if given.certfile else 'keyfile'}: it is for wss:// and tls://, not for {given.url}"
+    return None
+
+
+def _wrong_call(given: argparse.Namespace) -> str | None:
+    """Return what does not go together in the arguments of ``call``."""
+    wire = WIRES[given.dialect]
+    if not given.url.is_secure and (given.cafile or given.insecure):
+        return f"--{'cafile' if given.cafile else 'insecure'}: it is for wss:// and tls://, not for {given.url}"
+    if given.cafile and given.insecure:
+        return "--insecure: it trusts anybody, so --cafile says nothing; give one of the two"
+    if not given.url.is_websocket and (given.header or given.subprotocol):
+        return f"--{'header' if given.header else 'subprotocol'}: it is for ws:// and wss://, not for {given.url}"
+    if given.sid_name and not wire.has_sid:
+        return f"--sid-name: {given.dialect} has no such field; it is for {_those(lambda other: other.has_sid)}"
+    if given.stream and not wire.streams:
+        return f"--stream: {given.dialect} has one reply to a message; give {_those(lambda other: other.streams)}"
+    if given.lines and given.message != "-":
+        return "--lines: the messages come from standard input; give - for MESSAGE"
+    if not given.lines and (given.rate or given.concurrency):
+        return f"--{'rate' if given.rate else 'concurrency'}: it is for many messages; give --lines, and - for MESSAGE"
+    return None
+
+
+def _those(has: Callable[[Wire], bool]) -> str:
+    return " or ".join(f"--dialect {name}" for name, wire in WIRES.items() if has(wire))
 
 
 def _listening(text: str) -> Address:
     address = _address(text)
-    if address.path != "/":
-        raise argparse.ArgumentTypeError(f"{text!r} has a path; echo answers on every path, give {FORM}")
+    if address.is_websocket and address.path != "/":
+        where = f"{address.scheme}://HOST:PORT"
+        raise argparse.ArgumentTypeError(f"{text!r} has a path; echo answers on every path, give {where}")
     return address
 
 
 def _calling(text: str) -> Address:
     address = _address(text)
-    if address.port == 0:
+    if address.port == 0 and address.scheme != "unix":
         raise argparse.ArgumentTypeError(f"{text!r}: nobody listens on port 0; give the peer's port, 1 to 65535")
     return address
 
@@ -116,19 +219,43 @@ def _address(text: str) -> Address:
 
 
 def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
+    seconds = _number_or_nan(text)
     if not seconds >= 0:
         raise argparse.ArgumentTypeError(f"give 0 or more seconds, such as 2.5, not {text!r}")
     return seconds
+
+
+def _number_or_nan(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
         raise argparse.ArgumentTypeError(f"give a whole number, 0 or more, not {text!r}")
     return int(text)
+
+
+def _number(text: str) -> int:
+    if not 1 <= (number := _count(text)) <= MOST_AT_ONCE:
+        raise argparse.ArgumentTypeError(f"give 1 to {MOST_AT_ONCE}, not {text}")
+    return number
+
+
+def _rate(text: str) -> float:
+    rate = _number_or_nan(text)
+    if not 0 < rate < math.inf:
+        raise argparse.ArgumentTypeError(f"give messages a second, such as 100 or 0.5, not {text!r}")
+    return rate
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not (name.strip() and colon):
+        raise argparse.ArgumentTypeError(f"give 'NAME: VALUE', such as 'Authorization: Bearer abc', not {text!r}")
+    return name.strip(), value.strip()
 
 
 def _name(text: str) -> str:

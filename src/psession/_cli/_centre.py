@@ -13,8 +13,8 @@ from psession._cli._transcript import Tap
 
 if TYPE_CHECKING:
     from psession import Port, Session
-    from psession._cli._sockets import Channel
     from psession._cli._transcript import Transcript
+    from psession._cli._url import Channel
 
 OWN_IDS = range(1, 65536)
 """The numbers of sessions that the centre opens. A port with ``on_session``, such as a device's, counts from 65536."""

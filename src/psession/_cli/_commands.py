@@ -1,4 +1,4 @@
-"""The commands ``demo``, ``echo`` and ``call``: from the arguments to the exit status."""
+"""The commands, each from its arguments to the exit status."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import trio
 
 from psession import _interrupt
-from psession._cli import call, demo, echo
+from psession._cli import _load, call, completion, demo, echo
 from psession._cli._arguments import parse
 from psession._cli._console import OutputLost, abandon_output, complain, quiet_logs
 from psession._cli._problem import Exit, Problem
-from psession._cli._websocket import check_library
+from psession._cli._url import check_library, client_tls, server_tls
+from psession._cli._wires import WIRES
 
 if TYPE_CHECKING:
     import argparse
@@ -42,20 +43,36 @@ def _command(arguments: argparse.Namespace) -> Callable[[], Awaitable[Exit]]:
     if arguments.command == "demo":
         check_library()
         return demo.run
-    if arguments.url.scheme == "ws":
+    if arguments.command == "completion":
+        return partial(completion.run, arguments.shell)
+    address = arguments.url
+    if address.is_websocket:
         check_library()
     if arguments.command == "echo":
-        return partial(echo.run, arguments.url, drain=arguments.drain)
-    return partial(
-        call.run,
-        arguments.url,
-        call.read_message(arguments.message),
+        tls = server_tls(arguments.certfile, arguments.keyfile) if address.is_secure else None
+        return partial(echo.run, address, drain=arguments.drain, tls=tls)
+    peer = _peer(arguments)
+    if arguments.lines:
+        return partial(_load.run, peer, rate=arguments.rate, concurrency=arguments.concurrency or 1)
+    return partial(call.run, peer, call.read_message(arguments.message))
+
+
+def _peer(arguments: argparse.Namespace) -> call.Peer:
+    wire, address = WIRES[arguments.dialect], arguments.url
+    return call.Peer(
+        address=address,
+        wire=wire,
         within=arguments.timeout,
+        tls=client_tls(arguments.cafile, insecure=arguments.insecure) if address.is_secure else None,
+        headers=arguments.header or (),
+        subprotocols=arguments.subprotocol or (),
+        stream=arguments.stream,
         options={
             "session_timeout": arguments.timeout,
             "retry_count": arguments.retry_count,
             "retry_interval": arguments.retry_interval,
-            "session_id_name": arguments.sid_name,
+            "dialect": wire.make(arguments.sid_name or "sid"),
+            "on_session_overflow": "refuse",
         },
     )
 

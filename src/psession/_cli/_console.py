@@ -36,7 +36,35 @@ def complain(text: str) -> None:
     """Write one line to standard error, if there is one. Line breaks and escape codes in it are made visible."""
     if sys.stderr is not None:
         with suppress(OSError, ValueError):
-            print("psession:", one_line(text), file=sys.stderr, flush=True)
+            print(f"{_status.clear()}psession:", one_line(text), file=sys.stderr, flush=True)
+
+
+class _Status:
+    """The line on the terminal that changes. It is gone before anything else is written there."""
+
+    shown = False
+
+    def clear(self) -> str:
+        """Return what takes it away."""
+        was_shown, self.shown = self.shown, False
+        return "\r\x1b[K" if was_shown else ""
+
+
+_status = _Status()
+
+
+def has_status() -> bool:
+    """Return True if standard error is a terminal, and standard output none that the two would share."""
+    terminal = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    return terminal and not (sys.stdout is not None and sys.stdout.isatty())
+
+
+def show_status(text: str) -> None:
+    """Show `text` as the last line of the terminal, in place of the one before it; ``""`` shows none."""
+    with suppress(OSError, ValueError):
+        sys.stderr.write(_status.clear() + text)
+        sys.stderr.flush()
+        _status.shown = bool(text)
 
 
 def one_line(text: str) -> str:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from psession import SessionManager
-from psession._cli._websocket import open_ws
+from psession._cli._url import open_url
 
 if TYPE_CHECKING:
     from psession import Port, Session
-    from psession._cli._sockets import Channel
+    from psession._cli._address import Address
+    from psession._cli._url import Channel
 
 THINKING = 0.14
 """Seconds that a device takes for an answer: slow enough for a reader to follow."""
@@ -31,9 +32,9 @@ class Device:
         """The name that it gives itself."""
         return type(self).__name__.lower()
 
-    async def run(self, url: str) -> None:
+    async def run(self, address: Address) -> None:
         """Connect, say hello, and serve the centre until one of the two leaves."""
-        async with open_ws(url, within=5) as self.channel:
+        async with open_url(address, within=5) as self.channel:
             await self.channel.send({"device": self.name})
             async with SessionManager().port("centre", self.channel, on_session=self.answer) as self.port:
                 await self.port.wait_closed()

@@ -10,7 +10,7 @@ from psession import Exact, MessageError
 from psession._cli._console import complain
 
 if TYPE_CHECKING:
-    from psession._cli._sockets import Channel
+    from psession._cli._url import Channel
 
 DIALECT: Final = Exact()
 FIELDS: Final = DIALECT.fields

@@ -1,10 +1,12 @@
-"""``psession call``: one request, and its reply on standard output."""
+"""``psession call``: requests, and their replies on standard output."""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 from psession import (
     MessageError,
@@ -12,6 +14,8 @@ from psession import (
     PortClosedError,
     SessionError,
     SessionManager,
+    SessionOverflowError,
+    SessionRemoteError,
     SessionTimeoutError,
 )
 from psession._cli._console import can_say, say
@@ -20,19 +24,90 @@ from psession._cli._url import open_url
 from psession.channels import DEFAULT_MAX_MESSAGE_BYTES, JsonCodec
 
 if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncIterator, Sequence
+
     from psession import Port, PortOptions
     from psession._cli._address import Address
+    from psession._cli._wires import Wire
 
-CODES: list[tuple[type[SessionError], Exit]] = [
-    (SessionTimeoutError, Exit.TIMEOUT),
-    (PortClosedError, Exit.CONNECTION),
-    (MessageTooLargeError, Exit.USAGE),
-    (MessageError, Exit.MESSAGE),
-    (SessionError, Exit.FAILED),
+FAILURES: Final[list[tuple[type[SessionError], Exit, str]]] = [
+    (SessionTimeoutError, Exit.TIMEOUT, "timeout"),
+    (PortClosedError, Exit.CONNECTION, "connection lost"),
+    (SessionRemoteError, Exit.FAILED, "error of the peer"),
+    (MessageTooLargeError, Exit.USAGE, "too large"),
+    (MessageError, Exit.MESSAGE, "bad message"),
+    (SessionOverflowError, Exit.FAILED, "no free number"),
+    (SessionError, Exit.FAILED, "other"),
 ]
-
+"""The exit status of each error, and what a summary calls it; the first that fits."""
 
 TOO_LARGE = "MESSAGE is too large"
+
+ANY_JSON: Final = JsonCodec(type=Any)
+"""A reply need not be an object: JSON-RPC's may be any value."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """Everything that is said of the peer on the command line.
+
+    Attributes:
+        address: Where it is.
+        wire: Its protocol.
+        within: Seconds for the connection.
+        tls: For ``wss://`` and ``tls://``.
+        headers: For WebSockets.
+        subprotocols: For WebSockets.
+        stream: True where every reply to a message is wanted.
+        options: The options of the port.
+    """
+
+    address: Address
+    wire: Wire
+    within: float
+    tls: ssl.SSLContext | None = None
+    headers: Sequence[tuple[str, str]] = ()
+    subprotocols: Sequence[str] = ()
+    stream: bool = False
+    options: PortOptions
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Port]:
+        """Connect, and open a port.
+
+        Raises:
+            Problem: No connection, or the peer did not answer the protocol's greeting.
+        """
+        opening = open_url(
+            self.address,
+            within=self.within,
+            tls=self.tls,
+            framing=self.wire.framing,
+            headers=self.headers,
+            subprotocols=self.subprotocols or self.wire.subprotocols,
+        )
+        async with opening as channel, SessionManager(**self.options).port(str(self.address), channel) as port:
+            if self.wire.greeting is not None:
+                try:
+                    await port.request(self.wire.greeting)
+                except SessionError as error:
+                    raise problem_of(error, port) from error
+            yield port
+
+    async def ask(self, port: Port, message: Any) -> None:
+        """Ask, and write each reply to standard output as it comes.
+
+        Raises:
+            SessionError: There is none, or no further one though the stream has not ended.
+            OutputLost: It cannot be written.
+        """
+        if not self.stream:
+            say(_as_json(await port.request(message)))
+            return
+        async with port.stream(message) as replies:
+            async for reply in replies:
+                say(_as_json(reply))
 
 
 def read_message(text: str) -> Any:
@@ -61,36 +136,37 @@ def _standard_input() -> bytes:
         raise Problem(f"cannot read standard input: {error}", Exit.MESSAGE) from error
 
 
-async def run(address: Address, message: Any, *, within: float, options: PortOptions) -> Exit:
-    """Send `message` to the peer at `address`, and write its reply to standard output.
-
-    Args:
-        address: The peer's address.
-        message: The request.
-        within: Seconds for the connection.
-        options: The options of the port.
+async def run(peer: Peer, message: Any) -> Exit:
+    """Send `message` to the peer, and write what it replies to standard output.
 
     Raises:
         Problem: There is no reply; the text says why.
+        OutputLost: The reply cannot be written.
     """
-    manager = SessionManager(**options)
-    async with open_url(address, within=within) as channel, manager.port(str(address), channel) as port:
-        reply = await _ask(port, message)
-    say(_as_json(reply))
+    async with peer.open() as port:
+        try:
+            await peer.ask(port, message)
+        except SessionError as error:
+            raise problem_of(error, port) from error
     return Exit.OK
 
 
-async def _ask(port: Port, message: Any) -> Any:
-    try:
-        return await port.request(message)
-    except SessionError as error:
-        text = f"{TOO_LARGE}: {error}" if isinstance(error, MessageTooLargeError) else str(error)
-        if bad := port.statistics().malformed:
-            text += f"; {bad} came that {'is' if bad == 1 else 'are'} no message"
-        raise Problem(text, next(code for kind, code in CODES if isinstance(error, kind))) from error
+def problem_of(error: SessionError, port: Port) -> Problem:
+    """Return what to tell of a request that failed."""
+    text = f"{TOO_LARGE}: {error}" if isinstance(error, MessageTooLargeError) else str(error)
+    if bad := port.statistics().malformed:
+        text += f"; {bad} came that {'is' if bad == 1 else 'are'} no message"
+    code, _ = failure_of(error)
+    return Problem(text, code)
+
+
+def failure_of(error: SessionError) -> tuple[Exit, str]:
+    """Return the exit status of an error, and what a summary calls it."""
+    code, kind = next((code, kind) for of, code, kind in FAILURES if isinstance(error, of))
+    return code, f"{kind} ({error.code!s:.40})" if isinstance(error, SessionRemoteError) else kind
 
 
 def _as_json(reply: Any) -> str:
     """Return the reply as one line, in characters that standard output has."""
-    text = JsonCodec().encode(reply).decode()
+    text = ANY_JSON.encode(reply).decode()
     return text if can_say(text) else json.dumps(reply)

@@ -9,17 +9,18 @@ import trio
 
 from psession import SessionError
 from psession._cli import _devices, _scenes
+from psession._cli._address import Address
 from psession._cli._centre import Centre
 from psession._cli._problem import Exit, Problem
 from psession._cli._transcript import Transcript
-from psession._cli._websocket import serve_ws
+from psession._cli._url import serve_url
 from psession._version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from psession import Statistics
-    from psession._cli._sockets import Listening
+    from psession._cli._url import Listening
 
 HOST = "127.0.0.1"
 
@@ -56,10 +57,10 @@ async def _play(show: Transcript) -> Statistics:
     devices = [_devices.Lamp(), _devices.Sensor(), _devices.Oven(), _devices.Drone(), _devices.Meter(), doorbell]
     centre = Centre(show, len(devices))
     async with trio.open_nursery() as nursery:
-        listening: Listening = await nursery.start(serve_ws, centre.welcome, HOST, 0)
-        show.title(f"psession {__version__} · a control centre and its devices on ws://{HOST}:{listening.port}")
+        listening: Listening = await nursery.start(serve_url, centre.welcome, Address("ws", HOST))
+        show.title(f"psession {__version__} · a control centre and its devices on {listening.address}")
         for device in devices:
-            nursery.start_soon(device.run, f"ws://{HOST}:{listening.port}")
+            nursery.start_soon(device.run, listening.address)
         await centre.complete.wait()
         show.note(f"connected: {', '.join(sorted(centre.manager.ports))}")
         await _scenes_in_turn(centre, doorbell)

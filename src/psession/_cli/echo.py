@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import signal
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -16,23 +16,25 @@ from psession._cli._url import serve_url
 from psession.checks import LARGEST
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator
 
     from psession import Session
     from psession._cli._address import Address
-    from psession._cli._sockets import Channel, Listening
+    from psession._cli._url import Channel, Listening
 
 
 OWN_IDS: Final = range(LARGEST, LARGEST + 1)
 """The numbers of sessions that echo opens. It opens none, so that a peer may use any other number."""
 
 
-async def run(address: Address, *, drain: float) -> Exit:
+async def run(address: Address, *, drain: float, tls: ssl.SSLContext | None = None) -> Exit:
     """Listen on `address`, print the URL, and answer until SIGINT or SIGTERM.
 
     Args:
         address: The address to listen on.
         drain: Seconds that sessions have to come to their end after SIGTERM.
+        tls: For ``wss`` and ``tls``.
 
     Raises:
         Problem: It cannot listen there.
@@ -40,8 +42,8 @@ async def run(address: Address, *, drain: float) -> Exit:
     echo = Echo()
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
-            listening: Listening = await nursery.start(serve_url, echo.serve, address)
-            say(str(dataclasses.replace(address, port=listening.port)))
+            listening: Listening = await nursery.start(partial(serve_url, echo.serve, address, tls=tls))
+            say(str(listening.address))
             last: int | None = await anext(signals)
             if last == signal.SIGTERM:
                 listening.stop()
