@@ -1,6 +1,7 @@
 """`psession demo`, and the console that all commands write to."""
 
 import io
+import re
 import signal
 import sys
 import time
@@ -12,7 +13,7 @@ import trio
 from psession._cli import _scenes, demo, main
 from psession._cli._console import in_colour, one_line, say
 from psession._cli._problem import Exit
-from psession._cli._transcript import WIDTH, Transcript
+from psession._cli._transcript import LEAST, WIDTH, Transcript
 
 from .commands import finish, start
 
@@ -58,6 +59,41 @@ def test_the_demo_is_plain_text_of_short_lines_where_no_terminal_is(played: Play
 def test_the_demo_shows_each_of_its_scenes(shown: str, played: Played) -> None:
     assert shown in played[1]
     assert "✗" not in played[1]
+
+
+def test_the_demo_says_all_of_it_in_fifty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    code, out, err = finish(start("demo"))
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 50
+    assert "…" not in re.sub(r"#\d+ …|#1…#40", "", out)  # nothing is cut
+    for line in (
+        ' ←── lamp#1 {"status": "needPassword"}',
+        "  turns answered     45",
+        "  psession echo ws://127.0.0.1:8080",
+    ):
+        assert f"{line}\n" in out
+    words = out.split()
+    for text in (
+        "a control centre and its devices on ws://127.0.0.1:",
+        "too late: dropped",
+        "✓ left behind: 0 sessions, 0 tasks",
+    ):
+        assert text in " ".join(words)
+
+
+@pytest.mark.parametrize("columns", [1, 40, 50, 79])
+async def test_a_line_of_a_narrow_terminal_is_wrapped_wherever_it_is_full(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    show = Transcript(trio.CancelScope())
+    for used in range(90):
+        show.line("x" * min(used, max(columns, LEAST)), ("  and some more words", "dim"), f" {'y' * used}")
+        out = capsys.readouterr().out
+        assert max(map(len, out.splitlines())) <= max(columns, LEAST)
+        assert out.count("y") == used
+        assert " and some more words " in f" {' '.join(out.split())} "
 
 
 def test_ctrl_c_in_the_demo_is_status_130() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -16,6 +18,15 @@ if TYPE_CHECKING:
 
 WIDTH = 96
 """The longest line. It fits half of a wide screen."""
+
+LEAST = 40
+"""As narrow as a line gets."""
+
+NARROW = 80
+"""With fewer columns than this what can be left out of a line is; 50 are enough then."""
+
+INDENT = "       "
+"""In front of what does not fit the line before it: as wide as a time."""
 
 CENTRE, NAMES, SIDS = "centre", 8, 6
 
@@ -58,7 +69,9 @@ class Transcript:
         self.failed = 0
         self.messages = [0, 0]
         self._scope = scope
+        self._width = min(WIDTH, max(LEAST, shutil.get_terminal_size((WIDTH, 24)).columns))
         self._started = trio.current_time()
+        self._begun = False
         self._colour = in_colour()
         self._fancy = can_say("→←─✓✗·…")
         self._bundles: dict[str, Bundle] = {}
@@ -68,23 +81,51 @@ class Transcript:
         """The seconds since the start."""
         return trio.current_time() - self._started
 
+    @property
+    def narrow(self) -> bool:
+        """True where lines are short: names are left out, and tables have one column."""
+        return self._width < NARROW
+
     def line(self, *parts: Part) -> None:
-        """Write one line of parts, each a text or a text and its style. It is cut where it would be too long."""
-        room, painted = WIDTH, []
+        """Write a line of parts, each a text or a text and its style.
+
+        Where it would be too long it is cut, on a narrow terminal wrapped between words.
+        """
+        lines, used = [""], 0
         for part in parts:
             text, style = (part, "") if isinstance(part, str) else part
-            if len(text) > room:
-                text = text[: max(0, room - 1)] + "…"
-            room -= len(text)
-            painted.append(self._paint(text, style))
+            first, *others = self._fitted(text, used)
+            lines[-1] += self._paint(first, style)
+            lines += [INDENT + self._paint(other, style) for other in others]
+            used = len(INDENT + others[-1]) if others else used + len(first)
         try:
-            say("".join(painted).rstrip())
+            for line in lines:
+                say(line.rstrip())
         except OutputLost as error:
             self.lost = error
             self._scope.cancel()
 
+    def _fitted(self, text: str, used: int) -> list[str]:
+        """Return a text in pieces: one for the rest of a line, on which so many columns are used, and one a line."""
+        room = self._width - used
+        if len(text) <= room:
+            return [text]
+        if not self.narrow:
+            return [text[: max(0, room - 1)] + "…"]
+        pieces = [""]
+        for word in re.findall(r"\s*\S+|\s+", text):
+            if len(pieces[-1] + word) <= room:
+                pieces[-1] += word
+                continue
+            room, rest = self._width - len(INDENT), word.lstrip()
+            pieces += [rest[at : at + room] for at in range(0, len(rest), room)]
+        return pieces
+
     def title(self, text: str) -> None:
-        """Write the title of a new part."""
+        """Write the title of a new part, below an empty line."""
+        if self._begun:
+            self.line()
+        self._begun = True
         self.line((text, "bold"))
 
     def note(self, text: str, style: str = "dim") -> None:
@@ -94,7 +135,9 @@ class Transcript:
     def check(self, holds: bool, text: str) -> None:
         """Write down the result of a check, which was made just now."""
         self.failed += not holds
-        self.line("           ", ("✓ " if holds else "✗ ", "green" if holds else "red"), text)
+        self.line(
+            INDENT if self.narrow else "           ", ("✓ " if holds else "✗ ", "green" if holds else "red"), text
+        )
 
     def message(self, device: str, message: Any, *, out: bool, remark: str = "") -> None:
         """Write down a message that just went out to `device`, or came from it."""
@@ -130,10 +173,13 @@ class Transcript:
     def _passed(self, device: str, out: bool, sid: str, *parts: Part) -> None:
         arrow = ("──→", "cyan") if out else ("←──", "green")
         now = (self._now(), "dim")
+        if self.narrow:
+            self.line(now, arrow, f" {device}", (f"{sid} ", "yellow"), *parts)
+            return
         self.line(now, f"{CENTRE} ", arrow, f" {device:<{NAMES}} ", (f"{sid:>{SIDS}}", "yellow"), "   ", *parts)
 
     def _now(self) -> str:
-        return f"  {self.elapsed:5.2f} s  "
+        return f"{self.elapsed:5.2f}  " if self.narrow else f"  {self.elapsed:5.2f} s  "
 
     def _paint(self, text: str, style: str) -> str:
         if not self._fancy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import trio
@@ -83,7 +84,7 @@ async def _scenes_in_turn(centre: Centre, doorbell: _devices.Doorbell) -> None:
     ]
     for number, (title, scene) in enumerate(scenes, start=1):
         await trio.sleep(PAUSE)
-        centre.transcript.title(f"\n{number}  {title}")
+        centre.transcript.title(f"{number}  {title}")
         try:
             await scene(centre)
         except SessionError as error:
@@ -97,10 +98,11 @@ def _summary(show: Transcript, counted: Statistics, tasks: int) -> None:
         [("messages in", came), ("by a device", counted.accepted), ("timed out", counted.timed_out)],
         [("late replies", counted.late), ("still open", counted.open), ("cut off", counted.aborted)],
     ]
-    show.title(f"\nWhat the centre counted in {show.elapsed:.1f} s")
-    for row in table:
-        show.line("  ", "      ".join(f"{name:<16}{value:>5}" for name, value in row))
+    show.title(f"What the centre counted in {show.elapsed:.1f} s")
+    cells = [[f"{name:<16}{value:>5}" for name, value in row] for row in table]
+    for row in [[cell] for cell in chain(*cells)] if show.narrow else cells:
+        show.line("  ", "      ".join(row))
     show.check(not (counted.open or tasks), f"left behind: {counted.open} sessions, {tasks} tasks")
-    show.title("\nTry it yourself")
+    show.title("Try it yourself")
     show.line("  psession echo ws://127.0.0.1:8080")
-    show.line('  psession call ws://127.0.0.1:8080 \'{"command": "status"}\'      ', ("in another terminal", "dim"))
+    show.line("  psession call ws://127.0.0.1:8080 '{\"q\":1}'", ("      in another terminal", "dim"))
