@@ -63,6 +63,7 @@ def module_name(room: str) -> str:
 MODULES = {module_name(room): room for room in SOURCES}
 PUBLIC = ["psession", "psession.channels", "psession.channels.codecs", "psession.dialects", "psession.errors"]
 PUBLIC += ["psession.testing", "psession.testing.contract", "psession.testing.diagram", "psession.testing.lossy"]
+PUBLIC += ["psession.testing.pairs"]
 
 
 def parse(room: str) -> ast.Module:

@@ -56,6 +56,14 @@ TEXT = """\
 3.000  |-- #7 hello --# |  the link breaks"""
 
 
+@pytest.mark.parametrize(("takes", "lines"), [(0.0, 1), (0.0004, 1), (0.0006, 2)])
+def test_what_takes_less_than_is_shown_arrives_at_once(takes: float, lines: int) -> None:
+    """By a real clock each message takes some microseconds, and a line that says 0.000 s later says nothing."""
+    drawn = sequence_diagram([event(1, time=5.0, order=1, arrives=[(5.0 + takes, 2)])])
+    assert len(drawn.splitlines()) == 1 + lines
+    assert ("later" in drawn) is (lines == 2)
+
+
 def test_the_example_in_the_documentation_is_what_it_draws() -> None:
     question, answer = {"sid": 1, "q": 1}, {"sid": 1, "a": 1}
     log = [

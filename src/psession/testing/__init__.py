@@ -4,15 +4,19 @@ from psession.testing.contract import check_channel
 from psession.testing.diagram import sequence_diagram
 from psession.testing.dialects import check_dialect
 from psession.testing.lossy import EventLog, LossyChannel, Moment, NetworkEvent, Tally, lossy
+from psession.testing.pairs import PairOptions, PortPair, port_pair
 
 __all__ = [
     "EventLog",
     "LossyChannel",
     "Moment",
     "NetworkEvent",
+    "PairOptions",
+    "PortPair",
     "Tally",
     "check_channel",
     "check_dialect",
     "lossy",
+    "port_pair",
     "sequence_diagram",
 ]

@@ -16,6 +16,9 @@ __all__ = ["sequence_diagram"]
 DEFAULT_LABEL_WIDTH = 60
 """Columns for a message: with time, arrow and remark it stays on one line of a wide terminal."""
 
+AT_ONCE = 0.0005
+"""Seconds: what takes less is shown as 0.000, as a good network is by a real clock."""
+
 _MERMAID_SPECIAL = frozenset("#;%<>&$\\`")
 """Characters that mean something to Mermaid in the text of a message: entities, the end of a statement, comments and
 directives, HTML, KaTeX, and Markdown."""
@@ -86,7 +89,7 @@ def _steps(event: NetworkEvent) -> list[_Step]:
         return [_Step(departure, event, "breaks", "the link breaks")]
     if event.dropped:
         return [_Step(departure, event, "lost", "lost")]
-    at_once = bool(event.arrived) and event.arrived[0].time == event.time and not event.reordered
+    at_once = bool(event.arrived) and event.arrived[0].time - event.time < AT_ONCE and not event.reordered
     first = _Step(departure, event, "arrives" if at_once else "sets out", _plan(event))
     lands = [_Step(moment, event, "lands", _lateness(event, again)) for again, moment in enumerate(event.arrived)]
     return [first, *lands[at_once:]]
