@@ -23,7 +23,7 @@ def is_the_command() -> bool:
     if sys.argv[:1] == ["-m"]:  # Python puts the path there when it has found the module
         following = zip(sys.orig_argv, sys.orig_argv[1:], strict=False)
         return any(flag[:1] == "-" and flag[-1:] == "m" and name == "psession" for flag, name in following)
-    return os.path.basename("".join(sys.argv[:1])) == "psession"
+    return os.path.basename("".join(sys.argv[:1])).removesuffix(".exe") == "psession"
 
 
 def exit_while_starting() -> None:

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
     from psession.protocol.bucket import Lines
 
-LACKS: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
-"""Errors of ``accept`` by which the system says that it has no more of something, for now."""
+_LACKS: Final = ("EMFILE", "ENFILE", "ENOMEM", "ENOBUFS", "WSAEMFILE", "WSAENOBUFS")
+LACKS: Final = frozenset(getattr(errno, name) for name in _LACKS if hasattr(errno, name))
+"""Errors of ``accept`` by which the system says that it has no more of something, for now; Windows has its own."""
 
 PAUSE: Final = 0.1
 """Seconds before the next try, as `trio.serve_listeners` waits: who comes meanwhile waits in the backlog."""
@@ -71,7 +72,7 @@ class UnixListener(trio.abc.Listener[trio.SocketStream]):
             OSError: It cannot listen there; the text says why.
         """
         name = os.path.abspath(path)
-        made = socket.socket(socket.AF_UNIX)
+        made = unix_socket()
         try:
             _bind(made, name)
             found = os.lstat(name)
@@ -98,6 +99,19 @@ class UnixListener(trio.abc.Listener[trio.SocketStream]):
             if os.path.samestat(os.lstat(self._path), self._found):
                 os.unlink(self._path)
         await self._listener.aclose()
+
+
+def unix_socket() -> socket.socket:
+    """Make a Unix socket.
+
+    Raises:
+        OSError: Python has none on this system, which is Windows.
+    """
+    if not hasattr(socket, "AF_UNIX"):
+        raise OSError(
+            errno.EAFNOSUPPORT, "Python has no Unix sockets on this system: use open_tcp and serve_tcp, on 127.0.0.1"
+        )
+    return socket.socket(socket.AF_UNIX)
 
 
 def unix_error(what: str, error: OSError, path: str) -> OSError:
@@ -132,7 +146,7 @@ def _remove_stale(path: str) -> None:
     found = os.lstat(path)
     if not stat.S_ISSOCK(found.st_mode):
         raise OSError(errno.EEXIST, "cannot listen: a file that is no socket is there", path)
-    with socket.socket(socket.AF_UNIX) as probe:
+    with unix_socket() as probe:
         probe.setblocking(False)
         status = probe.connect_ex(path)
     if status in (0, errno.EAGAIN):  # EAGAIN: its backlog is full

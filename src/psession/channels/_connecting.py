@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from psession._listeners import unix_error
+from psession._listeners import unix_error, unix_socket
 
 if TYPE_CHECKING:
     import ssl
@@ -56,7 +55,7 @@ async def connect_unix(path: str) -> trio.SocketStream:
     Raises:
         OSError: No connection; it names the path.
     """
-    made = socket.socket(socket.AF_UNIX)
+    made = unix_socket()
     try:
         made.setblocking(False)
         await trio.lowlevel.checkpoint()
