@@ -23,13 +23,25 @@ from psession.errors import (
     SessionTimeoutError,
     TurnOutcome,
 )
-from psession.options import PortOptions
+from psession.method import Method
+from psession.options import (
+    ErrorReply,
+    MessageHandler,
+    Overflow,
+    OverflowChooser,
+    PortOptions,
+    RequestHandler,
+    SessionHandler,
+    TurnOptions,
+    Unanswered,
+)
 from psession.protocol.counters import Statistics
 from psession.protocol.retry import Retry
 from psession.service import Service
 from psession.shell.manager import SessionManager
-from psession.shell.port import Port, Session
+from psession.shell.port import Opening, Port, Session
 from psession.shell.replies import Replies
+from psession.shell.sender_outbox import Sender
 from psession.shell.share import SharedChannel, share
 from psession.shell.stream import StreamOptions
 
@@ -37,23 +49,32 @@ __all__ = [
     "Budget",
     "Classic",
     "Dialect",
+    "ErrorReply",
     "Exact",
     "ExactFields",
     "MalformedMessageError",
     "MessageError",
+    "MessageHandler",
     "MessageTooLargeError",
+    "Method",
+    "Opening",
+    "Overflow",
+    "OverflowChooser",
     "Port",
     "PortClosedError",
     "PortExistsError",
     "PortNotFoundError",
     "PortOptions",
     "Replies",
+    "RequestHandler",
     "Retry",
+    "Sender",
     "Service",
     "Session",
     "SessionAbortError",
     "SessionCancelError",
     "SessionError",
+    "SessionHandler",
     "SessionInvalidError",
     "SessionManager",
     "SessionOverflowError",
@@ -64,7 +85,9 @@ __all__ = [
     "SharedChannel",
     "Statistics",
     "StreamOptions",
+    "TurnOptions",
     "TurnOutcome",
+    "Unanswered",
     "__version__",
     "share",
     "tune_gc",

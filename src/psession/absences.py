@@ -30,7 +30,7 @@ class Absence:
     __slots__ = ("give_up", "host")
 
     def __init__(self, give_up: Callable[[str], None]) -> None:
-        self.give_up = give_up
+        self.give_up: Callable[[str], None] = give_up
         self.host: str | None = None
 
 
@@ -46,7 +46,7 @@ class Absences:
     """
 
     def __init__(self, most: int, most_per_address: int) -> None:
-        self.given_up = 0
+        self.given_up: int = 0
         self._most = most
         self._most_per_address = most_per_address
         self._all: dict[Absence, None] = {}

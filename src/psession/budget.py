@@ -77,9 +77,9 @@ class Budget:
         checks.count("absent_ports", absent_ports)
         checks.count("absent_ports_per_address", absent_ports_per_address)
         self.bytes = bytes
-        self.used = 0
-        self.gave_way = 0
-        self.absences = Absences(absent_ports, absent_ports_per_address)
+        self.used: int = 0
+        self.gave_way: int = 0
+        self.absences: Absences = Absences(absent_ports, absent_ports_per_address)
         self._accounts: dict[Account, None] = {}
 
     def __repr__(self) -> str:
@@ -169,14 +169,14 @@ class Account:
         rest: Callable[[], int] = int,
         dismiss: Callable[[], int] = int,
     ) -> None:
-        self.used = 0
-        self.lent = 0
-        self.rest = 0
+        self.used: int = 0
+        self.lent: int = 0
+        self.rest: int = 0
         self._measure = rest
         self._dismiss = dismiss
-        self.most_messages = most_messages
+        self.most_messages: int = most_messages
         self.weight: Callable[[], int] | Literal[0] | None = None
-        self.give_way = give_way
+        self.give_way: Callable[[], bool] = give_way
         self._budget = budget
         self._most_bytes = most_bytes
         budget.enter(self)

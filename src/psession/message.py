@@ -26,8 +26,8 @@ class Joined:
     __slots__ = ("content", "fields")
 
     def __init__(self, content: Any, fields: dict[str, Any]) -> None:
-        self.content = content
-        self.fields = fields
+        self.content: Any = content
+        self.fields: dict[str, Any] = fields
 
     def __repr__(self) -> str:
         return f"<psession.message.Joined {self.content!r} with {self.fields!r}>"

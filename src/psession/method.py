@@ -73,10 +73,11 @@ class Signature:
 
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
         hints = _hints_of(name, function)
-        self.arguments = [_argument(name, one, hints) for one in _parameters_of(name, function)]
+        self.arguments: list[Argument] = [_argument(name, one, hints) for one in _parameters_of(name, function)]
+        self.gives: str
         self.gives, returns = _results_of(name, function, hints.get("return", Any))
-        self.result = _form(f"{name}: its result", returns)
-        self.struct = msgspec.defstruct(
+        self.result: Form = _form(f"{name}: its result", returns)
+        self.struct: type[msgspec.Struct] = msgspec.defstruct(
             "Arguments",
             [(one.name, one.form.kind, _field(one.default)) for one in self.arguments],
             kw_only=True,
@@ -124,13 +125,14 @@ class Method:
 
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
         signature = _signature_of(name, function)
-        self.name = name
-        self.description = (inspect.getdoc(function) or "").partition("\n")[0]
-        self.arguments = signature.arguments
-        self.result = signature.result
-        self.streams = signature.gives == "streams"
-        self.call = _by_position(function, self.arguments)
-        self.answer = self.call if self.result.is_object else _IN_OBJECTS[signature.gives](self.call)
+        self.name: str = name
+        self.description: str = (inspect.getdoc(function) or "").partition("\n")[0]
+        self.arguments: list[Argument] = signature.arguments
+        self.result: Form = signature.result
+        self.streams: bool = signature.gives == "streams"
+        self.call: Callable[..., Any] = _by_position(function, self.arguments)
+        in_objects = _IN_OBJECTS[signature.gives]
+        self.answer: Callable[..., Any] = self.call if self.result.is_object else in_objects(self.call)
         self._struct = signature.struct
         self._options = signature.options
 

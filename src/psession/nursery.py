@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
-log = logging.getLogger("psession")
+log: logging.Logger = logging.getLogger("psession")
 
 
 @asynccontextmanager

@@ -20,12 +20,19 @@ from psession.protocol.settings import Settings
 from psession.protocol.turn_dialect import TurnDialect
 
 Overflow = Literal["recycle", "refuse", "wait"]
+"""What is done when all numbers are in use or rest."""
 Unanswered = Literal["fresh", "keep", "end"]
+"""What becomes of a session whose turn was not answered."""
 SessionHandler = Callable[[Any], Awaitable[None]]
+"""An async function that gets each `Session` that the peer opens."""
 MessageHandler = Callable[[Any], object]
+"""A function, sync or async, that gets each message that is no session's."""
 RequestHandler = Callable[[Any], object]
+"""A function, sync, async or an async generator, that gets a question and gives its answer; or a `Service`."""
 ErrorReply = Callable[[Exception], object]
+"""A function that makes an answer for the classic wire of an exception, or returns ``None``."""
 OverflowChooser = Callable[[Any], int]
+"""A function that gets the `Port` and returns the number of the session to end."""
 
 DURATIONS = (
     "session_timeout",

@@ -49,8 +49,8 @@ class Form:
     __slots__ = ("is_object", "kind", "name", "options")
 
     def __init__(self, kind: Any) -> None:
-        self.kind = Any if kind is object else kind
-        self.name = kind.__name__ if isinstance(kind, type) else str(kind)
+        self.kind: Any = Any if kind is object else kind
+        self.name: str = kind.__name__ if isinstance(kind, type) else str(kind)
         try:
             schemas([self.kind])
             info = msgspec.inspect.type_info(self.kind)
@@ -67,7 +67,7 @@ class Form:
             for part in parts
         )
         self.options: dict[str, Any] = {"str_keys": True} if has_odd_keys else {}
-        self.is_object = _is_object(info)
+        self.is_object: bool = _is_object(info)
 
     def read(self, value: Any) -> Any:
         """Return `value`, which is data as a codec decodes it, as the type.

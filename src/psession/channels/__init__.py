@@ -21,34 +21,41 @@ Importing this imports no library but those that psession needs anyway. A channe
 keeps what a port relies on.
 """
 
-from psession.channels._anyio import AnyioObjectChannel, anyio_stream
+from psession.channels._anyio import AnyioObjectChannel, ObjectForm, anyio_stream
 from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES, Frame, FrameChannel, Message
 from psession.channels._content_length import ContentLengthFraming
 from psession.channels._framed import FramedChannel
 from psession.channels._framings import Framing, LengthFraming, LineFraming
 from psession.channels._memory import MemoryChannel, memory_pair
-from psession.channels._process import ProcessChannel, process
-from psession.channels._reconnect_options import LinkState
+from psession.channels._process import ProcessChannel, StderrChoice, process
+from psession.channels._reconnect_options import Connect, LinkState
 from psession.channels._reconnecting import ReconnectingChannel, reconnecting
+from psession.channels._server import Handler
 from psession.channels._socket_client import open_tcp, open_unix
 from psession.channels._socket_server import TcpServer, UnixServer, serve_tcp, serve_unix
-from psession.channels._streams import content_length, framed, length_prefixed, lines
+from psession.channels._streams import FramingMaker, FramingName, content_length, framed, length_prefixed, lines
 from psession.channels._trio_websocket import TrioWebSocketChannel, trio_websocket
 from psession.channels._websocket import WebSocketChannel
+from psession.channels._websocket_accept import Refusal, RequestHook
 from psession.channels._websocket_client import open_websocket
 from psession.channels._websocket_options import HandshakeError
-from psession.channels._websocket_server import WebSocketServer, serve_websocket
-from psession.channels.codecs import Codec, JsonCodec, MsgpackCodec
+from psession.channels._websocket_server import WebSocketHandler, WebSocketServer, serve_websocket
+from psession.channels.codecs import Codec, CodecName, JsonCodec, MsgpackCodec, Undecoded
 
 __all__ = [
     "DEFAULT_MAX_MESSAGE_BYTES",
     "AnyioObjectChannel",
     "Codec",
+    "CodecName",
+    "Connect",
     "ContentLengthFraming",
     "Frame",
     "FrameChannel",
     "FramedChannel",
     "Framing",
+    "FramingMaker",
+    "FramingName",
+    "Handler",
     "HandshakeError",
     "JsonCodec",
     "LengthFraming",
@@ -57,12 +64,18 @@ __all__ = [
     "MemoryChannel",
     "Message",
     "MsgpackCodec",
+    "ObjectForm",
     "ProcessChannel",
     "ReconnectingChannel",
+    "Refusal",
+    "RequestHook",
+    "StderrChoice",
     "TcpServer",
     "TrioWebSocketChannel",
+    "Undecoded",
     "UnixServer",
     "WebSocketChannel",
+    "WebSocketHandler",
     "WebSocketServer",
     "anyio_stream",
     "content_length",

@@ -14,7 +14,7 @@ from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT, WireChannel
 from psession.errors import MessageError, MessageTooLargeError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     import anyio.abc
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from psession.channels.codecs import Codec, CodecName
 
 ObjectForm = Literal["messages", "text", "bytes"]
+"""What the objects of an AnyIO stream are: messages as they are, or encoded ones."""
 
 T = TypeVar("T")
 
@@ -92,6 +93,8 @@ class _ByteStream(trio.abc.Stream):
 class AnyioObjectChannel(WireChannel):
     """Messages over an AnyIO object stream, one object each; `anyio_stream` makes one."""
 
+    bytes_received: int
+    weights: dict[int, Callable[[], int]] | None
     _tears = False
 
     def __init__(

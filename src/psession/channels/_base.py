@@ -37,8 +37,8 @@ class FrameChannel(trio.abc.Channel[Message]):
     """Whether frames are ``bytes`` that may be concatenated and given to ``send_frame_now`` as one."""
 
     weights: dict[int, Callable[[], int]] | None = None
-    """What the long messages of the last batch take now that they are decoded, by their places in it: functions that
-    estimate the bytes; the others have fewer than 4 KiB. A port empties it when it is done with the batch, since these
+    """Functions that estimate what the long messages of the last batch take now that they are decoded, in bytes, by
+    their places in it; the others have fewer than 4 KiB. A port empties it when it is done with the batch, since these
     hold on to what they estimate. ``None`` where the channel does not know."""
 
     kept_bytes: int = 0

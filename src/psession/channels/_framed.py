@@ -30,6 +30,9 @@ class FramedChannel(WireChannel):
         remote: The peer's address as its socket gives it, ``None`` where that is unknown.
     """
 
+    bytes_sent: int
+    bytes_received: int
+
     def __init__(
         self,
         stream: trio.abc.Stream,
@@ -51,8 +54,8 @@ class FramedChannel(WireChannel):
         self._tell_kept: Callable[[], None] | None = None
         # Only a socket can be written to without waiting: TLS has records to build, a pipe is not Trio's to look into.
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) and os.name == "posix" else None
-        self.joins = self._socket is not None
-        self.remote = peer_of(stream)
+        self.joins: bool = self._socket is not None
+        self.remote: tuple[Any, ...] | None = peer_of(stream)
 
     def encode(self, message: Message) -> bytes:
         """The message with its edges.

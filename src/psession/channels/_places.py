@@ -53,7 +53,7 @@ class Places:
         self.connections = 0
         self.handlers = 0
         self.refused = 0
-        self.given_up = 0
+        self.given_up: int = 0
         self._max_handshakes = max_handshakes
         self._max_connections = max_connections
         self._max_handlers = max_handlers

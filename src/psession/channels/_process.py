@@ -44,6 +44,7 @@ MOST_LEFT_BYTES: Final = 1024 * 1024
 another process's that holds it open."""
 
 StderrChoice: TypeAlias = "Literal['pass', 'keep'] | Callable[[bytes], object]"
+"""What becomes of the standard error of a child."""
 
 log = logging.getLogger("psession")
 
@@ -67,7 +68,7 @@ class ProcessChannel(FramedChannel):
             max_message_bytes=options.max_message_bytes,
             close_timeout=options.close_timeout,
         )
-        self.process = child.process
+        self.process: trio.Process = child.process
         self._child = child
 
     @property
@@ -88,7 +89,7 @@ class _Child(trio.abc.Stream):
         assert process.stdin is not None
         assert process.stdout is not None
         self.process = process
-        self.stderr = bytearray()
+        self.stderr: bytearray = bytearray()
         self._stdin = process.stdin
         self._stdout = process.stdout
         self._name = f"{program!r} (process {process.pid})"

@@ -23,6 +23,7 @@ ChannelT = TypeVar("ChannelT", bound=FramedChannel)
 ServerT = TypeVar("ServerT", bound="Server[Any]")
 T = TypeVar("T")
 Handler: TypeAlias = Callable[[ChannelT], Awaitable[object]]
+"""An async function that gets the channel of each client."""
 
 DEFAULT_HANDSHAKE_TIMEOUT: Final = 10.0
 """Seconds for TLS and a request: its first packets lost twice are 3 s (RFC 6298, 2.1), and a phone may be slow."""
@@ -64,7 +65,7 @@ class Server(ABC, Generic[ChannelT]):
 
     @property
     def connections(self) -> int:
-        """The number of clients that are in: their handshake is done, and their channel is not closed yet."""
+        """The number of clients that are in, with their handshake done and their channel not closed yet."""
         return self._places.connections
 
     @property

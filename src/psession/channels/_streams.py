@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import trio
 
 FramingName = Literal["lines", "length_prefixed", "content_length"]
+"""The short name of a framing."""
 FramingMaker: TypeAlias = Callable[[float], Framing]
 """A class of framings, or a function that makes one; called with ``max_message_bytes``, for each stream."""
 

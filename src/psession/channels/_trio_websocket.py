@@ -27,6 +27,9 @@ class TrioWebSocketChannel(WireChannel):
     hops = 2
     """The library's own reader task stands between the socket and ``receive_batch``."""
 
+    bytes_sent: int
+    bytes_received: int
+
     def __init__(
         self,
         connection: WebSocketConnection,

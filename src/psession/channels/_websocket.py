@@ -17,6 +17,8 @@ from psession.text import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from websockets.http11 import Request, Response
+
     from psession.channels._base import Message
     from psession.channels._websocket_options import Opening, WebSocketOptions
     from psession.errors import MessageError
@@ -46,6 +48,9 @@ class WebSocketChannel(FramedChannel):
         remote: The peer's address as its socket gives it, ``None`` where that is unknown.
     """
 
+    bytes_sent: int
+    bytes_received: int
+
     def __init__(
         self,
         stream: trio.abc.Stream,
@@ -64,12 +69,12 @@ class WebSocketChannel(FramedChannel):
             close_timeout=options.close_timeout,
             on_closed=on_closed,
         )
-        self.request = opening.request
-        self.response = opening.response
+        self.request: Request = opening.request
+        self.response: Response = opening.response
         self.path: str = opening.request.path
         self.subprotocol: str | None = opening.protocol.subprotocol
-        self.joins = self.joins and not framing.compresses
-        self.goodbye = NORMAL
+        self.joins: bool = self.joins and not framing.compresses
+        self.goodbye: int = NORMAL
         self._reason = ""
         self._frames = framing
         self._nursery = nursery

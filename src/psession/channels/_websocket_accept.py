@@ -31,6 +31,7 @@ Refusal: TypeAlias = tuple[int, str] | None
 """An HTTP status and a text, or nothing to go on."""
 NO_ROOM: Final = (503, "There is no room for another client.\n")
 RequestHook: TypeAlias = "Callable[[Request], Refusal | Awaitable[Refusal]]"
+"""A function, sync or async, that gets each request of a handshake, and may refuse it."""
 
 log = logging.getLogger("psession")
 

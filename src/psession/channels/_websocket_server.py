@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from psession.channels.codecs import Codec, CodecName
 
 WebSocketHandler: TypeAlias = "Callable[[WebSocketChannel], Awaitable[object]]"
+"""An async function that gets the channel of each client."""
 
 
 class WebSocketServer(PortServer[WebSocketChannel]):

@@ -41,6 +41,7 @@ class WireChannel(FrameChannel):
         close_timeout: Seconds that ``aclose`` gives the transport for its goodbye, then it is closed forcefully.
     """
 
+    bytes_received: int
     _tears = True
     """Whether a send that is cut off leaves half a frame behind."""
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Codec", "CodecName", "JsonCodec", "MsgpackCodec", "Undecoded"]
 
 CodecName = Literal["json", "msgpack"]
+"""The short name of a codec."""
 
 _MAPPING: Final = dict[str, Any]
 _JSON_OBJECT: Final = ord("{")
@@ -61,7 +62,7 @@ class Undecoded:
     __slots__ = ("_codec", "_data", "fields")
 
     def __init__(self, fields: dict[str, Any], data: bytes | str, codec: JsonCodec | MsgpackCodec) -> None:
-        self.fields = fields
+        self.fields: dict[str, Any] = fields
         self._data = data
         self._codec = codec
 
@@ -344,7 +345,7 @@ class GuardedCodec:
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
-        self.text = bool(getattr(codec, "text", False))
+        self.text: bool = bool(getattr(codec, "text", False))
 
     def encode(self, message: Any) -> bytes:
         """Encode with the user's codec, which gets one mapping of a payload and its fields."""

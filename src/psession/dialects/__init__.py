@@ -12,7 +12,8 @@ from psession.dialects.graphql_ws import GraphqlWs
 from psession.dialects.json_rpc import Cdp, JsonRpc, Lsp, Mcp
 from psession.dialects.psession import Classic, Exact
 from psession.protocol.dialect import Dialect, ExactFields
-from psession.protocol.turn_dialect import Answer, End, Event, Failure, Part, Question, TurnDialect, Withdrawn
+from psession.protocol.header import Header
+from psession.protocol.turn_dialect import Answer, End, Event, Failure, Part, Question, TurnDialect, Withdrawn, Word
 
 __all__ = [
     "Answer",
@@ -26,6 +27,7 @@ __all__ = [
     "ExactFields",
     "Failure",
     "GraphqlWs",
+    "Header",
     "JsonRpc",
     "Lsp",
     "Mcp",
@@ -33,4 +35,5 @@ __all__ = [
     "Question",
     "TurnDialect",
     "Withdrawn",
+    "Word",
 ]

@@ -235,7 +235,7 @@ class Cdp(TurnDialect):
     What is asked is ``{"method": ..., "params": {...}}``, the reply the ``result``; ``on_message`` gets the events, as
     ``{"method", "params"}``. The browser asks nothing. One connection serves many targets: `share` it, and open a port
     for each with the ``sessionId`` that ``Target.attachToTarget`` gave (with ``flatten``), which
-    `SessionManager.listen` picks by ``message.get("sessionId")``.
+    `psession.SessionManager.listen` picks by ``message.get("sessionId")``.
 
     Args:
         session: The ``sessionId`` of the target; ``None``: the browser itself.

@@ -43,10 +43,10 @@ class _Flat(Dialect):
         if is_question is not None and not callable(is_question):
             raise TypeError(f"is_question must be callable, not {is_question!r}")
         self.session_id_name = session_id_name
-        self.text_ids = text_ids
-        self.fields = fields or _FIELDS
+        self.text_ids: bool = text_ids
+        self.fields: ExactFields = fields or _FIELDS
         names = dataclasses.astuple(self.fields)
-        self.exact_names = frozenset(names)
+        self.exact_names: frozenset[str] = frozenset(names)
         if session_id_name in self.exact_names:
             raise ValueError(f"session_id_name {session_id_name!r} is the name of an exact field as well")
         self._header_names = names[:9]
@@ -55,7 +55,7 @@ class _Flat(Dialect):
         if is_question is None and session_id_name == "id":
             is_question = _is_json_rpc_question
         self._is_question = is_question
-        self.tells_questions = is_question is not None
+        self.tells_questions: bool = is_question is not None
         self._refused: dict[tuple[type, bool], str | None] = {}
 
     def __repr__(self) -> str:

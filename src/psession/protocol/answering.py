@@ -44,7 +44,7 @@ class Answering:
         self._shared = shared
         self._end = end
         self._has_place = has_place
-        self.marks_openings = False
+        self.marks_openings: bool = False
 
     def let_go(self) -> None:
         """End nothing and take nothing in any more: the port is over. Who made this is not known to it any longer."""

@@ -33,7 +33,7 @@ class TokenBucket:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self.millionths = most * MILLIONTH
+        self.millionths: int = most * MILLIONTH
 
     def put(self, tokens: float) -> None:
         """Put tokens in; what it does not hold spills."""
@@ -68,7 +68,7 @@ class Lines:
     __slots__ = ("_bucket", "_since", "skipped")
 
     def __init__(self, now: float) -> None:
-        self.skipped = 0
+        self.skipped: int = 0
         self._bucket = TokenBucket(LINES_AT_ONCE)
         self._since = now
 

@@ -27,11 +27,13 @@ from psession.protocol.states import ASKER, Opened, OpenedEvent, Peer, Turn, Tur
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from psession.protocol.credit import Arriving
     from psession.protocol.dialect import Dialect
     from psession.protocol.dialogue import AskedTurn
     from psession.protocol.endings import Ending
     from psession.protocol.handshake import Handshake
     from psession.protocol.header import Header
+    from psession.protocol.machine import Part
     from psession.protocol.settings import Settings
 
 PAST_LIVES: Final = 16
@@ -63,6 +65,14 @@ class Connection(Machine):
     Attributes:
         handshake: What the two ports have told each other about themselves.
     """
+
+    begin: Callable[[AskedTurn, float, Arriving | None], None]
+    grant: Callable[[AskedTurn, int], Any]
+    hold: Callable[[Dialogue, int], None]
+    part: Part
+    handlers: int
+    heard: float
+    peer_closing: bool
 
     def __init__(
         self,

@@ -63,15 +63,15 @@ class Arriving:
     __slots__ = ("_held", "consumed", "count", "credit", "grants_at", "last", "next", "ready", "window")
 
     def __init__(self, window: int, count: float = math.inf) -> None:
-        self.window = window
-        self.count = count
-        self.credit = int(min(window, count))
-        self.next = 1
-        self.consumed = 0
+        self.window: int = window
+        self.count: float = count
+        self.credit: int = int(min(window, count))
+        self.next: int = 1
+        self.consumed: int = 0
         self.ready: deque[Any] = deque()
         self.last: Item | None = None
         self._held: dict[int, Item] = {}
-        self.grants_at = self._next_grant()
+        self.grants_at: float = self._next_grant()
 
     @property
     def in_hand(self) -> int:
@@ -176,17 +176,17 @@ class Departing:
     )
 
     def __init__(self, window: int) -> None:
-        self.window = window
-        self.credit = window
-        self.spent = 0
-        self.made = 0
-        self.acked = 0
-        self.is_complete = False
-        self.is_over = False
+        self.window: int = window
+        self.credit: int = window
+        self.spent: int = 0
+        self.made: int = 0
+        self.acked: int = 0
+        self.is_complete: bool = False
+        self.is_over: bool = False
         self.sizes: deque[int] = deque()
         self.again: Any = None
-        self.waiting = 0
-        self.in_a_row = 0
+        self.waiting: int = 0
+        self.in_a_row: int = 0
         self.wake: Callable[[], object] = _nobody
 
     def grant(self, credit: int, part: int | None = None) -> None:

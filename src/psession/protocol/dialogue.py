@@ -56,17 +56,17 @@ class AskedTurn:
     )
 
     def __init__(self, dialogue: Dialogue) -> None:
-        self.dialogue = dialogue
-        self.state = Turn.WAITING
-        self.attempts = 0
-        self.sent = 0
-        self.answered = False
-        self.started = 0.0
-        self.due = math.inf
-        self.deadline = math.inf
-        self.number = 0
-        self.answers = 0
-        self.total = math.inf
+        self.dialogue: Dialogue = dialogue
+        self.state: Turn = Turn.WAITING
+        self.attempts: int = 0
+        self.sent: int = 0
+        self.answered: bool = False
+        self.started: float = 0.0
+        self.due: float = math.inf
+        self.deadline: float = math.inf
+        self.number: int = 0
+        self.answers: int = 0
+        self.total: float = math.inf
         self.ending: Ending | None = None
         self.arriving: Arriving | None = None
         self.ids: tuple[Hashable, ...] = ()
@@ -124,17 +124,17 @@ class ExactState:
     )
 
     def __init__(self, life: int | None, memory: LastTurn | None = None) -> None:
-        self.life = life
+        self.life: int | None = life
         self.opened = Opened.FRESH if memory is None else Opened.OPEN
-        self.last_turn = 0
-        self.holding = 0
-        self.began = 0.0
-        self.due = math.inf
-        self.is_final = False
-        self.memory = memory
-        self.is_cautious = False
-        self.posted = 0
-        self.heard = 0
+        self.last_turn: int = 0
+        self.holding: int = 0
+        self.began: float = 0.0
+        self.due: float = math.inf
+        self.is_final: bool = False
+        self.memory: LastTurn | None = memory
+        self.is_cautious: bool = False
+        self.posted: int = 0
+        self.heard: int = 0
         self.stream: Departing | None = None
 
     def advance(self, event: OpenedEvent) -> None:
@@ -189,19 +189,19 @@ class Dialogue:
     )
 
     def __init__(self, sid: int, max_life: float, *, incoming: bool) -> None:
-        self.sid = sid
-        self.incoming = incoming
+        self.sid: int = sid
+        self.incoming: bool = incoming
         self.owner: Any = None
         self.turn: AskedTurn | None = None
         self.ending: Ending | None = None
         self.exact: ExactState | None = None
-        self.once = False
-        self.owed = 0
-        self.unsafe_until = 0.0
-        self.max_life = max_life
-        self.idle_since = BUSY
-        self.entry = math.inf
-        self.is_ranked = False
+        self.once: bool = False
+        self.owed: int = 0
+        self.unsafe_until: float = 0.0
+        self.max_life: float = max_life
+        self.idle_since: float = BUSY
+        self.entry: float = math.inf
+        self.is_ranked: bool = False
 
     @property
     def key(self) -> int:

@@ -20,9 +20,11 @@ from psession.protocol.endings import MADE_ROOM, RECYCLED
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from psession.protocol.counters import Counters
     from psession.protocol.credit import Arriving
     from psession.protocol.dialogue import AskedTurn, ExactState
     from psession.protocol.endings import Ending
+    from psession.protocol.sessions import Sessions
     from psession.protocol.shared import Ground
     from psession.protocol.states import Peer
 
@@ -75,11 +77,11 @@ class Machine(ABC):
         self._ground = ground
         self._settings = ground.settings
         self._encode = ground.encode
-        self.sessions = ground.sessions
-        self.counters = ground.counters
-        self.deadlines = Deadlines()
-        self.handlers = 0
-        self.heard = 0.0
+        self.sessions: Sessions = ground.sessions
+        self.counters: Counters = ground.counters
+        self.deadlines: Deadlines = Deadlines()
+        self.handlers: int = 0
+        self.heard: float = 0.0
         self.is_draining = False
         self.peer_closing = False
         self._own, self._peers = ground.sessions.own, ground.sessions.peers

@@ -44,13 +44,13 @@ class LastTurn:
     __slots__ = ("frames", "is_open", "key", "queued_at", "size", "state", "stream", "turn")
 
     def __init__(self, key: int, turn: int) -> None:
-        self.key = key
-        self.turn = turn
+        self.key: int = key
+        self.turn: int = turn
         self.state = _OVER if turn else _NOTHING
         self.frames: list[Any] = []
-        self.size = 0
-        self.queued_at = 0
-        self.is_open = False
+        self.size: int = 0
+        self.queued_at: int = 0
+        self.is_open: bool = False
         self.stream: Departing | None = None
 
     @property
@@ -73,7 +73,7 @@ class PeerTurns:
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self.stored_bytes = 0
+        self.stored_bytes: int = 0
         self._max_bytes = max_bytes
         self._pages: OrderedDict[int, array[int]] = OrderedDict()
         self._held: dict[int, LastTurn] = {}

@@ -29,10 +29,10 @@ class Sessions:
     def __init__(self, settings: Settings) -> None:
         self.own: dict[int, Dialogue] = {}
         self.peers: dict[int, Dialogue] = {}
-        self.pool = SidPool(settings.own_ids)
+        self.pool: SidPool = SidPool(settings.own_ids)
         self._settings = settings
         self._by_age: deque[Dialogue] = deque()
-        self.is_ranking = False
+        self.is_ranking: bool = False
         self._ranks: list[tuple[float, int, Dialogue]] = []
         self._rank_numbers = count()
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from psession.protocol.counters import Counters, Drop
-    from psession.protocol.dialect import Dialect
+    from psession.protocol.dialect import Dialect, ExactFields
     from psession.protocol.dialogue import AskedTurn, Dialogue
     from psession.protocol.endings import Ending
     from psession.protocol.settings import Settings
@@ -39,7 +39,7 @@ class Ground:
         self.settings = settings
         self.encode = encode
         self.counters = counters
-        self.sessions = Sessions(settings)
+        self.sessions: Sessions = Sessions(settings)
         self.is_connected = True
         self.is_closing = False
         self.events: list[events.Event] = []
@@ -94,10 +94,10 @@ class Shared(Ground):
     ) -> None:
         super().__init__(settings, encode, counters)
         self.dialect = dialect
-        self.names = dialect.fields
+        self.names: ExactFields = dialect.fields
         self.size = size
         self.life = life
-        self.turns = PeerTurns(settings.max_answer_bytes)
+        self.turns: PeerTurns = PeerTurns(settings.max_answer_bytes)
         self.peer = Peer.UNKNOWN
         self.peer_life: int | None = None
 

@@ -7,13 +7,17 @@ docs/protocol.md shows the two tables of turns, made from these.
 from __future__ import annotations
 
 from enum import Enum
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 
 
 class State(Enum):
     """A member of a closed set, hashed by identity: the hash of `Enum` is a Python function (0.15 us a look-up)."""
 
-    __hash__ = object.__hash__
+    if TYPE_CHECKING:
+
+        def __hash__(self) -> int: ...
+    else:
+        __hash__ = object.__hash__
 
 
 To = TypeVar("To", bound=State)

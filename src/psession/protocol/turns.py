@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from psession.protocol.credit import Arriving
     from psession.protocol.dialogue import AskedTurn
     from psession.protocol.endings import Ending
+    from psession.protocol.machine import Part as PartCommand
     from psession.protocol.settings import Settings
     from psession.protocol.turn_dialect import TurnDialect
 
@@ -63,6 +64,11 @@ class TurnConnection(Machine):
         encode: Makes a frame of a message; raises a `MessageError` for one that cannot travel.
         counters: Where everything is counted.
     """
+
+    begin: Callable[[AskedTurn, float, Arriving | None], None]
+    grant: Callable[[AskedTurn, int], Any]
+    hold: Callable[[Dialogue, int], None]
+    part: PartCommand
 
     def __init__(
         self, dialect: TurnDialect, settings: Settings, *, encode: Callable[[Any], Any], counters: Counters

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from psession.protocol.counters import Counters
 
-log = logging.getLogger("psession")
+log: logging.Logger = logging.getLogger("psession")
 
 MAX_JOINED_BYTES = 64 * 1024
 """The bytes that one write joins: past this a system call costs its copying, not its entry."""

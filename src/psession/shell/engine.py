@@ -28,11 +28,12 @@ if TYPE_CHECKING:
     from psession.protocol.dialogue import AskedTurn, Dialogue
     from psession.protocol.endings import Ending
     from psession.protocol.machine import Machine
+    from psession.protocol.retry import Patience
     from psession.shell.busy_wait import BusyWait
     from psession.shell.outbox import Outbox, Ticket
     from psession.shell.said import Said
 
-log = logging.getLogger("psession")
+log: logging.Logger = logging.getLogger("psession")
 
 _NEVER = float("inf")
 
@@ -127,21 +128,21 @@ class Engine:
     ) -> None:
         self.name = name
         self.options = options
-        self.patience = options.patience
+        self.patience: Patience = options.patience
         self.connection = connection
         self.outbox = outbox
         self.hops = hops
         self.busy = busy
-        self.look = look
-        self.now = trio.lowlevel.current_clock().current_time
-        self.luck = random.random
-        self.bucket = TokenBucket(RETRY_TOKENS)
+        self.look: Callable[[], bool] = look
+        self.now: Callable[[], float] = trio.lowlevel.current_clock().current_time
+        self.luck: Callable[[], float] = random.random
+        self.bucket: TokenBucket = TokenBucket(RETRY_TOKENS)
         self.ending: Ending | None = None
-        self.closed = trio.Event()
+        self.closed: trio.Event = trio.Event()
         self.drained: trio.Event | None = None
         self.needy: dict[AskedTurn, Callable[[], None]] = {}
         self.said = said
-        self.timekeeper = Timekeeper(
+        self.timekeeper: Timekeeper = Timekeeper(
             connection.deadlines,
             start=tasks.start_timekeeper,
             hops=hops,
@@ -149,13 +150,13 @@ class Engine:
             silence=self._silence,
             expire=self._expire,
         )
-        self.account = Account(
+        self.account: Account = Account(
             budget, options.max_held_bytes, options.inbox_limit, self._give_way, self._rest, self._dismiss
         )
         self._kept_bytes = kept_bytes
         self._tasks: Tasks = tasks
-        self.thread = get_ident()
-        self.tells_deadlines = connection.asks_exactly and options.deadlines
+        self.thread: int = get_ident()
+        self.tells_deadlines: bool = connection.asks_exactly and options.deadlines
         self._sessions = connection.sessions
         self._for_number: WaitingLine[object] = WaitingLine()
 

@@ -28,10 +28,10 @@ class HandlerScope:
     __slots__ = ("_exact", "is_visible", "is_watched", "scope")
 
     def __init__(self, exact: ExactState) -> None:
-        self.scope = trio.CancelScope()
-        self.is_watched = False
+        self.scope: trio.CancelScope = trio.CancelScope()
+        self.is_watched: bool = False
         self._exact = exact
-        self.is_visible = False
+        self.is_visible: bool = False
 
     def begin(self, watch: Callable[[HandlerScope, float], None]) -> None:
         """The time of a turn's asker begins; `watch` sees to it that the scope has its deadline soon enough."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from psession.shell.handler_scope import HandlerScope
     from psession.shell.live_session import LiveSession
 
-log = logging.getLogger("psession")
+log: logging.Logger = logging.getLogger("psession")
 
 
 class Handlers:

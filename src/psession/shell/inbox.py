@@ -40,12 +40,12 @@ class Inbox(Waiter):
 
     def __init__(self, account: Account, *, lends: bool = False) -> None:
         self._account = account
-        self.held = 0
+        self.held: int = 0
         self.lent: int | None = 0 if lends else None
         self._first: tuple[Any, int] | None = None
         self._channel: tuple[trio.MemorySendChannel[Any], trio.MemoryReceiveChannel[Any]] | None = None
         self._behind: WaitingLine[object] | None = None
-        self.kept = 0
+        self.kept: int = 0
         self.task: trio.lowlevel.Task | None = None
         self.outcome: Delivery | None = None
 

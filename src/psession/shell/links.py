@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from psession.protocol.handshake import Handshake
     from psession.shell.said import Said
 
-log = logging.getLogger("psession")
+log: logging.Logger = logging.getLogger("psession")
 
 LINK_ENDS: Final = (trio.EndOfChannel, trio.BrokenResourceError, trio.ClosedResourceError)
 
@@ -97,8 +97,8 @@ class LinkedChannel(FrameChannel):
         opener: Opener | None = None,
         pending: Sequence[Any] = (),
     ) -> None:
-        self.joins = isinstance(link, FrameChannel) and link.joins
-        self.hops = link.hops if isinstance(link, FrameChannel) else UNKNOWN_HOPS
+        self.joins: bool = isinstance(link, FrameChannel) and link.joins
+        self.hops: int = link.hops if isinstance(link, FrameChannel) else UNKNOWN_HOPS
         self._link: trio.abc.Channel[Any] | None = link
         self._last = link
         self._handshake = handshake

@@ -43,9 +43,9 @@ class LiveSession:
     __slots__ = ("_for_credit", "dialogue", "engine", "face", "handler", "inbox", "patience", "waiting_turns")
 
     def __init__(self, engine: Engine, dialogue: Dialogue, patience: Patience) -> None:
-        self.engine = engine
-        self.dialogue = dialogue
-        self.patience = patience
+        self.engine: Engine = engine
+        self.dialogue: Dialogue = dialogue
+        self.patience: Patience = patience
         self.inbox: Inbox | None = None
         self.handler: HandlerScope | None = None
         self.face: Any = None

@@ -98,7 +98,7 @@ class SessionManager:
 
     @property
     def ports(self) -> Mapping[str, Port]:
-        """The open ports by name: a live, read-only view, which may be iterated while ports come and go."""
+        """The open ports by name, in a live, read-only view, which may be iterated while ports come and go."""
         return PortsView(self._ports)
 
     @property

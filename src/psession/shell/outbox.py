@@ -99,10 +99,10 @@ class Outbox:
     ) -> None:
         self.turns = 0
         self.burst = 0
-        self.queued_bytes = 0
-        self.finished = trio.Event()
-        self.writing = False
-        self.scope = trio.CancelScope(shield=True)
+        self.queued_bytes: int = 0
+        self.finished: trio.Event = trio.Event()
+        self.writing: bool = False
+        self.scope: trio.CancelScope = trio.CancelScope(shield=True)
         self._queue: OrderedDict[Ticket, None] = OrderedDict()
         self._limit_bytes = limit_bytes
         self._counters = counters
@@ -119,7 +119,7 @@ class Outbox:
         self._room_promised = False
         self._since_yield = 0
         self._until_writable: Callable[[], Awaitable[None]] | None = None
-        self.closed = False
+        self.closed: bool = False
 
     def encode(self, message: Any) -> Any:
         """Make the frame that `put` takes; raises the `MessageError` that belongs to the caller."""

@@ -404,10 +404,10 @@ class Port(Generic[Ask, Reply]):
             retry_on: Exceptions of the sender that are retried.
             session_max_life: Seconds it may be idle.
 
-        Raises (on entering):
-            SessionOverflowError: No number is free, and ``on_session_overflow`` does not help. With ``"wait"`` entering
-                waits, for as long as the caller's own scopes allow.
-            PortClosedError: The port is closed.
+        Raises:
+            SessionOverflowError: On entering: no number is free, and ``on_session_overflow`` does not help. With
+                ``"wait"`` entering waits, for as long as the caller's own scopes allow.
+            PortClosedError: On entering: the port is closed.
         """
         patience = checked(self._engine.patience, timeout, retry, retry_count, retry_interval, retry_on)
         max_life = checked_life(session_max_life)

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from psession.shell.said import Said
     from psession.shell.sender_outbox import Sender
 
-log = logging.getLogger("psession")
+log: logging.Logger = logging.getLogger("psession")
 
 MANY = 8
 """Messages of one read whose time is taken: fewer are soon done, or long, and then less to read is no help."""
@@ -175,7 +175,7 @@ class PortTasks:
         self._requests: Requests | None = None
         if options.on_request is not None:
             self._requests = Requests(self._engine, self._handlers, self._context, self._spawn, self._crashed)
-        self.port = port_over(self._engine)
+        self.port: Port = port_over(self._engine)
         if self._channel is not None:
             self._spawn(self._read, name=f"psession reader of {name!r}")
             if options.keepalive_interval != math.inf:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from psession.shell.engine import Engine
     from psession.shell.handlers import Handlers
 
-log = logging.getLogger("psession")
+log: logging.Logger = logging.getLogger("psession")
 
 SENT: Final = object()
 """The result of a function whose answer has been sent."""
@@ -127,7 +127,7 @@ class Request:
         self._dialogue = dialogue
         self._handler: HandlerScope | None = None
         self._parts: LiveSession | None = None
-        self.at_work = 0
+        self.at_work: int = 0
         self._is_counted = True
 
     # -- what the engine calls ---------------------------------------------------------------------------------------

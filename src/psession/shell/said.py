@@ -13,7 +13,7 @@ from psession.protocol.counters import ADVICE, EXPECTED
 if TYPE_CHECKING:
     from psession.protocol.counters import Drop
 
-log = logging.getLogger("psession")
+log: logging.Logger = logging.getLogger("psession")
 
 
 class Said:

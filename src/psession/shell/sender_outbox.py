@@ -104,3 +104,4 @@ def is_sender(thing: object) -> bool:
 _DECORATORS = (AsyncContextDecorator, ContextDecorator)
 
 Sender = Callable[[Any], Awaitable[object] | object]
+"""A function, sync or async, that sends one message."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from psession.protocol.retry import Patience, Retry
     from psession.shell.live_session import LiveSession
     from psession.shell.outbox import Ticket
+    from psession.shell.waiting import Delivery
 
 NEEDS_EXACT: Final = (
     "many replies to one turn need the exact wire, which numbers them: SessionManager(dialect=psession.Exact())"
@@ -104,12 +105,15 @@ class StreamTurn(Turn):
     __slots__ = ("_granted", "_limit", "_pause", "_pauses", "parts", "plan", "since_yield")
 
     keeps_deadline: ClassVar[bool] = False
+    arriving: Arriving | None
+    outcome: Delivery | None
+    parts: Arriving
 
     def __init__(self, live: LiveSession, plan: Plan) -> None:
         super().__init__(live)
-        self.plan = plan
+        self.plan: Plan = plan
         self.parts = self.arriving = Arriving(plan.window, plan.count)
-        self.since_yield = 0
+        self.since_yield: int = 0
         self._granted: Ticket | None = None
         self._pauses: Iterator[float | None] = iter(())
         self._pause: float | None = None

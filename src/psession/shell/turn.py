@@ -40,9 +40,13 @@ class Turn(Waiter, AskedTurn):
     keeps_deadline: ClassVar[bool] = True
     """True where the caller's own cancel scopes bound the turn's time."""
 
+    attempts: int
+    due: float
+    started: float
+
     def __init__(self, live: LiveSession) -> None:
         super().__init__(live.dialogue)
-        self.live = live
+        self.live: LiveSession = live
         self.task: trio.lowlevel.Task | None = None
         self.outcome: Delivery | None = None
         self.ticket: Ticket | None = None

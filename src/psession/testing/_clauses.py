@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Channel: TypeAlias = trio.abc.Channel[Any]
 ChannelT = TypeVar("ChannelT", bound=Channel)
 Pair: TypeAlias = tuple[ChannelT, ChannelT]
+"""Two channels that are connected."""
 
 
 class MessageMaker(Protocol):

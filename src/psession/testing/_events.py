@@ -71,7 +71,7 @@ class EventLog(Sequence[NetworkEvent]):
 
     def __init__(self, limit: int = DEFAULT_LOG_LIMIT) -> None:
         self.limit = limit
-        self.forgotten = 0
+        self.forgotten: int = 0
         self._events: deque[NetworkEvent] = deque(maxlen=limit)
 
     def add(self, event: NetworkEvent) -> None:

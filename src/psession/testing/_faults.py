@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from psession.testing._events import Direction
 
 Delay: TypeAlias = float | tuple[float, float]
+"""Seconds, or the shortest and the longest time."""
 Directions: TypeAlias = Literal["both", "send", "receive"]
+"""The directions in which a network is bad, seen from the side that holds it."""
 
 DRAWS: Final = 7
 """Each message uses this many random numbers from 0 up to 1: one for each question that `Faults.decide` may ask."""

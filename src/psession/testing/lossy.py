@@ -44,8 +44,8 @@ class LossyChannel(FrameChannel):
     """
 
     def __init__(self, channel: trio.abc.Channel[Any], options: LossyOptions) -> None:
-        self.log = EventLog(options.log_limit)
-        self.hops = 1 + (channel.hops if isinstance(channel, FrameChannel) else UNKNOWN_HOPS)
+        self.log: EventLog = EventLog(options.log_limit)
+        self.hops: int = 1 + (channel.hops if isinstance(channel, FrameChannel) else UNKNOWN_HOPS)
         self._options = options
         self._link = Link(channel, self.log, options.max_in_flight, options.reorder_within)
         self._outgoing = Outgoing(self._link, options.faults("send"), options.seed)
