@@ -28,7 +28,9 @@ def table(steps: Steps, state: str) -> list[str]:
 def diagram(steps: Steps, first: State) -> list[str]:
     """Render the same as a state diagram, without what changes nothing."""
     changes = [
-        f"    {at.value} --> {step.to.value}: {event.value} / {step.do.value}"
+        f"    {at.value} --> {step.to.value}: {event.value} / {step.do.value}".replace(
+            ";", ","
+        )  # which ends a statement
         for (at, event), step in steps.items()
         if at is not step.to or step.do is PeerDo.RUN
     ]

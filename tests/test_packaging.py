@@ -1,6 +1,7 @@
 """What is shipped: what importing it costs, what the metadata say, and what must not be in the repository."""
 
 import importlib.metadata
+import re
 import subprocess
 import sys
 import tomllib
@@ -14,6 +15,7 @@ import psession
 ROOT = Path(__file__).parent.parent
 LOCK_FILES = {"Pipfile.lock", "package-lock.json", "pdm.lock", "poetry.lock", "pylock.toml", "uv.lock", "yarn.lock"}
 REGISTRIES = [f"{name}.org" for name in ("pypi", "pythonhosted", "npmjs", "debian")]
+CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 ALWAYS_THERE = ["psession", "psession.channels", "psession.testing"]
 
 
@@ -74,6 +76,32 @@ def test_the_readme_and_ci_run_the_tests_with_the_same_command() -> None:
     command = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()[-1]
     assert command.endswith("nox")
     assert command in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+
+
+def readme_on_an_index() -> str:
+    """The README as the build makes it for a package index."""
+    hook = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["metadata"]["hooks"]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for substitution in hook["fancy-pypi-readme"]["substitutions"]:
+        text = re.sub(substitution["pattern"], substitution["replacement"], text)
+    return text
+
+
+def test_no_link_of_the_readme_on_a_package_index_leads_nowhere() -> None:
+    made, readme = readme_on_an_index(), (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"\]\((?!https?:)[^)\s]*\)", CODE.sub("", readme))
+    assert re.findall(r"\]\((?!https?:)[^)\s]*\)", CODE.sub("", made)) == []
+    assert "](https://trio.readthedocs.io)" in made
+    assert "docs/guide.md says more" in made
+    assert CODE.findall(made) == CODE.findall(readme), "a program was changed"
+
+
+def test_the_classifiers_tell_of_the_pythons_that_the_suite_runs_on() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    told = [line.rpartition(" ")[2] for line in project["classifiers"] if " :: Python :: 3." in line]
+    (run,) = re.findall(r"^PYTHONS = \[(.*)\]$", (ROOT / "noxfile.py").read_text(encoding="utf-8"), re.MULTILINE)
+    assert told == re.findall(r"3\.\d+", run)
+    assert project["requires-python"] == f">={told[0]}"
 
 
 def test_there_is_no_lock_file() -> None:
