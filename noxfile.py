@@ -180,7 +180,8 @@ def check_metadata(metadata: str) -> list[str]:
 
 def check_files(names: list[str], sdist: Path) -> list[str]:
     """What is wrong with what the archives hold."""
-    strangers = [name for name in names if not name.startswith(("psession/", f"psession-{version()}.dist-info/"))]
+    ours = ("psession/", "pytest_psession.py", f"psession-{version()}.dist-info/")
+    strangers = [name for name in names if not name.startswith(ours)]
     with tarfile.open(sdist) as archive:
         inside = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {"README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE", "docs/index.md", "tests/test_port.py"}
