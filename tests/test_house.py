@@ -15,7 +15,7 @@ PACKAGE = Path(psession.__file__).parent
 SOURCES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 FLOORS = [
     ["_interrupt", "_version", "absences", "checks", "collector", "errors", "text"],
-    ["budget", "message", "nursery", "typed"],
+    ["budget", "hooks", "message", "nursery", "typed"],
     ["method", "service"],
     ["protocol"],
     ["dialects"],
@@ -34,6 +34,7 @@ PURE = [
     "budget.py",
     "checks.py",
     "errors.py",
+    "hooks.py",
     "message.py",
     "method.py",
     "options.py",
@@ -61,7 +62,14 @@ def module_name(room: str) -> str:
 
 
 MODULES = {module_name(room): room for room in SOURCES}
-PUBLIC = ["psession", "psession.channels", "psession.channels.codecs", "psession.dialects", "psession.errors"]
+PUBLIC = [
+    "psession",
+    "psession.channels",
+    "psession.channels.codecs",
+    "psession.dialects",
+    "psession.errors",
+    "psession.hooks",
+]
 PUBLIC += ["psession.testing", "psession.testing.contract", "psession.testing.diagram", "psession.testing.lossy"]
 PUBLIC += ["psession.testing.pairs"]
 

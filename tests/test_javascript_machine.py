@@ -34,8 +34,9 @@ SCRIPT = Path(__file__).parent / "interop" / "machine.mjs"
 FOR_ITS_SHELL = {"wait", "outcome", "data", "is_refusal"}
 """Words of an event that one side has for its own shell."""
 
-ONLY_HERE = ("unpaid", "unknown_port", "bytes_sent", "bytes_received")
-"""Counters of what the client has not (budgets of retries, many ports on a channel), and of what its port counts."""
+ONLY_HERE = ("unpaid", "retried", "latency", "unknown_port", "bytes_sent", "bytes_received")
+"""Counters of what the client has not (budgets of retries, many ports on a channel), and of what its port counts, or
+no machine does (retries, latency)."""
 
 
 def camel(name: str) -> str:
@@ -159,6 +160,7 @@ def as_told(words: list[Any], *, of_javascript: bool) -> list[Any]:
         if kind == "dropped":
             contents["detail"] = bool(contents.get("detail"))
             contents.setdefault("sid", None)
+        contents.pop("trace", None)  # the client leaves traces to others
         if kind == "repeat" and not of_javascript:
             contents["frames"] = list(contents["frames"])
         found.append([kind, contents])

@@ -316,7 +316,7 @@ export const endings = {
 
 // -- the dialect: how headers are written beside payloads, and read ---------------------------------------------------
 
-const FIELDS = ["turn", "re", "new", "end", "error", "wait", "life", "part", "credit", "port", "resume"];
+const FIELDS = ["turn", "re", "new", "end", "error", "wait", "life", "part", "credit", "traceparent", "tracestate", "port", "resume"];
 const NUMBER_FIELDS = ["turn", "re", "life", "part", "credit"];
 const isCount = (value) => Number.isSafeInteger(value) && value >= 0;
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);

@@ -81,7 +81,7 @@ class SessionError(Exception):
         self.sid = sid
         self.attempts = attempts
         self.waited = waited
-        self.outcome = outcome
+        self.outcome: TurnOutcome | None = outcome
 
     def __str__(self) -> str:
         place = []

@@ -49,7 +49,7 @@ class _Flat(Dialect):
         self.exact_names: frozenset[str] = frozenset(names)
         if session_id_name in self.exact_names:
             raise ValueError(f"session_id_name {session_id_name!r} is the name of an exact field as well")
-        self._header_names = names[:9]
+        self._header_names = names[:11]
         self._sid_alone = frozenset((session_id_name,))
         self._reserved = self.exact_names | self._sid_alone
         if is_question is None and session_id_name == "id":

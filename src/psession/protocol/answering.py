@@ -204,7 +204,7 @@ class Answering:
                 return
             if header.end and event is PeerEvent.ASK_NEXT and shared.settings.takes_requests:
                 held = shared.turns.ask_alone(sid, turn)
-                shared.emit(events.Asked(sid, payload, turn, held, header.life, now, header.wait))
+                shared.emit(events.Asked(sid, payload, turn, held, header.life, now, header.wait, header.trace))
                 return
             dialogue = shared.sessions.accept(sid)
             dialogue.exact = ExactState(header.life, shared.turns.open(sid))
@@ -218,7 +218,8 @@ class Answering:
             self._begin(dialogue, exact, header, event, now)
         assert dialogue.exact is not None
         dialogue.exact.is_final = header.end
-        shared.emit(events.Received(dialogue, payload, shared.turns.running(dialogue.key), header.wait))
+        running = shared.turns.running(dialogue.key)
+        shared.emit(events.Received(dialogue, payload, running, header.wait, header.trace))
 
     def _begin(self, dialogue: Dialogue, exact: ExactState, header: Header, event: PeerEvent, now: float) -> None:
         """From now on the turn runs; or wants no answer."""

@@ -110,6 +110,10 @@ class Asking:
             header[names.wait] = within if within > SHORTEST_WAIT else SHORTEST_WAIT
         if exact.life is not None:
             header[names.life] = exact.life
+        if turn.trace is not None and shared.peer is not Peer.CLASSIC:
+            header[names.traceparent], state = turn.trace
+            if state:
+                header[names.tracestate] = state
         return shared.encode(message)
 
     def grant(self, turn: AskedTurn, credit: int) -> Any:

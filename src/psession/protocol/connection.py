@@ -18,7 +18,7 @@ from psession.protocol.asking import Asking
 from psession.protocol.counters import Counters, Drop
 from psession.protocol.dialogue import Dialogue, ExactState
 from psession.protocol.endings import ENDED, GIVEN_UP, PEER_ENDED, PEER_RESTARTED, UNANSWERED
-from psession.protocol.header import LONGEST_WAIT
+from psession.protocol.header import LONGEST_WAIT, trace_of
 from psession.protocol.machine import Machine
 from psession.protocol.peer_turns import PeerTurns
 from psession.protocol.shared import Shared
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from psession.protocol.dialogue import AskedTurn
     from psession.protocol.endings import Ending
     from psession.protocol.handshake import Handshake
-    from psession.protocol.header import Header
+    from psession.protocol.header import Header, Trace
     from psession.protocol.machine import Part
     from psession.protocol.settings import Settings
 
@@ -217,10 +217,15 @@ class Connection(Machine):
             memory = exact.memory
             if memory is None or type(number) is not int or number > LARGEST:
                 break
+            trace = None
             if not self._exact_names.isdisjoint(payload):
-                if wait is not None or not self._answering.granted_more(memory, number, payload):
+                trace = self._take_trace(payload)
+                if trace is None:
+                    if wait is not None or not self._answering.granted_more(memory, number, payload):
+                        break
+                    return _NOTHING
+                if not self._exact_names.isdisjoint(payload):
                     break
-                return _NOTHING
             if wait is not None and (type(wait) not in _NUMBERS or not 0 < wait <= LONGEST_WAIT):
                 break
             if not self._shared.turns.ask_next(memory, number):
@@ -229,7 +234,7 @@ class Connection(Machine):
             exact.began = now
             exact.due = now + wait if wait is not None and self._settings.deadlines else _NEVER
             self._shared.peer = _EXACT
-            return [events.Received(dialogue, payload, number, wait)]
+            return [events.Received(dialogue, payload, number, wait, trace)]
         self._receive(message, now)
         return self.take()
 
@@ -251,7 +256,12 @@ class Connection(Machine):
                 return None
             if pop(self._new, None) is not True or pop(self._end_name, None) is not True:
                 return None
-            if number > LARGEST or not self._exact_names.isdisjoint(payload):
+            trace = None
+            if not self._exact_names.isdisjoint(payload):
+                trace = self._take_trace(payload)
+                if trace is None or not self._exact_names.isdisjoint(payload):
+                    return None
+            if number > LARGEST:
                 return None
             if wait is not None and (type(wait) not in _NUMBERS or not 0 < wait <= LONGEST_WAIT):
                 return None
@@ -260,10 +270,15 @@ class Connection(Machine):
                 return None
             shared.peer = _EXACT
             self._answering.marks_openings = True
-            asked = events.Asked(sid, payload, number, memory, life, now, wait)
+            asked = events.Asked(sid, payload, number, memory, life, now, wait, trace)
         self.counters.accepted += 1
         self.handlers += 1
         return asked
+
+    def _take_trace(self, payload: dict[str, Any]) -> Trace | None:
+        """Take the asker's place in a trace off a message; ``None`` where there is none to be read."""
+        names = self._dialect.fields
+        return trace_of(payload.pop(names.traceparent, None), payload.pop(names.tracestate, None))
 
     def _receive(self, message: Any, now: float) -> None:
         """The long way."""

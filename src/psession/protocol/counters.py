@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Final
+import math
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
 from psession.protocol.states import State
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class Drop(State):
@@ -53,15 +58,65 @@ ADVICE: Final = {
 """For each reason the line that is logged the first time: what happened, and what would be right."""
 
 
+BOUNDS: Final = tuple(digits * 10.0**exponent for exponent in range(-4, 3) for digits in (1, 2.5, 5))[:-2]
+"""The upper bounds of the buckets of a `Histogram`, in seconds: 0.0001, 0.00025, 0.0005, 0.001 and so on up to 100."""
+
+OUTCOMES: Final = ("answered", "failed", "timed_out", "cancelled", "aborted", "other")
+"""The outcomes of a turn, each of which has a histogram."""
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """How long something took, how often.
+
+    Attributes:
+        counts: How many took at most `BOUNDS[0]`, more than that and at most `BOUNDS[1]`, and so on; last those that
+            took more than the last bound.
+        seconds: The time that all of them took.
+    """
+
+    counts: tuple[int, ...] = (0,) * (len(BOUNDS) + 1)
+    seconds: float = 0.0
+
+    @property
+    def count(self) -> int:
+        """The number of all of them."""
+        return sum(self.counts)
+
+    def quantile(self, share: float) -> float:
+        """The bound that this share of them did not exceed, 0.99 for 99 %: in seconds, at most 2.5 times too high.
+
+        ``math.inf`` where it lies beyond the last bound, ``math.nan`` where there is nothing.
+        """
+        total, so_far = self.count, 0
+        if not total:
+            return math.nan
+        for bound, count in zip((*BOUNDS, math.inf), self.counts, strict=True):
+            so_far += count
+            if so_far >= share * total:
+                return bound
+        return math.inf
+
+    def __add__(self, other: Histogram) -> Histogram:
+        """Both together."""
+        if not isinstance(other, Histogram):
+            return NotImplemented
+        counts = tuple(one + another for one, another in zip(self.counts, other.counts, strict=True))
+        return Histogram(counts, self.seconds + other.seconds)
+
+
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """A snapshot. All but the first four only ever grow.
+    """A snapshot. All but the first seven, the gauges, only ever grow.
 
     Attributes:
         open: Sessions open now, both kinds.
         incoming: Of these, the ones that the peer opened.
         resting: Session numbers that rest after an unanswered turn.
         queued_bytes: Bytes accepted for sending that the writer has not taken yet.
+        waiting: Turns of this side that wait for their answer, those that wait for the turn before them left out.
+        oldest: Seconds that the oldest of these has waited; 0 where there is none. Of a manager: the greatest.
+        silent: Seconds since the peer's last message; ``math.inf`` before the first. Of a manager: the least.
         opened: Sessions that this side opened.
         accepted: Sessions that the peer opened.
         matched: Replies that reached the turn they answer.
@@ -90,18 +145,25 @@ class Statistics:
         unread: Posts that were not sent, since the peer does not read what waits for it already.
         repeated: Turns that the peer asked again: the one that ran was joined, or the stored answer sent again.
         given_up: Turns of the peer that it gave up while they ran.
+        retried: Attempts after the first.
         unpaid: Retries not made, because the budget for them was used up.
         resumed: Times that a broken link came back, and the peer still knew this side.
         forgotten: Times that it came back, and the peer did not.
         sent: Messages handed to the channel or sender, retries included.
         bytes_sent: Bytes written by the channel, 0 where it does not count.
         bytes_received: Bytes read by the channel, 0 where it does not count.
+        latency: How long this side's turns took by their outcome, streams left out: ``"answered"``, ``"failed"`` (the
+            peer answered with an error), ``"timed_out"``, ``"cancelled"``, ``"aborted"`` or ``"other"``, those alone
+            that there were.
     """
 
     open: int = 0
     incoming: int = 0
     resting: int = 0
     queued_bytes: int = 0
+    waiting: int = 0
+    oldest: float = 0.0
+    silent: float = math.inf
     opened: int = 0
     accepted: int = 0
     matched: int = 0
@@ -130,29 +192,72 @@ class Statistics:
     unread: int = 0
     repeated: int = 0
     given_up: int = 0
+    retried: int = 0
     unpaid: int = 0
     resumed: int = 0
     forgotten: int = 0
     sent: int = 0
     bytes_sent: int = 0
     bytes_received: int = 0
+    latency: Mapping[str, Histogram] = field(default_factory=dict[str, Histogram])
 
     def __add__(self, other: Statistics) -> Statistics:
         """The sum of two, gauges included."""
         if not isinstance(other, Statistics):
             return NotImplemented
-        return Statistics(*(getattr(self, name) + getattr(other, name) for name in NAMES))
+        latency = dict(self.latency)
+        for outcome, histogram in other.latency.items():
+            latency[outcome] = latency.get(outcome, _EMPTY) + histogram
+        return Statistics(
+            oldest=max(self.oldest, other.oldest),
+            silent=min(self.silent, other.silent),
+            latency=latency,
+            **{name: getattr(self, name) + getattr(other, name) for name in NAMES},
+        )
 
 
-NAMES: Final = tuple(field.name for field in dataclasses.fields(Statistics))
-GAUGES: Final = ("open", "incoming", "resting", "queued_bytes")
+_EMPTY: Final = Histogram()
+MEASURES: Final = ("oldest", "silent", "latency")
+"""What is no whole number."""
+
+NAMES: Final = tuple(each.name for each in dataclasses.fields(Statistics) if each.name not in MEASURES)
+GAUGES: Final = ("open", "incoming", "resting", "queued_bytes", "waiting")
 BYTES: Final = ("bytes_sent", "bytes_received")
+
+
+class Latency:
+    """How long the turns of one port took, by outcome: what a `Histogram` is a snapshot of.
+
+    Attributes:
+        answered: The counts of turns that were answered, by bucket.
+        seconds: The time that these took in all.
+    """
+
+    __slots__ = ("_others", "answered", "seconds")
+
+    def __init__(self) -> None:
+        self.answered = [0] * (len(BOUNDS) + 1)
+        self.seconds = 0.0
+        self._others: dict[str, Histogram] = {}
+
+    def note(self, outcome: str, seconds: float) -> None:
+        """Count a turn that was not answered."""
+        counts = [0] * (len(BOUNDS) + 1)
+        counts[bisect_left(BOUNDS, seconds)] = 1
+        self._others[outcome] = self._others.get(outcome, _EMPTY) + Histogram(tuple(counts), seconds)
+
+    def snapshot(self) -> dict[str, Histogram]:
+        """A histogram for each outcome there was."""
+        answered = Histogram(tuple(self.answered), self.seconds)
+        return {"answered": answered, **self._others} if answered.count else dict(self._others)
 
 
 class Counters:
     """The counters of one port, which grow; `Statistics` is what users see of them."""
 
-    __slots__ = tuple(name for name in NAMES if name not in GAUGES and name not in BYTES)
+    __slots__ = (*(name for name in NAMES if name not in GAUGES and name not in BYTES), "latency")
+
+    latency: Latency
 
     opened: int
     accepted: int
@@ -182,14 +287,16 @@ class Counters:
     unread: int
     repeated: int
     given_up: int
+    retried: int
     unpaid: int
     resumed: int
     forgotten: int
     sent: int
 
     def __init__(self) -> None:
-        for name in self.__slots__:
+        for name in _COUNTED:
             setattr(self, name, 0)
+        self.latency = Latency()
 
     def add(self, name: str, times: int = 1) -> None:
         """Add `times` to the counter of that name."""
@@ -203,6 +310,10 @@ class Counters:
         """The number of messages that were dropped for each reason there has been."""
         return {reason: number for reason in Drop if (number := getattr(self, reason.value))}
 
-    def snapshot(self, **others: int) -> Statistics:
+    def snapshot(self, *, oldest: float = 0.0, silent: float = math.inf, **others: int) -> Statistics:
         """A frozen copy, with the gauges and bytes that the caller knows."""
-        return Statistics(**{name: getattr(self, name) for name in self.__slots__}, **others)
+        counted: dict[str, int] = {name: getattr(self, name) for name in _COUNTED}
+        return Statistics(oldest=oldest, silent=silent, latency=self.latency.snapshot(), **counted, **others)
+
+
+_COUNTED: Final = tuple(name for name in NAMES if name not in GAUGES and name not in BYTES)

@@ -28,6 +28,8 @@ class ExactFields:
         life: The epoch of the port that opened the session.
         part: The place of a message among the answers to one turn, or among the posts of one side.
         credit: How many answers to this turn the asker has room for, all that it had before included.
+        traceparent: On a question: the asker's place in a trace (W3C Trace Context), which nothing else depends on.
+        tracestate: There too: what the vendors of tracing systems add to it.
         port: In a message that is no session's: the name that the accepting side gives the port.
         resume: There too: the secret by which that port is found again.
     """
@@ -41,6 +43,8 @@ class ExactFields:
     life: str = "_life"
     part: str = "_part"
     credit: str = "_credit"
+    traceparent: str = "_traceparent"
+    tracestate: str = "_tracestate"
     port: str = "_port"
     resume: str = "_resume"
 

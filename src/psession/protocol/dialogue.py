@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from psession.protocol.credit import Arriving, Departing
     from psession.protocol.endings import Ending
+    from psession.protocol.header import Trace
     from psession.protocol.peer_turns import LastTurn
 
 BUSY: Final = math.inf
@@ -36,6 +37,7 @@ class AskedTurn:
         ending: The end that came after the sender's exception, and before the caller has seen that.
         arriving: Its many answers, where it may have many.
         ids: The ids that it has on the wire of a `TurnDialect`, while it is open.
+        trace: Its place in a trace, where a listener gave it one.
     """
 
     __slots__ = (
@@ -53,6 +55,7 @@ class AskedTurn:
         "started",
         "state",
         "total",
+        "trace",
     )
 
     def __init__(self, dialogue: Dialogue) -> None:
@@ -70,6 +73,7 @@ class AskedTurn:
         self.ending: Ending | None = None
         self.arriving: Arriving | None = None
         self.ids: tuple[Hashable, ...] = ()
+        self.trace: Trace | None = None
 
     def advance(self, event: TurnEvent) -> TurnDo:
         """Take the step from the table. Return what is to be done.

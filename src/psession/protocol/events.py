@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from psession.protocol.credit import Departing
     from psession.protocol.dialogue import AskedTurn, Dialogue
     from psession.protocol.endings import Ending
+    from psession.protocol.header import Trace
     from psession.protocol.peer_turns import LastTurn
 
 
@@ -90,6 +91,7 @@ class Asked(msgspec.Struct, frozen=True, eq=False):
         life: The epoch of the peer's port.
         began: The moment it came.
         wait: Seconds that its asker waits for the answer; ``None``: it does not say.
+        trace: Its asker's place in a trace.
     """
 
     sid: Any
@@ -99,6 +101,7 @@ class Asked(msgspec.Struct, frozen=True, eq=False):
     life: int | None = None
     began: float = 0.0
     wait: float | None = None
+    trace: Trace | None = None
 
 
 class Received(msgspec.Struct, frozen=True, eq=False):
@@ -109,12 +112,14 @@ class Received(msgspec.Struct, frozen=True, eq=False):
         payload: What the peer said.
         question: The number of the turn that it asks; 0 where it asks none, or wants no answer.
         wait: Seconds that its asker waits for the answer; ``None``: it does not say.
+        trace: Its asker's place in a trace.
     """
 
     dialogue: Dialogue
     payload: Any
     question: int = 0
     wait: float | None = None
+    trace: Trace | None = None
 
 
 class Ended(msgspec.Struct, frozen=True, eq=False):

@@ -7,6 +7,7 @@ no sessions.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -58,7 +59,7 @@ class Machine(ABC):
         counters: Everything that is counted.
         deadlines: When something is due.
         handlers: How many handlers of the peer's sessions are at work; some may outlive their session.
-        heard: The moment of the last message.
+        heard: The moment of the last message; minus infinity before the first.
         is_draining: True where this side opens no sessions any more.
         peer_closing: True where the peer takes none.
         begin: Command: a turn begins that has so many seconds from its start, and where it may have many, its answers.
@@ -81,7 +82,7 @@ class Machine(ABC):
         self.counters: Counters = ground.counters
         self.deadlines: Deadlines = Deadlines()
         self.handlers: int = 0
-        self.heard: float = 0.0
+        self.heard: float = -math.inf
         self.is_draining = False
         self.peer_closing = False
         self._own, self._peers = ground.sessions.own, ground.sessions.peers

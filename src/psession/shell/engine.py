@@ -13,9 +13,10 @@ from psession.budget import Account
 from psession.protocol import events
 from psession.protocol.bucket import RETRY_TOKENS, TokenBucket
 from psession.protocol.endings import expired, gave_way
-from psession.protocol.states import Peer
+from psession.protocol.states import Peer, Turn
 from psession.protocol.turn_dialect import TurnDialect
 from psession.shell.timekeeper import Timekeeper
+from psession.shell.told import Told
 from psession.shell.waiting import Handed, WaitingLine
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from psession.shell.busy_wait import BusyWait
     from psession.shell.outbox import Outbox, Ticket
     from psession.shell.said import Said
+    from psession.shell.told import Audience
 
 log: logging.Logger = logging.getLogger("psession")
 
@@ -95,6 +97,7 @@ class Engine:
         tasks: The port's tasks.
         budget: What all ports may hold together.
         said: What is said about the port.
+        audience: The listeners of its manager.
         hops: Scheduler passes from the socket to the port.
         busy: The place where a turn that is alone waits awake; ``None``: it does not.
         look: Takes what has come already, without waiting. Returns True if there was anything.
@@ -109,6 +112,7 @@ class Engine:
         tells_deadlines: True where this side's turns say how long their callers wait.
         needy: The turns that wait for a session number that no late reply can reach.
         said: As given.
+        told: Who listens to this port, and what they are told.
     """
 
     def __init__(
@@ -121,6 +125,7 @@ class Engine:
         *,
         budget: Budget,
         said: Said,
+        audience: Audience,
         hops: int,
         busy: BusyWait | None,
         look: Callable[[], bool],
@@ -142,6 +147,7 @@ class Engine:
         self.drained: trio.Event | None = None
         self.needy: dict[AskedTurn, Callable[[], None]] = {}
         self.said = said
+        self.told: Told = Told(name, said, audience, self.now)
         self.timekeeper: Timekeeper = Timekeeper(
             connection.deadlines,
             start=tasks.start_timekeeper,
@@ -207,6 +213,8 @@ class Engine:
 
     def _dropped(self, event: events.Dropped) -> None:
         self.said.dropped(event.reason, event.sid, event.detail)
+        if self.told.listens:
+            self.told.dropped(event.reason.value, event.sid, event.detail)
 
     # -- frames of the protocol's own --------------------------------------------------------------------------------
 
@@ -298,8 +306,12 @@ class Engine:
             self.perform(self.connection.end(dialogue, ending, self.now()))
 
     @trio.lowlevel.enable_ki_protection
-    def leave(self, dialogue: Dialogue, code: str, text: str = "", data: Any = None) -> None:
-        """No answer will come to the turn that runs in a session: its asker is told."""
+    def leave(
+        self, dialogue: Dialogue, code: str, text: str = "", data: Any = None, error: Exception | None = None
+    ) -> None:
+        """No answer will come to the turn that runs in a session: its asker is told, and listeners of the error too."""
+        if self.told.listens:
+            self.told.failed(dialogue, code, error)
         self.perform(self.connection.leave(dialogue, code, text, data))
 
     @trio.lowlevel.enable_ki_protection
@@ -312,6 +324,7 @@ class Engine:
         self.outbox.close()
         self._wake_all_for_numbers()
         self.closed.set()
+        self.told.port_closed(ending)
         self.account.close()
         self.said.end()
 
@@ -383,6 +396,7 @@ class Engine:
         self.connection.forget()
         self.outbox.let_go()
         self.timekeeper.let_go()
+        self.told.let_go()
         self.look = bool
         self._tasks = _NO_TASKS
 
@@ -398,11 +412,21 @@ class Engine:
 
     # -- what is told ------------------------------------------------------------------------------------------------
 
+    def waiting_turns(self) -> list[AskedTurn]:
+        """The turns of this side that wait for their answer, in no order."""
+        turns = [dialogue.turn for dialogue in self._sessions.all()]
+        return [turn for turn in turns if turn is not None and turn.state is not Turn.IDLE]
+
     def statistics(self) -> Statistics:
         """A snapshot of the counters."""
         sessions = self.connection.sessions
         sent, received = self.outbox.wire_bytes()
+        now, heard = self.now(), self.connection.heard
+        waiting = [turn.started for turn in self.waiting_turns()] if self.outbox.turns else []
         return self.connection.counters.snapshot(
+            waiting=len(waiting),
+            oldest=now - min(waiting, default=now),
+            silent=now - heard,
             open=len(sessions),
             incoming=len(sessions.peers),
             resting=sessions.pool.resting,

@@ -36,6 +36,7 @@ class Handlers:
         except errors.SessionError as error:
             self._failed(live.dialogue, error)
         except Exception as error:
+            self._tell_crashed(live.dialogue, error)
             self._engine.crashed(live.dialogue.sid, error)
         finally:
             self._over(live)
@@ -64,6 +65,8 @@ class Handlers:
                     raise
         if handler.scope.cancelled_caught and dialogue.ending is None:
             engine.connection.stop(dialogue)
+            if engine.told.listens:
+                engine.told.failed(dialogue, codes.TIMEOUT)
         return None
 
     def tell(self, dialogue: Dialogue, error: Exception) -> bool:
@@ -71,18 +74,27 @@ class Handlers:
         engine, options = self._engine, self._engine.options
         if isinstance(error, errors.SessionRefusedError):
             code = f"{codes.REFUSED}.{error.code}" if error.code else codes.REFUSED
-            engine.leave(dialogue, code, error.why, error.data)
+            engine.leave(dialogue, code, error.why, error.data, error)
             return True
         known = next((code for kind, code in options.error_codes.items() if isinstance(error, kind)), None)
         if known is not None:
-            engine.leave(dialogue, known, str(error))
+            engine.leave(dialogue, known, str(error), error=error)
             return True
-        engine.leave(dialogue, codes.CRASHED, repr(error) if options.debug else "")
+        engine.leave(dialogue, codes.CRASHED, repr(error) if options.debug else "", error=error)
         return False
+
+    def _tell_crashed(self, dialogue: Dialogue, error: Exception) -> None:
+        """Tell the listeners of an error that its asker, on the classic wire, is not told of."""
+        told = self._engine.told
+        if told.listens:
+            told.failed(
+                dialogue, codes.REFUSED if isinstance(error, errors.SessionRefusedError) else codes.CRASHED, error
+            )
 
     def _failed(self, dialogue: Dialogue, error: errors.SessionError) -> None:
         """A handler ended by an error of a session: by its own most often, which is over then."""
         engine = self._engine
+        self._tell_crashed(dialogue, error)
         if isinstance(error, errors.SessionRefusedError):
             log.debug("port %r: handler of session %s refused: %s", engine.name, dialogue.sid, error)
         elif engine.ending is None and (dialogue.ending is None or error.sid != dialogue.sid):

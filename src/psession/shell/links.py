@@ -114,6 +114,7 @@ class LinkedChannel(FrameChannel):
         self._is_closed = False
         self._over: Exception | None = None
         self._tell_kept: Callable[[], None] | None = None
+        self._on_lost: Callable[[str], object] = bool
         self._peers = 0
         """How often the peer that came back was another."""
         self._absences = absences
@@ -235,6 +236,7 @@ class LinkedChannel(FrameChannel):
             self._past_bytes = sent + lost.bytes_sent, received + lost.bytes_received
         self._note_absence()
         self._tell()
+        self._on_lost(f"the link broke: {error}")
         return lost
 
     async def drop(self, error: Exception) -> None:
@@ -351,6 +353,10 @@ class LinkedChannel(FrameChannel):
         self._tell_kept = call
         if isinstance(self._last, FrameChannel):
             self._last.watch_kept_bytes(call)
+
+    def watch_links(self, call: Callable[[str], object]) -> None:
+        """Have `call` called with the reason when a link is lost."""
+        self._on_lost = call
 
     def receive_batch_now(self) -> list[Any]:
         """Read as the link does, but nothing overtakes what is pending."""

@@ -102,6 +102,8 @@ class LiveSession:
         if event.cancels and self.handler is not None:
             self.handler.scope.cancel()
         self._end_waiting(event.ending)
+        if self.engine.told.listens:
+            self.engine.told.session_ended(event)
         self.engine.outbox.turn_back(self)
         if self.inbox is not None:
             self.inbox.close()
@@ -191,10 +193,36 @@ class LiveSession:
 
     def consumed(self, item: Any) -> Any:
         """The payload of what was in the inbox. The application has it, and the question that it asks."""
-        if type(item) is not Received:
-            return item
-        self.engine.connection.hold(self.dialogue, item.question)
-        return item.payload
+        if type(item) is Received:
+            self.engine.connection.hold(self.dialogue, item.question)
+            if self.engine.told.listens:
+                self._tell_asked(item)
+            return item.payload
+        if self.engine.told.listens:
+            self._tell_received(item)
+        return item
+
+    def _tell_asked(self, question: Received) -> None:
+        """Tell the listeners of a question of the exact wire that the application has."""
+        dialogue, exact = self.dialogue, self.dialogue.exact
+        assert exact is not None
+        self.engine.told.asked(
+            dialogue,
+            dialogue.sid,
+            question.payload,
+            number=question.question,
+            streamed=exact.stream is not None,
+            began=exact.began,
+            trace=question.trace,
+        )
+
+    def _tell_received(self, payload: Any) -> None:
+        """Tell the listeners of another message. On the classic wire all that the peer says in its sessions asks."""
+        dialogue, told = self.dialogue, self.engine.told
+        if dialogue.incoming and dialogue.exact is None:
+            told.asked(dialogue, dialogue.sid, payload)
+        else:
+            told.posted(dialogue.sid, payload, incoming=True)
 
     @trio.lowlevel.enable_ki_protection
     async def post(self, payload: Any) -> None:
@@ -228,10 +256,18 @@ class LiveSession:
                 if answers or opens:
                     connection.not_posted(dialogue, answers, opened=opens)
                 raise
+            if engine.told.listens:
+                self._tell_posted(payload, answers)
             if answers and exact is not None and exact.is_final:
                 engine.perform(connection.answer_sent(dialogue, engine.now()))
         if not dialogue.incoming and dialogue.turn is None and dialogue.ending is None:
             engine.rests(dialogue)
+
+    def _tell_posted(self, payload: Any, answers: int) -> None:
+        """Tell the listeners of a post. On the classic wire it answers what its handler has received."""
+        dialogue, told = self.dialogue, self.engine.told
+        if not ((answers or dialogue.exact is None) and told.answered(dialogue, payload)):
+            told.posted(dialogue.sid, payload, incoming=False)
 
     async def finish(self, payload: Any = None) -> None:
         """End the answer to the turn that was received (see `Session.finish`)."""
@@ -255,6 +291,8 @@ class LiveSession:
         stream.spent += 1
         stream.in_a_row += 1
         engine.outbox.put_part(frame, now)
+        if engine.told.listens:
+            engine.told.sent_part(self.dialogue, payload)
         return True
 
     async def _post_part(self, payload: Any, stream: Departing, *, is_last: bool = False) -> None:
@@ -297,7 +335,7 @@ class LiveSession:
 
         def put() -> Ticket | None:
             now = self.engine.now()
-            return self.engine.outbox.put_part(self._make_part({}, now, is_last=True), now)
+            return self.engine.outbox.put_part(self._make_part({}, now, is_last=True, is_mark=True), now)
 
         await self.engine.outbox.post_made(put, lambda: self._check_stream(stream), self)
 
@@ -342,12 +380,16 @@ class LiveSession:
             self.dialogue.idle_since = BUSY
         await trio.lowlevel.checkpoint_if_cancelled()  # the asker's giving up wakes it before it cancels it
 
-    def _make_part(self, payload: Any, now: float, *, is_last: bool) -> Any:
+    def _make_part(self, payload: Any, now: float, *, is_last: bool, is_mark: bool = False) -> Any:
         engine = self.engine
         frame = engine.connection.part(self.dialogue, payload, now, is_last=is_last)
+        if engine.told.listens and not is_mark:
+            engine.told.sent_part(self.dialogue, payload)
         if is_last:
             if self.handler is not None:
                 self.handler.lift_deadline()
+            if engine.told.listens:
+                engine.told.answered(self.dialogue)
             engine.perform(engine.connection.answer_sent(self.dialogue, now))
         return frame
 

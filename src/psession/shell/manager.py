@@ -24,6 +24,7 @@ from psession.shell.listen import Listener
 from psession.shell.port_tasks import LIVES, live
 from psession.shell.said import Said
 from psession.shell.sender_outbox import is_sender
+from psession.shell.told import Audience
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self, Unpack
 
+    from psession import hooks
     from psession.options import PortOptions
     from psession.shell.port import Port, Session
     from psession.shell.sender_outbox import Sender
@@ -89,6 +91,7 @@ class SessionManager:
         self._budget = self._options.budget or Budget()
         self._strays = Counters()
         self._said = Said("manager")
+        self._audience = Audience(self._said)
         self._names = count(1)
         self._listeners: list[Listener] = []
         self._default: AbstractAsyncContextManager[Port] | None = None
@@ -166,7 +169,7 @@ class SessionManager:
             self._opening.discard(name)
         try:
             said = self._said.of_port(name)
-            async with live(name, channel, options, budget, handshake, life, said) as (port, take):
+            async with live(name, channel, options, budget, handshake, life, said, self._audience) as (port, take):
                 self._ports[name] = port
                 self._takers[name] = take
                 if isinstance(channel, LinkedChannel):
@@ -404,6 +407,15 @@ class SessionManager:
                 nursery.start_soon(one, port)
         return all(drained)
 
+    @_protected
+    def observe(self, listener: hooks.Listener, *kinds: type[hooks.Event]) -> hooks.Observation:
+        """Call `listener` with each event of all ports, those of today and of tomorrow; see `psession.hooks`.
+
+        Arguments, result and errors as in `Port.observe`. ``with manager.observe(listener): ...`` ends with its block;
+        without ``with`` the listener is called for as long as the manager is used.
+        """
+        return self._audience.observe(listener, kinds)
+
     def statistics(self) -> Statistics:
         """The sum over the open ports and those that are gone."""
         total = self._past + self._strays.snapshot()
@@ -421,7 +433,8 @@ class SessionManager:
 
 def without_gauges(left: Statistics) -> Statistics:
     """The part of a port's statistics that stays true when the port is gone."""
-    return dataclasses.replace(left, **dict.fromkeys(GAUGES, 0))
+    gauges: dict[str, Any] = {"oldest": 0.0, "silent": math.inf, **dict.fromkeys(GAUGES, 0)}
+    return dataclasses.replace(left, **gauges)
 
 
 def _checked_target(name: str, target: object) -> Any:

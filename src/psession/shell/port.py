@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Never, final, overload
 import trio
 
 from psession import checks, errors
+from psession.hooks import Waiting
 from psession.options import checked, checked_life
 from psession.protocol.endings import CANCELLED, CLEARED, TIMED_OUT, aborted, port_left
 from psession.protocol.states import Turn as State
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator
     from typing import Self, TypeVar, Unpack
 
+    from psession.hooks import Event, Listener, Observation
     from psession.options import TurnOptions
     from psession.protocol.counters import Statistics
     from psession.protocol.dialogue import Dialogue
@@ -483,6 +485,8 @@ class Port(Generic[Ask, Reply]):
         engine = self._engine
         engine.check_open()
         await engine.outbox.post(engine.connection.plain(payload), engine.check_open)
+        if engine.told.listens:
+            engine.told.posted(None, payload, incoming=False)
 
     async def _open_for_stream(self, patience: Patience) -> LiveSession:
         return self._open_once(patience) or await self._open_in_time(patience)
@@ -503,6 +507,8 @@ class Port(Generic[Ask, Reply]):
             left = engine.connection.take()
             if left:
                 engine.perform(left)
+        if not once and engine.told.listens:
+            engine.told.session_opened(dialogue)
         return LiveSession(engine, dialogue, patience)
 
     async def _open_when_free(self, patience: Patience, max_life: float | None, *, once: bool = False) -> LiveSession:
@@ -653,6 +659,34 @@ class Port(Generic[Ask, Reply]):
     def statistics(self) -> Statistics:
         """A snapshot of the counters."""
         return self._engine.statistics()
+
+    @property
+    def waiting(self) -> list[Waiting]:
+        """The turns of this side that wait for their answer, the oldest first, as they are now."""
+        now = self._engine.now()
+        turns = sorted(self._engine.waiting_turns(), key=lambda turn: turn.started)
+        return [
+            Waiting(turn.dialogue.sid, turn.number, turn.payload, now - turn.started, turn.attempts, turn.sent)
+            for turn in turns
+            if isinstance(turn, Turn)
+        ]
+
+    @_protected
+    def observe(self, listener: Listener, *kinds: type[Event]) -> Observation:
+        """Call `listener` with each event of this port from now on; see `psession.hooks`.
+
+        Args:
+            listener: A plain function, called in the step that the event belongs to. What it raises is logged.
+            kinds: Kinds of events, such as `psession.hooks.TurnFailed`; the others are not even made. None: all.
+
+        Returns:
+            What ends it: by ``end()``, or as a context manager. The port's end does as well.
+
+        Raises:
+            TypeError: It is no function, or a kind is none.
+        """
+        self._engine.check_run()
+        return self._engine.told.observe(listener, kinds)
 
 
 def port_over(engine: Engine) -> Port:

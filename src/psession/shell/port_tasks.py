@@ -40,6 +40,7 @@ from psession.shell.waiting import Handed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from contextvars import Context
 
     from psession.budget import Budget
     from psession.options import Options
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from psession.shell.port import Port
     from psession.shell.said import Said
     from psession.shell.sender_outbox import Sender
+    from psession.shell.told import Audience
 
 log: logging.Logger = logging.getLogger("psession")
 
@@ -76,6 +78,7 @@ async def live(
     handshake: Handshake,
     life: int,
     said: Said,
+    audience: Audience,
 ) -> AsyncIterator[tuple[Port, Callable[[Any], None]]]:
     """Run a port over a channel or a sender while the block lasts. Gives the port, and what takes its messages.
 
@@ -85,7 +88,7 @@ async def live(
     tasks = None
     try:
         async with open_quiet_nursery() as nursery:
-            tasks = PortTasks(name, target, options, budget, handshake, life, said, nursery)
+            tasks = PortTasks(name, target, options, budget, handshake, life, said, audience, nursery)
             try:
                 yield tasks.port, tasks.take
             finally:
@@ -111,6 +114,7 @@ class PortTasks:
         handshake: Handshake,
         life: int,
         said: Said,
+        audience: Audience,
         nursery: trio.Nursery,
     ) -> None:
         self._name = name
@@ -161,6 +165,7 @@ class PortTasks:
             self,
             budget=budget,
             said=said,
+            audience=audience,
             hops=frames.hops if frames is not None else UNKNOWN_HOPS,
             busy=BusyWait() if looks else None,
             look=self._look,
@@ -176,6 +181,12 @@ class PortTasks:
         if options.on_request is not None:
             self._requests = Requests(self._engine, self._handlers, self._context, self._spawn, self._crashed)
         self.port: Port = port_over(self._engine)
+        told = self._engine.told
+        told.port_opened()
+        if self._channel is not None:
+            told.link_up()
+        if isinstance(target, LinkedChannel):
+            target.watch_links(told.link_down)
         if self._channel is not None:
             self._spawn(self._read, name=f"psession reader of {name!r}")
             if options.keepalive_interval != math.inf:
@@ -183,9 +194,18 @@ class PortTasks:
         if isinstance(target, LinkedChannel) and target.connects:
             self._spawn(self._greet, name=f"psession hello of {name!r}")
 
-    def _spawn(self, function: Callable[..., Awaitable[None]], *arguments: Any, name: str | None = None) -> None:
-        """Start a task of the port's, in the context variables of who opened it, whoever's deed it follows from."""
-        self._context.run(partial(self._nursery.start_soon, function, *arguments, name=name))
+    def _spawn(
+        self,
+        function: Callable[..., Awaitable[None]],
+        *arguments: Any,
+        name: str | None = None,
+        context: Context | None = None,
+    ) -> None:
+        """Start a task of the port's, in the context variables of who opened it, whoever's deed it follows from.
+
+        Where a listener may have set some for this task alone, `context` has them as well.
+        """
+        (context or self._context).run(partial(self._nursery.start_soon, function, *arguments, name=name))
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -282,6 +302,7 @@ class PortTasks:
             message.port = self._name
             engine.perform(engine.connection.malformed(message.why))
         elif isinstance(message, Reopened):
+            engine.told.link_up(resumed=message.known)
             engine.perform(engine.connection.reopened(known=message.known))
         else:
             engine.receive(message)
@@ -351,6 +372,8 @@ class PortTasks:
             self._requests.open(dialogue)
             return
         session = LiveSession(self._engine, dialogue, self._engine.patience)
+        if self._engine.told.listens:
+            self._engine.told.session_opened(dialogue)
         if dialogue.exact is not None:
             session.handler = HandlerScope(dialogue.exact)
         face = session_of(self.port, session)
@@ -365,6 +388,8 @@ class PortTasks:
         """Give a message that is no session's to ``on_message``, in the port's context."""
         engine, on_message = self._engine, self._options.on_message
         engine.connection.counters.plain += 1
+        if engine.told.listens:
+            engine.told.posted(None, payload, incoming=True)
         if on_message is None:
             engine.connection.counters.drop(Drop.UNHEARD)
             engine.perform([Dropped(Drop.UNHEARD)])
@@ -445,6 +470,8 @@ class PortTasks:
         self._engine.left()
         if self._frames is not None:
             self._frames.watch_kept_bytes(_measure_nothing)
+        if isinstance(self._channel, LinkedChannel):
+            self._channel.watch_links(_tell_nothing)
 
     @trio.lowlevel.enable_ki_protection
     async def _shut(self) -> None:
@@ -477,6 +504,10 @@ def _forget_frames(error: BaseException | None) -> None:
 
 
 def _measure_nothing() -> None:
+    pass
+
+
+def _tell_nothing(_: str) -> None:
     pass
 
 

@@ -69,25 +69,38 @@ class Requests:
         goes wrong, is a `Request`.
         """
         engine = self.engine
+        context = self._tell(event) if engine.told.listens else None
         try:
-            reply = self.call(event.payload)
+            reply = self.call(event.payload, context)
             if (type(reply) is dict or self.is_answer(reply)) and engine.outbox.has_room:
                 frame = engine.connection.answer(event, reply)
                 if frame is not None and engine.ending is None:
                     engine.outbox.put(frame, None)
+                if context is not None:
+                    engine.told.answered(event, reply)
                 engine.connection.handler_done()
                 if engine.drained is not None:
                     engine.note_drained()
                 return
         except Exception as error:
-            self._keep(event).failed(event.turn, error)
+            self._keep(event, context).failed(event.turn, error)
         else:
-            self._keep(event).replied(event.turn, reply, event.payload)
+            self._keep(event, context).replied(event.turn, reply, event.payload)
 
-    def _keep(self, event: Asked) -> Request:
+    def _tell(self, event: Asked) -> Context:
+        """Tell the listeners of a question that stands alone, in the context that it is answered in."""
+        context = self.new_context()
+        asked, began = self.engine.told.asked, event.began if event.turn else None
+        context.run(asked, event, event.sid, event.payload, number=event.turn, began=began, trace=event.trace)
+        return context
+
+    def _keep(self, event: Asked, context: Context | None) -> Request:
         dialogue = self.engine.connection.keep(event)
         request = Request(self, dialogue)
         request.at_work = 1
+        if context is not None:
+            request.context = context
+            self.engine.told.rename(event, dialogue)
         if dialogue.ending is None:
             dialogue.owner = request
         return request
@@ -102,9 +115,13 @@ class Requests:
             return self.engine.connection.answers_none
         return not inspect.isawaitable(reply) and not inspect.isasyncgen(reply)
 
-    def call(self, payload: Any) -> Any:
-        """Call the function."""
-        return self._context.copy().run(call, self._answer, payload)
+    def new_context(self) -> Context:
+        """The context variables of who opened the port, for one call."""
+        return self._context.copy()
+
+    def call(self, payload: Any, context: Context | None = None) -> Any:
+        """Call the function, in this context or in one of its own."""
+        return (self._context.copy() if context is None else context).run(call, self._answer, payload)
 
 
 class Request:
@@ -116,9 +133,11 @@ class Request:
     Attributes:
         held: The bytes of messages that nobody has received: there are none.
         at_work: The number of questions whose answers are being made.
+        context: The context variables in which the question at hand is answered, where a listener may have set some;
+            ``None``: those of who opened the port.
     """
 
-    __slots__ = ("_dialogue", "_handler", "_is_counted", "_parts", "_requests", "at_work")
+    __slots__ = ("_dialogue", "_handler", "_is_counted", "_parts", "_requests", "at_work", "context")
 
     held = 0
 
@@ -128,6 +147,7 @@ class Request:
         self._handler: HandlerScope | None = None
         self._parts: LiveSession | None = None
         self.at_work: int = 0
+        self.context: Context | None = None
         self._is_counted = True
 
     # -- what the engine calls ---------------------------------------------------------------------------------------
@@ -139,16 +159,39 @@ class Request:
         dialogue.idle_since = BUSY
         if question:
             requests.engine.connection.hold(dialogue, question)
+        self.context = self._tell(event) if requests.engine.told.listens else None
         try:
-            reply = requests.call(event.payload)
+            reply = requests.call(event.payload, self.context)
         except Exception as error:
             self.failed(question, error)
         else:
             self.replied(question, reply, event.payload)
 
+    def _tell(self, event: Received) -> Context | None:
+        """Tell the listeners of what the peer says in a dialogue, in the context in which it is answered."""
+        dialogue, exact, told = self._dialogue, self._dialogue.exact, self._requests.engine.told
+        if exact is None or not event.question:
+            told.posted(dialogue.sid, event.payload, incoming=True)
+            return None
+        context = self._requests.new_context()
+        context.run(
+            told.asked,
+            dialogue,
+            dialogue.sid,
+            event.payload,
+            number=event.question,
+            streamed=exact.stream is not None,
+            began=exact.began,
+            trace=event.trace,
+        )
+        return context
+
     def ended(self, event: Ended) -> None:
         """The dialogue is over: answered, given up, or the port is."""
         self._dialogue.owner = None
+        told = self._requests.engine.told
+        if told.listens:
+            told.turn_ended(event)
         if event.cancels and self._handler is not None:
             self._handler.scope.cancel()
         if self._parts is not None:
@@ -180,7 +223,7 @@ class Request:
             self._overrun()
             return
         name = f"psession on_request of {engine.name!r}"
-        self._requests.spawn(self._within_time, question, makes, reply, lent, name=name)
+        self._requests.spawn(self._within_time, question, makes, reply, lent, name=name, context=self.context)
 
     async def _within_time(
         self, question: int, makes: Callable[[int, Any], Awaitable[Any]], reply: Any, lent: int
@@ -203,6 +246,8 @@ class Request:
                 if handler.scope.cancelled_caught:
                     if dialogue.ending is None:
                         engine.connection.stop(dialogue)
+                        if engine.told.listens:
+                            engine.told.failed(dialogue, codes.TIMEOUT)
                     self._over()
                     return
         except Exception as error:
@@ -241,6 +286,10 @@ class Request:
             if exact is None:
                 while (part := await next_(parts)) is not OVER:
                     await engine.outbox.post(engine.connection.post(dialogue, part)[0], engine.check_open)
+                    if engine.told.listens:
+                        engine.told.sent_part(dialogue, part)
+                if engine.told.listens:
+                    engine.told.answered(dialogue)
                 return SENT
             if question and exact.stream is None:
                 raise errors.SessionRefusedError("the answer has many parts: ask for them with stream()", code="stream")
@@ -275,12 +324,12 @@ class Request:
             self.failed(question, error)
             return
         if frame is None:  # it travels with the answers to others
-            self._sent(answers)
+            self._sent(answers, reply)
         elif engine.outbox.has_room:
             engine.outbox.put(frame, None)
-            self._sent(answers)
+            self._sent(answers, reply)
         else:
-            requests.spawn(self._post, frame, answers, name=f"psession answer of {engine.name!r}")
+            requests.spawn(self._post, frame, answers, reply, name=f"psession answer of {engine.name!r}")
 
     def _is_wanted(self, question: int) -> bool:
         """Return True if somebody waits for the answer: it is no post, and was not given up."""
@@ -289,7 +338,7 @@ class Request:
             return self._requests.engine.ending is None
         return self._dialogue.ending is None and question != 0 and exact.holding == question
 
-    async def _post(self, frame: Any, answers: int) -> None:
+    async def _post(self, frame: Any, answers: int, reply: Any) -> None:
         """Send an answer that there was no room for."""
         engine = self._requests.engine
         try:
@@ -302,10 +351,12 @@ class Request:
             if not isinstance(error, errors.SessionError):
                 raise
         else:
-            self._sent(answers)
+            self._sent(answers, reply)
 
-    def _sent(self, answers: int) -> None:
+    def _sent(self, answers: int, reply: Any) -> None:
         engine, dialogue = self._requests.engine, self._dialogue
+        if engine.told.listens:
+            engine.told.answered(dialogue, reply)
         if answers and dialogue.exact is not None and dialogue.exact.is_final:
             engine.perform(engine.connection.answer_sent(dialogue, engine.now()))
         self._rest()
@@ -318,6 +369,8 @@ class Request:
             is_expected = requests.handlers.tell(dialogue, error)
         else:
             is_expected = isinstance(error, errors.SessionRefusedError)
+            if engine.told.listens:
+                engine.told.failed(dialogue, codes.REFUSED if is_expected else codes.CRASHED, error)
             self._reply_to_error(error)
         if is_expected:
             log.debug("port %r: request %s was refused: %s", engine.name, dialogue.sid, error)
@@ -353,12 +406,19 @@ class Request:
         self.at_work -= 1
         if self._dialogue.ending is None:
             self._requests.engine.rests(self._dialogue)
-        self._count()
+        self._done()
 
     def _over(self) -> None:
         """A question is done with, and so is its dialogue."""
         self.at_work -= 1
         self._requests.engine.end(self._dialogue, ENDED)
+        self._done()
+
+    def _done(self) -> None:
+        """A question is done with; one that nobody has told of got no answer."""
+        told = self._requests.engine.told
+        if told.listens:
+            told.failed(self._dialogue, codes.UNANSWERED)
         self._count()
 
     def _count(self) -> None:

@@ -171,6 +171,8 @@ class StreamTurn(Turn):
         self.due = _NEVER
         self._limit = None
         self.since_yield += 1
+        if self.told is not None:
+            self.live.engine.told.took_part(self.told, reply)
         return reply
 
     async def _wait(self) -> None:
@@ -197,6 +199,7 @@ class StreamTurn(Turn):
         self._pause = next(self._pauses)
         self._limit = now + self.plan.patience.timeout + (self._pause or 0.0)
         if self.is_paid(self.plan.patience.retry):
+            engine.connection.counters.retried += 1
             self._attempt()
 
     def _look(self) -> bool:
@@ -227,6 +230,11 @@ class StreamTurn(Turn):
         """True where all replies came, and no error."""
         last = self.parts.last
         return self.answered and last is not None and last.error is None
+
+    @property
+    def has_all(self) -> bool:
+        """True where all replies came, or as many as were wanted."""
+        return self.is_complete or self.parts.is_enough
 
     def _grant(self, credit: int) -> None:
         engine = self.live.engine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
@@ -11,6 +12,7 @@ from outcome import Error
 
 from psession import errors
 from psession.protocol import states as codes
+from psession.protocol.counters import BOUNDS
 from psession.protocol.dialogue import AskedTurn
 from psession.protocol.states import Turn as State
 from psession.protocol.states import TurnEvent
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
     from typing import Self
 
+    from psession import hooks
     from psession.protocol.endings import Ending
     from psession.protocol.events import Refused
     from psession.protocol.retry import Patience, Retry
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
 class Turn(Waiter, AskedTurn):
     """A turn, and the task that waits for its answer. It stands in its session while its ``with`` lasts."""
 
-    __slots__ = ("live", "outcome", "payload", "task", "ticket")
+    __slots__ = ("answer", "live", "outcome", "payload", "task", "ticket", "told")
 
     keeps_deadline: ClassVar[bool] = True
     """True where the caller's own cancel scopes bound the turn's time."""
@@ -51,6 +54,7 @@ class Turn(Waiter, AskedTurn):
         self.outcome: Delivery | None = None
         self.ticket: Ticket | None = None
         self.payload: Any = None
+        self.told: hooks.Turn | None = None
 
     # -- in and out through the same with ----------------------------------------------------------------------------
 
@@ -59,7 +63,7 @@ class Turn(Waiter, AskedTurn):
         self.live.engine.outbox.turns += 1
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         live, dialogue = self.live, self.dialogue
         engine = live.engine
         if kind is trio.Cancelled:
@@ -74,11 +78,36 @@ class Turn(Waiter, AskedTurn):
         happened = engine.connection.turn_over(self, codes.ENDED if kind is None else _code_of(kind), now)
         if happened:
             engine.perform(happened)
+        latency = engine.connection.counters.latency
+        if kind is not None:
+            if self.arriving is None and self.attempts:
+                latency.note(_outcome_of(kind), now - self.started)
+        elif self.arriving is None:
+            seconds = now - self.started
+            latency.answered[bisect_left(BOUNDS, seconds)] += 1
+            latency.seconds += seconds
         engine.outbox.turns -= 1
         if not dialogue.once and dialogue.ending is None and (not dialogue.incoming or live.is_waiting_for_peer):
             engine.rests(dialogue, now)
         if live.waiting_turns:
             live.next_turn()
+        if self.told is not None:
+            self._tell_end(self.told, kind, error, now)
+
+    def _tell_end(
+        self, told: hooks.Turn, kind: type[BaseException] | None, error: BaseException | None, now: float
+    ) -> None:
+        """Tell the listeners that the turn is over."""
+        told.attempts = self.attempts
+        if kind is None and (self.arriving is None or self.has_all):
+            self.live.engine.told.over(told, self.answer, now)
+        else:
+            self.live.engine.told.without_answer(self, told, kind, error, now)
+
+    @property
+    def has_all(self) -> bool:
+        """True where a turn that ended without an exception has all of its answer."""
+        return True
 
     # -- the caller's side -------------------------------------------------------------------------------------------
 
@@ -106,6 +135,7 @@ class Turn(Waiter, AskedTurn):
                 is_paid = not self.attempts or self.is_paid(retry)
                 if self.attempts:
                     now = engine.now()
+                    engine.connection.counters.retried += is_paid
                 if failure is not None and not is_paid:
                     self._raise(failure)
                 failure = None
@@ -125,6 +155,8 @@ class Turn(Waiter, AskedTurn):
                 if reply is SILENCE and self.outcome is not None:
                     return self.reply_in_hand()  # it came between that word and this step
                 if reply is not SILENCE:
+                    if self.told is not None:
+                        self.answer = reply
                     return reply
                 if self.deadline <= engine.now():
                     break
@@ -163,6 +195,8 @@ class Turn(Waiter, AskedTurn):
         engine.connection.begin(self, total, self.arriving)
         if retry.budget != math.inf:
             engine.bucket.put(retry.budget)
+        if engine.told.listens:
+            self.told, self.answer = engine.told.began(self, payload), None
 
     def caller_due(self) -> float:
         """The moment at which the caller's own cancel scopes end; minus infinity where they have."""
@@ -177,10 +211,12 @@ class Turn(Waiter, AskedTurn):
         Args:
             caller_due: What `caller_due` says, where that is known.
         """
+        engine = self.live.engine
+        if self.told is not None and engine.told.hears_attempts:
+            engine.told.attempted(self.told, self.attempts + 1)
         if self.ticket is not None and not self.ticket.written:
             self.attempts += 1
             return
-        engine = self.live.engine
         frame = self._frame(caller_due) if self.number else engine.connection.ask(self, self.payload, math.inf)
         self.attempts += 1
         if frame is not None:  # else it is not asked again, and waits on
@@ -228,7 +264,10 @@ class Turn(Waiter, AskedTurn):
         """The reply; raises what came in its place."""
         outcome, self.outcome = self.outcome, None
         assert outcome is not None
-        return outcome.unwrap()
+        reply = outcome.unwrap()
+        if self.told is not None:
+            self.answer = reply
+        return reply
 
     def is_paid(self, retry: Retry) -> bool:
         """Pay for a retry out of the port's bucket; one whose last frame still waits to be sent is free.
@@ -330,8 +369,12 @@ class Turn(Waiter, AskedTurn):
     def ask_again(self) -> None:
         """Send the message again, which may have been lost: an attempt that no pause is due before."""
         if self.ticket is None or self.ticket.written:
+            engine = self.live.engine
             self.attempts += 1
-            self.ticket = self.live.engine.outbox.put(self._frame(), self)
+            engine.connection.counters.retried += 1
+            if self.told is not None and engine.told.hears_attempts:
+                engine.told.attempted(self.told, self.attempts)
+            self.ticket = engine.outbox.put(self._frame(), self)
 
     def given_up(self, ending: Ending) -> None:
         """The turn is over without a reply; a frame that the writer does not have yet is never sent."""
@@ -345,6 +388,17 @@ class Turn(Waiter, AskedTurn):
             self.advance(TurnEvent.SENDER_FAILED)
             self.live.engine.connection.not_sent(self)
             self.wake(Error(error))
+
+
+def _outcome_of(kind: type[BaseException]) -> str:
+    """The outcome of a turn that ended by an exception of this kind, as the counters name it."""
+    if issubclass(kind, errors.SessionTimeoutError):
+        return "timed_out"
+    if issubclass(kind, trio.Cancelled | errors.SessionCancelError):
+        return "cancelled"
+    if issubclass(kind, errors.SessionRemoteError):
+        return "failed"
+    return "aborted" if issubclass(kind, errors.SessionAbortError) else "other"
 
 
 def _code_of(kind: type[BaseException] | None) -> str:
