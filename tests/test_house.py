@@ -23,7 +23,7 @@ FLOORS = [
     ["_listeners", "channels"],
     ["shell"],
     [""],
-    ["testing"],
+    ["opentelemetry", "prometheus", "testing"],
     ["_cli"],
     ["__main__"],
 ]
@@ -69,6 +69,7 @@ PUBLIC = [
     "psession.dialects",
     "psession.errors",
     "psession.hooks",
+    "psession.prometheus",
 ]
 PUBLIC += ["psession.testing", "psession.testing.contract", "psession.testing.diagram", "psession.testing.lossy"]
 PUBLIC += ["psession.testing.pairs"]

@@ -417,9 +417,9 @@ class SessionManager:
         return self._audience.observe(listener, kinds)
 
     def statistics(self) -> Statistics:
-        """The sum over the open ports and those that are gone."""
+        """The sum over the open ports and those that are gone. May be called from any thread."""
         total = self._past + self._strays.snapshot()
-        for port in self._ports.values():
+        for port in list(self._ports.values()):
             total += port.statistics()
         return total
 

@@ -657,7 +657,7 @@ class Port(Generic[Ask, Reply]):
         return self._engine.ending is not None
 
     def statistics(self) -> Statistics:
-        """A snapshot of the counters."""
+        """A snapshot of the counters. May be called from any thread."""
         return self._engine.statistics()
 
     @property
