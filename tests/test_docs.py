@@ -37,6 +37,7 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(page for page in DOC
 ELSEWHERE = {
     "README.md": "tests/test_readme.py",
     "dialects.md": "tests/testing/test_dialects.py",
+    "observing.md": "tests/test_observing.py",
     "testing.md": "tests/testing/test_page.py",
     "tutorial.md": "tests/test_pages.py",
     **{f"howto/{page.name}": "tests/test_pages.py" for page in (DOCS / "howto").glob("*.md")},

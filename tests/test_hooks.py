@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +13,7 @@ import trio
 from psession import (
     Exact,
     Session,
+    SessionError,
     SessionManager,
     SessionRefusedError,
     SessionRemoteError,
@@ -18,7 +21,10 @@ from psession import (
     hooks,
 )
 from psession.channels import memory_pair
+from psession.protocol.counters import Drop
+from psession.testing import lossy
 
+from .links import Network, Work, client
 from .peers import settle
 
 if TYPE_CHECKING:
@@ -378,3 +384,205 @@ async def test_latency_is_counted_by_outcome_for_ports_and_managers(autojump_clo
         assert (answered.quantile(0.5), answered.quantile(0.1)) == (0.25, 0.0001)
         assert latency["timed_out"].quantile(1) == 5.0
     assert manager.statistics().latency == latency
+
+
+# -- a place in a trace ------------------------------------------------------------------------------------------------
+
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def give(**carrier: Any) -> Callable[[hooks.TurnStarted], None]:
+    """A listener that gives each turn of an asker's this place in a trace."""
+
+    def listener(event: hooks.TurnStarted) -> None:
+        if event.turn.side == "asker":
+            event.carrier.update(carrier)
+
+    return listener
+
+
+async def test_what_a_listener_says_of_the_trace_is_in_the_header_of_each_attempt(autojump_clock: MockClock) -> None:
+    here, there = memory_pair()
+    async with SessionManager(dialect=Exact()).port("client", here) as port:
+        port.observe(give(traceparent=PARENT, tracestate="vendor=1", baggage="a=b"), hooks.TurnStarted)
+        with pytest.raises(SessionTimeoutError):
+            await port.request({"q": 1}, timeout=1, retry_count=1)
+        for _ in range(2):
+            question = await there.receive()
+            assert (question["_traceparent"], question["_tracestate"]) == (PARENT, "vendor=1")
+            assert "baggage" not in question
+        async with port.stream({"q": 2}):
+            await there.receive()  # the first turn is given up
+            assert (await there.receive())["_traceparent"] == PARENT
+
+
+@pytest.mark.parametrize(
+    ("carrier", "there_is"),
+    [
+        ({}, []),
+        ({"tracestate": "vendor=1"}, []),
+        ({"traceparent": ""}, []),
+        ({"traceparent": 5}, []),
+        ({"traceparent": "x" * 129}, []),
+        ({"traceparent": "x" * 128}, ["_traceparent"]),
+        ({"traceparent": PARENT, "tracestate": "x" * 513}, ["_traceparent"]),
+        ({"traceparent": PARENT, "tracestate": "x" * 512}, ["_traceparent", "_tracestate"]),
+    ],
+)
+async def test_what_is_no_place_in_a_trace_is_left_out(
+    carrier: dict[str, Any], there_is: list[str], autojump_clock: MockClock
+) -> None:
+    here, there = memory_pair()
+    async with SessionManager(dialect=Exact()).port("client", here) as port, trio.open_nursery() as nursery:
+        port.observe(give(**carrier), hooks.TurnStarted)
+        nursery.start_soon(port.request, {})
+        question = await there.receive()
+        assert [name for name in question if "trace" in name] == there_is
+        await there.send({"sid": 1, "_re": 1, "_life": question["_life"]})
+
+
+async def test_a_peer_that_is_known_to_be_classic_is_sent_no_trace(autojump_clock: MockClock) -> None:
+    here, there = memory_pair()
+    async with SessionManager(dialect=Exact()).port("client", here) as port, trio.open_nursery() as nursery:
+        port.observe(give(traceparent=PARENT), hooks.TurnStarted)
+        for sent in (True, False):
+            nursery.start_soon(port.request, {})
+            question = await there.receive()
+            assert ("_traceparent" in question) == sent
+            await there.send({"sid": question["sid"]})
+            await settle()
+
+
+@pytest.mark.parametrize("server", [{"on_session": lamp}, {"on_request": answer}], ids=["on_session", "on_request"])
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"_end": True}, {"_wait": 5}, {"_credit": 3, "_part": 1}, {"unknown": {"_x": 1}}],
+    ids=["a question", "a request", "a wait", "a stream", "a field of its own"],
+)
+async def test_the_answerers_listener_finds_the_trace_and_its_application_does_not(
+    server: PortOptions, more: dict[str, Any], autojump_clock: MockClock
+) -> None:
+    here, there = memory_pair()
+    log: Log = []
+    async with SessionManager().port("server", here, **server) as port:
+        port.observe(log.append, hooks.TurnStarted)
+        trace = {"_traceparent": PARENT, "_tracestate": "vendor=1"}
+        for turn in (1, 2):
+            fields = {"sid": 70_000 + turn * ("_end" in more), "_turn": turn, "_new": True, "_life": 5}
+            if turn == 2 and "_end" not in more:
+                del fields["_new"]  # the fast way of an open session
+            await there.send({"q": 1, **fields, **more, **trace})
+            await settle()
+    started = of_kind(log, hooks.TurnStarted)
+    assert [event.carrier for event in started] == [{"traceparent": PARENT, "tracestate": "vendor=1"}] * 2
+    own = {name: value for name, value in more.items() if not name.startswith("_")}
+    assert [event.turn.payload for event in started] == [{"q": 1, **own}] * 2
+
+
+async def test_a_listener_sets_context_variables_for_the_handler(autojump_clock: MockClock) -> None:
+    here, there = memory_pair()
+    variable: ContextVar[str] = ContextVar("variable", default="nobody")
+    seen: list[str] = []
+
+    async def in_a_task(message: dict[str, Any]) -> dict[str, Any]:
+        await trio.sleep(1)
+        seen.append(variable.get())
+        return {}
+
+    def at_once(message: dict[str, Any]) -> dict[str, Any]:
+        seen.append(variable.get())
+        return {}
+
+    async def dialogue(session: Session) -> None:
+        async for _ in session:
+            seen.append(variable.get())
+            await session.post({})
+
+    def listener(event: hooks.TurnStarted) -> None:
+        if event.turn.side == "answerer":
+            variable.set(event.turn.payload["name"])
+
+    for options in ({"on_session": dialogue}, {"on_request": in_a_task}, {"on_request": at_once}):
+        here, there = memory_pair()
+        manager = SessionManager()
+        manager.observe(listener, hooks.TurnStarted)
+        server: Any = options
+        async with manager.port("server", there, **server), manager.port("client", here) as port:
+            async with trio.open_nursery() as nursery:
+                for name in ("a", "b"):
+                    nursery.start_soon(port.request, {"name": name})
+            assert (sorted(seen), variable.get()) == (["a", "b"], "nobody")
+            seen.clear()
+
+
+# -- links, and bad networks -------------------------------------------------------------------------------------------
+
+
+async def test_a_link_that_comes_back_is_told_of_on_both_sides_and_the_turn_is_asked_again(
+    autojump_clock: MockClock,
+) -> None:
+    log: Log = []
+    async with trio.open_nursery() as nursery:
+        network = Network(nursery, Work(), resume_within=30)
+        network.server.observe(log.append, hooks.LinkUp, hooks.LinkDown)
+        async with client(network) as port:
+            port.observe(log.append, hooks.LinkUp, hooks.LinkDown, hooks.TurnAttempted, hooks.TurnAnswered)
+            nursery.start_soon(port.request, {"n": 7, "sleep": 3})
+            await trio.sleep(1)
+            await network.cut()
+            await trio.sleep(5)
+            name = port.name
+    assert named(log, name) == ["TurnAttempted", "LinkDown", "LinkUp", "TurnAttempted", "TurnAnswered", "LinkDown"]
+    theirs = [event for event in log if event.port != name]
+    assert [type(event).__name__ for event in theirs] == ["LinkUp", "LinkDown", "LinkUp", "LinkDown"]
+    assert [event.resumed for event in of_kind(log, hooks.LinkUp) if event.port == name] == [True]
+    assert [event.resumed for event in of_kind(theirs, hooks.LinkUp)] == [None, True]
+
+
+@EACH_WIRE
+@EACH_HANDLER
+@pytest.mark.parametrize("seed", range(6))
+async def test_each_turn_has_one_beginning_and_one_end_on_each_side_whatever_the_network_does(
+    dialect: Any, server: PortOptions, seed: int, autojump_clock: MockClock
+) -> None:
+    here, there = memory_pair()
+    log: Log = []
+    manager = SessionManager(dialect=dialect, session_timeout=1, retry_count=2)
+    manager.observe(log.append)
+
+    async def ask(port: Any, number: int) -> None:
+        question = {"n": number, "sleep": number % 3 * 0.7, "crash": number % 7 == 5, "ignore": number % 9 == 8}
+        with suppress(SessionError), trio.move_on_after(0.5 + number % 4):
+            if number % 2:
+                await port.request(question)
+            else:
+                async with port.session() as session:
+                    for _ in range(3):
+                        await session.send(question)
+
+    network = lossy(here, seed=seed, drop=0.2, duplicate=0.2, delay=(0.0, 1.5), reorder=0.2)
+    opened = manager.port("server", there, **server)
+    async with network as bad, opened, manager.port("client", bad) as port:
+        async with trio.open_nursery() as nursery:
+            for number in range(30):
+                nursery.start_soon(ask, port, number)
+        await trio.sleep(10)
+    under_way: dict[hooks.Turn, list[str]] = {}
+    for event in log:
+        if isinstance(event, hooks.TurnStarted):
+            assert event.turn not in under_way
+            under_way[event.turn] = []
+        elif isinstance(event, hooks.TurnAttempted | hooks.TurnAnswered | hooks.TurnFailed):
+            under_way[event.turn].append(type(event).__name__)
+            assert event.time >= event.turn.started
+    assert len(under_way) > 40
+    for turn, told in under_way.items():
+        *attempts, end = told
+        assert end in ("TurnAnswered", "TurnFailed"), turn
+        assert attempts == ["TurnAttempted"] * turn.attempts
+        assert (turn.attempts > 0) == (turn.side == "asker")
+    counted = port.statistics()
+    ours = [event for event in log if event.port == "client"]
+    assert len(of_kind(ours, hooks.TurnAnswered)) == counted.latency["answered"].count == counted.matched
+    drops = [event.reason for event in of_kind(ours, hooks.MessageDropped)]
+    assert len(drops) == sum(getattr(counted, reason.value) for reason in Drop)

@@ -693,6 +693,7 @@ ANYTHING = st.fixed_dictionaries(
         "_error": st.sampled_from(["ended", "code: text", 5]),
         "_part": st.integers(0, 4),
         "_credit": st.integers(0, 4),
+        "_traceparent": st.sampled_from(["00-1", 5]),
         "n": st.integers(0, 3),
     },
 )
@@ -708,7 +709,12 @@ ALONE = st.fixed_dictionaries(
         "_new": st.sampled_from([True, True, True, False]),
         "_end": st.sampled_from([True, True, True, False]),
     },
-    optional={"_wait": st.sampled_from([0, 5]), "_part": st.integers(0, 1), "n": st.integers(0, 3)},
+    optional={
+        "_wait": st.sampled_from([0, 5]),
+        "_part": st.integers(0, 1),
+        "_traceparent": st.sampled_from(["00-1", 5]),
+        "n": st.integers(0, 3),
+    },
 )
 CLASSIC = st.fixed_dictionaries({"sid": st.integers(1, 8)}, optional={"n": st.integers(0, 3), "ask": st.just(True)})
 REPLIES = [

@@ -114,7 +114,11 @@ export interface PortOptions extends Patience {
     sessionIdName?: string;
     /** Other names for the fields of the exact wire, by their own without the underscore: `{turn: "_t"}`. */
     fields?: Partial<
-        Record<"turn" | "re" | "new" | "end" | "error" | "wait" | "life" | "part" | "credit" | "port" | "resume", string>
+        Record<
+            | "turn" | "re" | "new" | "end" | "error" | "wait" | "life" | "part" | "credit"
+            | "traceparent" | "tracestate" | "port" | "resume",
+            string
+        >
     >;
     /** Tells of a message without exact fields whether it asks something, whatever its number says. */
     isQuestion?: (message: any) => boolean;

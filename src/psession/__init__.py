@@ -1,7 +1,6 @@
 """Request/reply sessions for Trio: thousands of dialogues over one channel, each `send` with its own reply."""
 
 from psession import _interrupt as _interrupt  # isort: skip - first of all: Ctrl-C while the command imports the rest
-from psession import hooks as hooks
 from psession._version import __version__
 from psession.budget import Budget
 from psession.collector import tune_gc

@@ -209,6 +209,7 @@ class PatientListener(trio.abc.Listener[trio.SocketStream]):
                 "allow fewer connections%s",
                 error.strerror or error,
                 more,
+                extra={"event_name": "no_more_files"},
             )
 
     async def aclose(self) -> None:

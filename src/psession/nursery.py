@@ -60,7 +60,7 @@ async def close_quietly(channel: trio.abc.AsyncResource) -> None:
     try:
         await channel.aclose()
     except Exception:
-        log.debug("closing %r failed", channel, exc_info=True)
+        log.debug("closing %r failed", channel, exc_info=True, extra={"event_name": "close_failed"})
 
 
 async def close_forcefully(channel: trio.abc.AsyncResource) -> None:

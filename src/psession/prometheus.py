@@ -2,9 +2,9 @@
 
 ::
 
-    from psession import prometheus
+    from psession.prometheus import CONTENT_TYPE, text
 
-    body, headers = prometheus.text(manager), {"content-type": prometheus.CONTENT_TYPE}
+    body, headers = text(manager), {"content-type": CONTENT_TYPE}
 
 It needs no library and no listener: the counters are there anyway, so a turn costs nothing more for being counted.
 """

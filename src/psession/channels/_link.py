@@ -67,7 +67,7 @@ class Link:
                 await self._keep()
         except Exception:
             if self.channel is not None:  # else it is for who wanted the link
-                log.debug("the context of a link failed", exc_info=True)
+                log.debug("the context of a link failed", exc_info=True, extra={"event_name": "link_context_failed"})
         finally:
             if self.channel is None and self.error is None:
                 self.error = TimeoutError(f"no link in {self._timeout:g} s")

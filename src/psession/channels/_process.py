@@ -227,7 +227,8 @@ class _Child(trio.abc.Stream):
         except Exception:
             more = self._lines.take(trio.current_time())
             if more is not None:
-                log.exception("the function that takes the standard error of %s failed%s", self._name, more)
+                text = "the function that takes the standard error of %s failed%s"
+                log.exception(text, self._name, more, extra={"event_name": "stderr_function_raised"})
 
     async def _drain(self) -> None:
         """Read what nobody wants any more, so that a child that is still writing comes to its end."""
@@ -245,7 +246,8 @@ class _Child(trio.abc.Stream):
             # Also where a second Ctrl-C came in between: the tasks are shielded, and nobody else would end them.
             self._tasks.cancel()
             if self.process.returncode is None:
-                log.warning("%s was killed: it did not end in %g s (grace)", self._name, grace)
+                text = "%s was killed: it did not end in %g s (grace)"
+                log.warning(text, self._name, grace, extra={"event_name": "child_killed"})
                 self.process.kill()
             with trio.CancelScope(shield=True):  # what SIGKILL does not end at once is in the kernel's hands
                 await self.process.wait()

@@ -108,7 +108,7 @@ class ReconnectOptions:
         try:
             self.on_state(state)
         except Exception:
-            log.exception("on_state raised at %r", state)
+            log.exception("on_state raised at %r", state, extra={"event_name": "on_state_raised"})
 
 
 class Pace:

@@ -114,7 +114,8 @@ class Server(ABC, Generic[ChannelT]):
 
     def _refuse(self) -> None:
         self._places.refused += 1
-        log.debug("a %s was refused: there is no place for it", self._kind)
+        text = "a %s was refused: there is no place for it"
+        log.debug(text, self._kind, extra={"event_name": "connection_refused"})
 
     @abstractmethod
     async def _welcome(self, stream: trio.SocketStream, visit: Visit) -> None:
@@ -126,7 +127,7 @@ class Server(ABC, Generic[ChannelT]):
             try:
                 await self._welcome(stream, visit)
             except Exception:
-                self._log_failure("a %s failed", self._kind)
+                self._log_failure("connection_failed", "a %s failed", self._kind)
 
     async def _shake_hands(self, shake: Callable[[trio.CancelScope], Awaitable[T | None]]) -> T | None:
         """Run a handshake, in bounded time and in one of the places for that; ``None`` where nothing comes of it."""
@@ -134,12 +135,14 @@ class Server(ABC, Generic[ChannelT]):
             with self._places.handshake(self._handshake_timeout) as scope:
                 return await shake(scope)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            log.debug("the handshake of a %s broke off: %s", self._kind, error.__cause__ or error)
+            text = "the handshake of a %s broke off: %s"
+            log.debug(text, self._kind, error.__cause__ or error, extra={"event_name": "handshake_broke_off"})
             return None
         log.debug(
             "the handshake of a %s took %g s, or longer than those that came after it",
             self._kind,
             self._handshake_timeout,
+            extra={"event_name": "handshake_timed_out"},
         )
         return None
 
@@ -152,21 +155,23 @@ class Server(ABC, Generic[ChannelT]):
             await self._handler(channel)
         except (trio.EndOfChannel, trio.BrokenResourceError) as error:
             # Most often a client that went, and a handler that leaves it at that.
-            log.debug("the %s of %s ended: %s", self._kind, channel.remote, str(error) or "closed by the client")
+            text, why = "the %s of %s ended: %s", str(error) or "closed by the client"
+            log.debug(text, self._kind, channel.remote, why, extra={"event_name": "connection_ended"})
             self._say_failed(channel)
         except Exception:
-            self._log_failure("the handler of the %s of %s failed", self._kind, channel.remote)
+            text = "the handler of the %s of %s failed"
+            self._log_failure("connection_handler_raised", text, self._kind, channel.remote)
             self._say_failed(channel)
         finally:
             self._channels.discard(channel)
             with trio.CancelScope(shield=True):  # aclose takes close_timeout seconds at most
                 await channel.aclose()
 
-    def _log_failure(self, text: str, *values: object) -> None:
+    def _log_failure(self, event_name: str, text: str, *values: object) -> None:
         """Log what was raised, within a budget: a client may be able to cause it as often as it connects."""
         more = self._lines.take(trio.current_time())
         if more is not None:
-            log.exception(f"{text}%s", *values, more)
+            log.exception(f"{text}%s", *values, more, extra={"event_name": event_name})
 
 
 class PortServer(Server[ChannelT]):

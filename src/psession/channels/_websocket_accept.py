@@ -120,7 +120,7 @@ class Acceptor:
         except Exception:
             more = self._lines.take(trio.current_time())
             if more is not None:
-                log.exception("process_request failed%s", more)
+                log.exception("process_request failed%s", more, extra={"event_name": "process_request_raised"})
             return protocol.reject(500, "The server failed; its log has more.\n")
         response = protocol.accept(request)
         if response.status_code == 101 and not visit.enter():

@@ -169,4 +169,4 @@ class ChannelOutbox(Outbox):
             ticket.turn.sender_failed(error)
         else:
             self._counters.malformed += 1
-            log.warning("a posted message was not sent: %s", error)
+            log.warning("a posted message was not sent: %s", error, extra={"event_name": "post_refused"})

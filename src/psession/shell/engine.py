@@ -113,6 +113,7 @@ class Engine:
         needy: The turns that wait for a session number that no late reply can reach.
         said: As given.
         told: Who listens to this port, and what they are told.
+        latency: How long this side's turns took.
     """
 
     def __init__(
@@ -162,6 +163,7 @@ class Engine:
         self._kept_bytes = kept_bytes
         self._tasks: Tasks = tasks
         self.thread: int = get_ident()
+        self.latency: Latency = connection.counters.latency
         self.tells_deadlines: bool = connection.asks_exactly and options.deadlines
         self._sessions = connection.sessions
         self._for_number: WaitingLine[object] = WaitingLine()
@@ -238,7 +240,8 @@ class Engine:
         try:
             return outbox.put(frame, None, at_once=at_once)
         except Exception as error:  # what a sender of the user's raises has nobody to go to
-            log.debug("port %r: a message of the protocol's own was not sent: %r", self.name, error)
+            extra = {"event_name": "own_message_not_sent", "port": self.name}
+            log.debug("port %r: a message of the protocol's own was not sent: %r", self.name, error, extra=extra)
             return None
 
     def _say(self, event: events.Say) -> None:
@@ -353,7 +356,7 @@ class Engine:
         if most is not None and most.held > account.rest + account.lent:
             most.overrun()
         else:
-            self.said.limited("gave way", "closed, since the budget is used up and it held the most, %d bytes", held)
+            self.said.limited("gave_way", "closed, since the budget is used up and it held the most, %d bytes", held)
             self.close(gave_way(held))
             self.outbox.discard()
             self.stop()
@@ -406,9 +409,9 @@ class Engine:
         if self.options.strict:
             raise error
         if sid is None:
-            self.said.raised("on_message", "", error)
+            self.said.raised("on_message_raised", "on_message", "", error)
         else:
-            self.said.raised("the handler", f" of session {sid}", error)
+            self.said.raised("handler_raised", "the handler", f" of session {sid}", error, sid=sid)
 
     # -- what is told ------------------------------------------------------------------------------------------------
 

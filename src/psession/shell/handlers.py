@@ -96,11 +96,13 @@ class Handlers:
         engine = self._engine
         self._tell_crashed(dialogue, error)
         if isinstance(error, errors.SessionRefusedError):
-            log.debug("port %r: handler of session %s refused: %s", engine.name, dialogue.sid, error)
+            extra = {"event_name": "handler_refused", "port": engine.name, "sid": dialogue.sid}
+            log.debug("port %r: handler of session %s refused: %s", engine.name, dialogue.sid, error, extra=extra)
         elif engine.ending is None and (dialogue.ending is None or error.sid != dialogue.sid):
             engine.crashed(dialogue.sid, error)
         else:
-            log.debug("port %r: handler of session %s: %s", engine.name, dialogue.sid, error)
+            extra = {"event_name": "handler_ended", "port": engine.name, "sid": dialogue.sid}
+            log.debug("port %r: handler of session %s: %s", engine.name, dialogue.sid, error, extra=extra)
 
     @trio.lowlevel.enable_ki_protection
     def _over(self, live: LiveSession) -> None:
@@ -113,4 +115,4 @@ class Handlers:
         """Say that what a handler returns goes nowhere."""
         if value is not None:
             text = "the handler of session %s returned %.100r, which nobody gets: answer with `await session.post(...)`"
-            self._engine.said.once("returned", text, sid, value)
+            self._engine.said.once("handler_returned", text, sid, value, sid=sid)

@@ -229,7 +229,7 @@ class LinkedChannel(FrameChannel):
         lost = self._link
         if lost is None or (link is not None and lost is not link):
             return None
-        log.debug("a link broke: %r", error)
+        log.debug("a link broke: %r", error, extra={"event_name": "link_broke"})
         self._link, self._broken_by, self._broken_at = None, error, trio.current_time()
         if isinstance(lost, FrameChannel):
             sent, received = self._past_bytes
@@ -454,7 +454,7 @@ async def linked(
     """
 
     def on_given_up(why: str) -> None:
-        said.limited("given up", "port %r was given up: %s", name, why)
+        said.limited("port_given_up", "port %r was given up: %s", name, why)
 
     make = partial(LinkedChannel, handshake=handshake, absences=absences, on_given_up=on_given_up, within=within)
     if getattr(target, "comes_back", False):

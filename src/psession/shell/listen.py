@@ -149,7 +149,7 @@ class Listener:
             if self._strict:
                 raise
             self._counters.crashed += 1
-            self._said.raised("on_unknown", f" for port {name!r:.100}", error)
+            self._said.raised("on_unknown_raised", "on_unknown", f" for port {name!r:.100}", error)
         finally:
             for _, size in self._held.pop(name, ()):
                 self._account.give(size)

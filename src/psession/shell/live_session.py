@@ -210,17 +210,17 @@ class LiveSession:
             dialogue,
             dialogue.sid,
             question.payload,
-            number=question.question,
-            streamed=exact.stream is not None,
-            began=exact.began,
-            trace=question.trace,
+            exact.began,
+            question.question,
+            exact.stream is not None,
+            question.trace,
         )
 
     def _tell_received(self, payload: Any) -> None:
         """Tell the listeners of another message. On the classic wire all that the peer says in its sessions asks."""
         dialogue, told = self.dialogue, self.engine.told
         if dialogue.incoming and dialogue.exact is None:
-            told.asked(dialogue, dialogue.sid, payload)
+            told.asked(dialogue, dialogue.sid, payload, self.engine.now())
         else:
             told.posted(dialogue.sid, payload, incoming=True)
 

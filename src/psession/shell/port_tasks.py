@@ -317,7 +317,7 @@ class PortTasks:
                 engine.say(self._outbox.encode(handshake.hello()))
             except errors.MessageError as error:
                 engine.said.limited(
-                    "hello", "its codec has no form for a hello, so a broken link is its end: %s", error
+                    "no_hello", "its codec has no form for a hello, so a broken link is its end: %s", error
                 )
                 return
             await trio.sleep(HELLO_INTERVAL)

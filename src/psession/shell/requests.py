@@ -90,8 +90,9 @@ class Requests:
     def _tell(self, event: Asked) -> Context:
         """Tell the listeners of a question that stands alone, in the context that it is answered in."""
         context = self.new_context()
-        asked, began = self.engine.told.asked, event.began if event.turn else None
-        context.run(asked, event, event.sid, event.payload, number=event.turn, began=began, trace=event.trace)
+        engine = self.engine
+        came = event.began if event.turn else engine.now()
+        context.run(engine.told.asked, event, event.sid, event.payload, came, event.turn, False, event.trace)
         return context
 
     def _keep(self, event: Asked, context: Context | None) -> Request:
@@ -179,10 +180,10 @@ class Request:
             dialogue,
             dialogue.sid,
             event.payload,
-            number=event.question,
-            streamed=exact.stream is not None,
-            began=exact.began,
-            trace=event.trace,
+            exact.began,
+            event.question,
+            exact.stream is not None,
+            event.trace,
         )
         return context
 
@@ -314,7 +315,8 @@ class Request:
             return
         if reply is None and not engine.connection.answers_none:
             if exact is not None:
-                engine.said.once("no answer", "on_request returned None, so its asker gets an error: return a reply")
+                text = "on_request returned None, so its asker gets an error: return a reply"
+                engine.said.once("no_answer", text)
                 engine.leave(dialogue, codes.UNANSWERED)
             self._over()
             return
@@ -373,7 +375,8 @@ class Request:
                 engine.told.failed(dialogue, codes.REFUSED if is_expected else codes.CRASHED, error)
             self._reply_to_error(error)
         if is_expected:
-            log.debug("port %r: request %s was refused: %s", engine.name, dialogue.sid, error)
+            extra = {"event_name": "request_refused", "port": engine.name, "sid": dialogue.sid}
+            log.debug("port %r: request %s was refused: %s", engine.name, dialogue.sid, error, extra=extra)
         else:
             requests.crashed(dialogue.sid, error)
         self._over()

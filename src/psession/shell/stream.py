@@ -199,7 +199,7 @@ class StreamTurn(Turn):
         self._pause = next(self._pauses)
         self._limit = now + self.plan.patience.timeout + (self._pause or 0.0)
         if self.is_paid(self.plan.patience.retry):
-            engine.connection.counters.retried += 1
+            self.note_retry()
             self._attempt()
 
     def _look(self) -> bool:

@@ -52,12 +52,12 @@ class Audience:
 
     Attributes:
         listens: True while anybody does.
-        hears_starts: True while anybody hears `TurnStarted`; the others likewise. Looked up for each turn otherwise.
-        hears_attempts: True while anybody hears `TurnAttempted`.
     """
 
     def __init__(self, said: Said) -> None:
-        self.listens = self.hears_starts = self.hears_attempts = False
+        self.listens = False
+        self._to_started: tuple[Listener, ...] = ()  # these three are looked up for each turn otherwise
+        self._to_attempted: tuple[Listener, ...] = ()
         self._to_answered: tuple[Listener, ...] = ()
         self._said = said
         self._listeners: list[tuple[Listener, tuple[type[Event], ...]]] = []
@@ -98,7 +98,8 @@ class Audience:
                 by_kind[kind] = (*by_kind.get(kind, ()), listener)
         self._by_kind = by_kind
         self.listens = bool(by_kind)
-        self.hears_starts, self.hears_attempts = TurnStarted in by_kind, TurnAttempted in by_kind
+        self._to_started = by_kind.get(TurnStarted, ())
+        self._to_attempted = by_kind.get(TurnAttempted, ())
         self._to_answered = by_kind.get(TurnAnswered, ())
         for told in self._below:
             told.changed()
@@ -125,7 +126,7 @@ class Audience:
             try:
                 listener(event)
             except Exception as error:
-                self._said.raised("a listener", f" of {type(event).__name__}", error)
+                self._said.raised("listener_raised", "a listener", f" of {type(event).__name__}", error)
 
 
 class Told(Audience):
@@ -216,20 +217,24 @@ class Told(Audience):
     # -- turns that this side asks -----------------------------------------------------------------------------------
 
     def began(self, asked: AskedTurn, payload: Any) -> Turn:
-        """Tell that a turn begins. What listeners say of its trace goes along on the wire."""
+        """Tell that a turn begins, and of its first attempt. What listeners say of its trace goes along on the wire."""
         streamed = asked.arriving is not None
         turn = Turn(self._name, "asker", asked.dialogue.sid, asked.number, streamed, payload, asked.started)
-        if self.hears_starts:
+        if self._to_started:
             carrier: dict[str, str] = {}
-            self.tell(TurnStarted(asked.started, self._name, turn, carrier))
+            self.call(self._to_started, TurnStarted(asked.started, self._name, turn, carrier))
             if carrier:
                 asked.trace = trace_of(carrier.get("traceparent"), carrier.get("tracestate"))
+        turn.attempts = 1
+        if self._to_attempted:
+            self.attempted(turn, 1)
         return turn
 
     def attempted(self, turn: Turn, attempt: int) -> None:
         """Tell of an attempt, which may fail at once."""
         turn.attempts = attempt
-        self.tell(TurnAttempted(self._now(), self._name, turn, attempt))
+        if self._to_attempted:
+            self.call(self._to_attempted, TurnAttempted(self._now(), self._name, turn, attempt))
 
     def took_part(self, turn: Turn, payload: Any) -> None:
         """Tell of one of many answers that the application takes."""
@@ -260,10 +265,9 @@ class Told(Audience):
         key: object,
         sid: Any,
         payload: Any,
-        *,
+        came: float,
         number: int = 0,
         streamed: bool = False,
-        began: float | None = None,
         trace: Trace | None = None,
     ) -> None:
         """Tell that the application has a question; called in the context of who answers it.
@@ -272,23 +276,21 @@ class Told(Audience):
             key: What the turn is known by until it is over: its session, most often.
             sid: The number of the session.
             payload: The question.
+            came: The moment it came.
             number: The number of the turn.
             streamed: True where it may have many answers.
-            began: The moment it came; ``None``: now.
             trace: Its asker's place in a trace.
         """
-        now = self._now()
         if key in self._turns:
             self.failed(key, codes.UNANSWERED)  # its handler has taken the next one
-        turn = Turn(self._name, "answerer", sid, number, streamed, payload, now if began is None else began)
-        self._turns[key] = turn
-        if self.hears_starts:
+        turn = self._turns[key] = Turn(self._name, "answerer", sid, number, streamed, payload, came)
+        if self._to_started:
             carrier: dict[str, str] = {}
             if trace is not None:
                 carrier["traceparent"], state = trace
                 if state:
                     carrier["tracestate"] = state
-            self.tell(TurnStarted(now, self._name, turn, carrier))
+            self.call(self._to_started, TurnStarted(self._now(), self._name, turn, carrier))
 
     def rename(self, key: object, to: object) -> None:
         """Know a turn by something else from now on."""

@@ -78,31 +78,23 @@ class Turn(Waiter, AskedTurn):
         happened = engine.connection.turn_over(self, codes.ENDED if kind is None else _code_of(kind), now)
         if happened:
             engine.perform(happened)
-        latency = engine.connection.counters.latency
-        if kind is not None:
-            if self.arriving is None and self.attempts:
-                latency.note(_outcome_of(kind), now - self.started)
-        elif self.arriving is None:
-            seconds = now - self.started
-            latency.answered[bisect_left(BOUNDS, seconds)] += 1
-            latency.seconds += seconds
+        if self.arriving is None:
+            latency, seconds = engine.latency, now - self.started
+            if kind is None:
+                latency.answered[bisect_left(BOUNDS, seconds)] += 1
+                latency.seconds += seconds
+            elif self.attempts:
+                latency.note(_outcome_of(kind), seconds)
         engine.outbox.turns -= 1
         if not dialogue.once and dialogue.ending is None and (not dialogue.incoming or live.is_waiting_for_peer):
             engine.rests(dialogue, now)
         if live.waiting_turns:
             live.next_turn()
         if self.told is not None:
-            self._tell_end(self.told, kind, error, now)
-
-    def _tell_end(
-        self, told: hooks.Turn, kind: type[BaseException] | None, error: BaseException | None, now: float
-    ) -> None:
-        """Tell the listeners that the turn is over."""
-        told.attempts = self.attempts
-        if kind is None and (self.arriving is None or self.has_all):
-            self.live.engine.told.over(told, self.answer, now)
-        else:
-            self.live.engine.told.without_answer(self, told, kind, error, now)
+            if kind is None and (self.arriving is None or self.has_all):
+                engine.told.over(self.told, self.answer, now)
+            else:
+                engine.told.without_answer(self, self.told, kind, error, now)
 
     @property
     def has_all(self) -> bool:
@@ -135,7 +127,8 @@ class Turn(Waiter, AskedTurn):
                 is_paid = not self.attempts or self.is_paid(retry)
                 if self.attempts:
                     now = engine.now()
-                    engine.connection.counters.retried += is_paid
+                    if is_paid:
+                        self.note_retry()
                 if failure is not None and not is_paid:
                     self._raise(failure)
                 failure = None
@@ -211,12 +204,10 @@ class Turn(Waiter, AskedTurn):
         Args:
             caller_due: What `caller_due` says, where that is known.
         """
-        engine = self.live.engine
-        if self.told is not None and engine.told.hears_attempts:
-            engine.told.attempted(self.told, self.attempts + 1)
         if self.ticket is not None and not self.ticket.written:
             self.attempts += 1
             return
+        engine = self.live.engine
         frame = self._frame(caller_due) if self.number else engine.connection.ask(self, self.payload, math.inf)
         self.attempts += 1
         if frame is not None:  # else it is not asked again, and waits on
@@ -225,6 +216,13 @@ class Turn(Waiter, AskedTurn):
             except Exception:
                 engine.connection.not_sent(self)
                 raise
+
+    def note_retry(self) -> None:
+        """Count another attempt, which is about to be made, and tell the listeners."""
+        engine = self.live.engine
+        engine.connection.counters.retried += 1
+        if self.told is not None:
+            engine.told.attempted(self.told, self.attempts + 1)
 
     def _frame(self, caller_due: float | None = None) -> Any:
         """The frame of an attempt on the exact wire: it says how long the turn still waits."""
@@ -370,10 +368,8 @@ class Turn(Waiter, AskedTurn):
         """Send the message again, which may have been lost: an attempt that no pause is due before."""
         if self.ticket is None or self.ticket.written:
             engine = self.live.engine
+            self.note_retry()
             self.attempts += 1
-            engine.connection.counters.retried += 1
-            if self.told is not None and engine.told.hears_attempts:
-                engine.told.attempted(self.told, self.attempts)
             self.ticket = engine.outbox.put(self._frame(), self)
 
     def given_up(self, ending: Ending) -> None:
