@@ -53,6 +53,8 @@ python_use_unqualified_type_names = True
 add_module_names = False
 maximum_signature_line_length = 90
 
+suppress_warnings = ["ref.python"]  # a name that two modules have, each on its page: it leads to one of them
+
 nitpick_ignore_regex = [
     ("py:obj", r"\w+(\(\))?"),  # an argument, a field, a local word: shown as code
     (
@@ -64,6 +66,7 @@ nitpick_ignore_regex = [
     ("py:class", r"(psession\.typed\.)?(Ask|Reply|T|Function|psession\.service\.Function)"),  # for type checkers alone
     ("py:obj", r"psession\.(channels\._server|testing\._clauses)\.ChannelT"),
     ("py:class", r"(AbstractAsyncContextManager|WebSocketConnection|ssl\.SSLContext)"),
+    ("py:class", r"(TracerProvider|MeterProvider|TextMapPropagator)"),
 ]
 
 # -- the look ----------------------------------------------------------------------------------------------------------

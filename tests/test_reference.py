@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 DOCS = Path(__file__).parent.parent / "docs"
 SOURCES = Path(psession.__file__).parent
-MODULES = ["psession", "psession.channels", "psession.dialects", "psession.testing"]
+MODULES = ["psession", "psession.channels", "psession.dialects", "psession.hooks", "psession.opentelemetry"]
+MODULES += ["psession.prometheus", "psession.testing"]
 DIRECTIVE = re.compile(r"^\.\. auto(?:class|exception|function|data):: (\w+)(?:\(\))?$", re.MULTILINE)
 FOR_TYPE_CHECKERS = {"Ask", "Reply", "T", "Function", "ChannelT"}
 """Type variables: nobody imports them."""

@@ -35,7 +35,7 @@ from psession.options import (
     TurnOptions,
     Unanswered,
 )
-from psession.protocol.counters import Statistics
+from psession.protocol.counters import Histogram, Statistics
 from psession.protocol.retry import Retry
 from psession.service import Service
 from psession.shell.manager import SessionManager
@@ -52,6 +52,7 @@ __all__ = [
     "ErrorReply",
     "Exact",
     "ExactFields",
+    "Histogram",
     "MalformedMessageError",
     "MessageError",
     "MessageHandler",

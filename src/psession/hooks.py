@@ -44,6 +44,7 @@ __all__ = [
     "PortOpened",
     "SessionEnded",
     "SessionOpened",
+    "Side",
     "Turn",
     "TurnAnswered",
     "TurnAttempted",
@@ -279,7 +280,7 @@ class MessagePosted(Event, frozen=True, eq=False):
 
 
 class Waiting(msgspec.Struct, frozen=True, eq=False):
-    """A turn of this side's that waits for its answer, as it is at one moment: `Port.waiting` gives them.
+    """A turn of this side's that waits for its answer, as it is at one moment: ``Port.waiting`` gives them.
 
     Attributes:
         sid: The number of the session.
@@ -320,7 +321,7 @@ EVENTS: Final[tuple[type[Event], ...]] = (
 
 
 class Observation:
-    """A listener that is being called: `SessionManager.observe` and `Port.observe` give it.
+    """A listener that is being called: ``SessionManager.observe`` and ``Port.observe`` give it.
 
     ``end()`` stops that, and so does leaving its ``with`` block; without either it goes on for as long as the manager
     or the port does.

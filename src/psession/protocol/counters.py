@@ -6,7 +6,7 @@ import dataclasses
 import math
 from bisect import bisect_left
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from psession.protocol.states import State
 
@@ -70,11 +70,13 @@ class Histogram:
     """How long something took, how often.
 
     Attributes:
-        counts: How many took at most `BOUNDS[0]`, more than that and at most `BOUNDS[1]`, and so on; last those that
-            took more than the last bound.
+        bounds: The upper bounds of the counts, in seconds.
+        counts: How many took at most the first bound, more than that and at most the second, and so on; last those that
+            took more than the last.
         seconds: The time that all of them took.
     """
 
+    bounds: ClassVar[tuple[float, ...]] = BOUNDS
     counts: tuple[int, ...] = (0,) * (len(BOUNDS) + 1)
     seconds: float = 0.0
 
@@ -236,8 +238,8 @@ class Latency:
     __slots__ = ("_others", "answered", "seconds")
 
     def __init__(self) -> None:
-        self.answered = [0] * (len(BOUNDS) + 1)
-        self.seconds = 0.0
+        self.answered: list[int] = [0] * (len(BOUNDS) + 1)
+        self.seconds: float = 0.0
         self._others: dict[str, Histogram] = {}
 
     def note(self, outcome: str, seconds: float) -> None:

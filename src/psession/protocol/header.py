@@ -47,7 +47,7 @@ class Header(NamedTuple):
     life: int | None
     part: int | None
     credit: int | None
-    trace: Trace | None = None
+    trace: tuple[str, str] | None = None
 
 
 def checked(values: tuple[Any, ...]) -> Header | None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from psession import errors
     from psession.budget import Budget
     from psession.options import Options
-    from psession.protocol.counters import Statistics
+    from psession.protocol.counters import Latency, Statistics
     from psession.protocol.dialogue import AskedTurn, Dialogue
     from psession.protocol.endings import Ending
     from psession.protocol.machine import Machine

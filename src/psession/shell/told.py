@@ -55,7 +55,7 @@ class Audience:
     """
 
     def __init__(self, said: Said) -> None:
-        self.listens = False
+        self.listens: bool = False
         self._to_started: tuple[Listener, ...] = ()  # these three are looked up for each turn otherwise
         self._to_attempted: tuple[Listener, ...] = ()
         self._to_answered: tuple[Listener, ...] = ()

@@ -55,6 +55,7 @@ class Turn(Waiter, AskedTurn):
         self.ticket: Ticket | None = None
         self.payload: Any = None
         self.told: hooks.Turn | None = None
+        self.answer: Any = None
 
     # -- in and out through the same with ----------------------------------------------------------------------------
 
