@@ -8,11 +8,13 @@ in a scene that gives it what it has around it.
 from __future__ import annotations
 
 import ast
+import asyncio
 import collections.abc
 import importlib
 import inspect
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from operator import itemgetter
@@ -25,6 +27,8 @@ import trio
 import trio.testing
 
 import psession
+import psession.asyncio
+import psession.blocking
 from psession import Exact, Port, Session, SessionManager, SessionRemoteError
 from psession.channels import JsonCodec, lines, memory_pair
 
@@ -564,6 +568,63 @@ async def _(names: Names) -> AsyncIterator[None]:
         await trio.sleep(1)
         assert limits.absent == 1
     assert (trio.current_time(), limits.absent, limits.given_up) == (30, 0, 0)
+
+
+def in_a_thread(function: Callable[[], object]) -> None:
+    """Run a function in a thread without a loop, while Trio and its clock stand still."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(function).result(60)
+
+
+async def sleepy(session: Session) -> None:
+    """A lamp that may sleep."""
+    async for message in session:
+        if message["command"] == "sleep":
+            await trio.sleep_forever()
+        await session.post({"light": "on", "did": message["command"]})
+
+
+@asynccontextmanager
+async def a_lamp_at(url: str) -> AsyncIterator[Any]:
+    """What stands for `open_websocket`, where there is no network."""
+    here, there = memory_pair()
+    async with SessionManager(on_session=sleepy).port(url, there):
+        yield here
+
+
+@scene("From asyncio, from threads", 1)
+async def _(names: Names) -> AsyncIterator[None]:
+    printed = said(names)
+    names.update(manager=SessionManager(dialect=Exact()), open_websocket=a_lamp_at)
+    yield
+    in_a_thread(lambda: asyncio.run(names["main"]()))
+    assert printed == [{"light": "on", "did": "queryStatus"}, "given up, and the lamp knows"]
+
+
+@scene("From asyncio, from threads", 2)
+async def _(names: Names) -> AsyncIterator[None]:
+    names.update(manager=SessionManager(), asyncio=asyncio)
+    yield
+
+    async def main() -> None:
+        here, there = memory_pair()
+        async with psession.asyncio.bridge() as bridged:
+            serving = asyncio.create_task(names["serve_one"](bridged, there))
+            async with bridged.open(SessionManager().port("lamp", here)) as port:
+                assert await port.request({}) == {"light": "on"}
+            await serving
+
+    in_a_thread(lambda: asyncio.run(main()))
+
+
+@scene("From asyncio, from threads", 3)
+async def _(names: Names) -> AsyncIterator[None]:
+    printed = said(names)
+    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(psession.blocking, "open_websocket", a_lamp_at)
+        in_a_thread(names["main"])
+    assert printed == [{"light": "on", "did": "queryStatus"}, {"light": "on", "did": "turnOnLight"}]
 
 
 # -- tests -------------------------------------------------------------------------------------------------------------

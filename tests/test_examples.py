@@ -30,12 +30,15 @@ ELSEWHERE = {
     "download": "tests/foreign/test_systems.py",
     "graphql_client": "tests/foreign/test_systems.py",
     "home_assistant": "tests/foreign/test_home_assistant.py",
+    "in_fastapi": "tests/foreign/test_web_frameworks.py",
+    "in_flask": "tests/foreign/test_web_frameworks.py",
     "in_starlette": "tests/foreign/test_systems.py",
     "key_value_store": "tests/foreign/test_systems.py",
     "language_server": "tests/foreign/test_programs.py",
     "mcp_client": "tests/foreign/test_programs.py",
     "mcp_server": "tests/foreign/test_programs.py",
     "media_player": "tests/foreign/test_systems.py",
+    "plain_script": "tests/foreign/test_web_frameworks.py",
     "virtual_machine": "tests/foreign/test_systems.py",
 }
 """Examples whose far end is a program that only those tests have."""

@@ -23,7 +23,7 @@ FLOORS = [
     ["_listeners", "channels"],
     ["shell"],
     [""],
-    ["opentelemetry", "prometheus", "testing"],
+    ["asyncio", "blocking", "opentelemetry", "prometheus", "testing"],
     ["_cli"],
     ["__main__"],
 ]
@@ -71,6 +71,7 @@ PUBLIC = [
     "psession.hooks",
     "psession.prometheus",
 ]
+PUBLIC += ["psession.asyncio", "psession.blocking"]
 PUBLIC += ["psession.testing", "psession.testing.contract", "psession.testing.diagram", "psession.testing.lossy"]
 PUBLIC += ["psession.testing.pairs"]
 

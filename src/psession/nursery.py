@@ -55,6 +55,19 @@ def _holds_cancelled(error: BaseException) -> bool:
     return isinstance(error, trio.Cancelled)
 
 
+def check_on_trio(what: str) -> None:
+    """Refuse what needs a Trio task around it.
+
+    Raises:
+        RuntimeError: There is none; it says what to do.
+    """
+    if not trio.lowlevel.in_trio_task():
+        raise RuntimeError(
+            f"{what} runs on Trio, and its caller does not: from asyncio open it through psession.asyncio.bridge(), "
+            "from a thread by psession.blocking.open_port()"
+        )
+
+
 async def close_quietly(channel: trio.abc.AsyncResource) -> None:
     """Close a channel whose user has their error, if any, already: one more would belong to nobody."""
     try:

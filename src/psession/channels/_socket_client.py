@@ -12,6 +12,7 @@ from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES
 from psession.channels._connecting import DEFAULT_CONNECT_TIMEOUT, connect, connect_unix
 from psession.channels._streams import StreamOptions
 from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT
+from psession.nursery import check_on_trio
 
 if TYPE_CHECKING:
     import ssl
@@ -60,6 +61,7 @@ async def open_tcp(
         framing=framing, codec=codec, max_message_bytes=max_message_bytes, close_timeout=close_timeout
     )
     options.check()
+    check_on_trio("open_tcp")
     stream: trio.abc.Stream | None = None
     with trio.move_on_after(connect_timeout):
         try:
@@ -105,6 +107,7 @@ async def open_unix(
         framing=framing, codec=codec, max_message_bytes=max_message_bytes, close_timeout=close_timeout
     )
     options.check()
+    check_on_trio("open_unix")
     stream: trio.abc.Stream | None = None
     with trio.move_on_after(connect_timeout):
         stream = await connect_unix(os.fspath(path))

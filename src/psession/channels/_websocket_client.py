@@ -21,7 +21,7 @@ from psession.channels._websocket_options import (
     check_library,
 )
 from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT
-from psession.nursery import open_quiet_nursery
+from psession.nursery import check_on_trio, open_quiet_nursery
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -80,6 +80,7 @@ async def open_websocket(
         ValueError: The URL or another argument is none.
     """
     check_library()
+    check_on_trio("open_websocket")
     from psession.channels._websocket_handshake import client_protocol, parse_url, request_of, without_user
 
     options = WebSocketOptions(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 PASSES = 16
 """The number of passes that one wait takes at most: some 100 µs where nothing else is done, which is a local answer
@@ -77,13 +77,24 @@ class BusyWait:
         self._awake = _Habit()
         self._watch = _watch_of_this_run()
 
-    async def until(self, done: Callable[[], bool]) -> bool:
-        """Ask `done` for a while, and return True if it was. Cancelling loses nothing; a checkpoint where it was."""
+    async def until(
+        self,
+        done: Callable[[], bool],
+        checkpoint: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
+        shielded: Callable[[], Awaitable[None]] = trio.lowlevel.cancel_shielded_checkpoint,
+    ) -> bool:
+        """Ask `done` for a while, and return True if it was. Cancelling loses nothing; a checkpoint where it was.
+
+        Args:
+            done: Looks.
+            checkpoint: Lets the others of this thread have a turn, and the caller be cancelled.
+            shielded: Likewise, where it is not to be cancelled.
+        """
         if self._at_once.is_due():
             found = done()
             self._at_once.learn(worked=found)
             if found:
-                await trio.lowlevel.cancel_shielded_checkpoint()
+                await shielded()
                 return True
         watch = self._watch
         if watch.is_busy or not self._awake.is_due():
@@ -91,7 +102,7 @@ class BusyWait:
         watch.is_busy = found = True
         try:
             for _ in range(PASSES):
-                await trio.lowlevel.checkpoint()
+                await checkpoint()
                 if done():
                     break
             else:

@@ -15,7 +15,7 @@ import trio
 from psession import checks, errors
 from psession.budget import Budget
 from psession.channels._plain import receive_some
-from psession.nursery import open_quiet_nursery
+from psession.nursery import check_on_trio, open_quiet_nursery
 from psession.options import Options
 from psession.protocol.counters import GAUGES, Counters, Drop, Statistics
 from psession.protocol.handshake import Handshake, credentials
@@ -147,6 +147,7 @@ class SessionManager:
         options: Options,
         pending: Sequence[Any] = (),
     ) -> AsyncIterator[Port]:
+        check_on_trio("a port")
         if name in self._ports or name in self._opening:
             raise errors.PortExistsError("a port of that name is open already; choose another name", port=name)
         life = secrets.randbelow(LIVES) + 1

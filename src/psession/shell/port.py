@@ -695,3 +695,13 @@ def port_over(engine: Engine) -> Port:
     port.name = engine.name
     port._engine = engine
     return port
+
+
+def engine_of(port: Port) -> Engine:
+    """The middle of a port, for calls from outside Trio."""
+    return port._engine
+
+
+def live_of(session: Session) -> LiveSession:
+    """The shell's side of a session, for the same."""
+    return session._live

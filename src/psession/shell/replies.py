@@ -227,3 +227,19 @@ def replies_to(
     replies._is_receiving = False
     replies._left_by = None
     return replies
+
+
+def reply_now(replies: Replies[Reply]) -> tuple[Reply] | None:
+    """Take the next reply where that need not wait, for calls from outside Trio; ``None`` where it does."""
+    turn = replies._turn
+    if turn is None or not turn.has_reply or replies._form is not None or replies._is_over or replies._is_receiving:
+        return None
+    reply: Reply = turn.take()
+    if turn.answered:
+        replies._note_end(turn)
+    return (reply,)
+
+
+def leave(replies: Replies, kind: type[BaseException] | None) -> None:
+    """Leave the block of a stream by an exception of that kind, from outside Trio."""
+    replies._close(kind)

@@ -183,7 +183,7 @@ class StreamTurn(Turn):
         assert self._limit is not None
         self.since_yield = 0
         busy = engine.busy
-        if busy is not None and engine.outbox.turns == 1 and await busy.until(self._look):
+        if busy is not None and engine.outbox.turns == 1 and await self.look_awake(busy):
             return  # it is alone: its peer may be near
         await self.reply_until(min(self._limit, self.deadline))
         now = engine.now()
@@ -202,7 +202,8 @@ class StreamTurn(Turn):
             self.note_retry()
             self._attempt()
 
-    def _look(self) -> bool:
+    def look(self) -> bool:
+        """Take what has come. Return True if there is something to see."""
         if not self.parts.ready and self.outcome is None:
             self.live.engine.look()
         return self.outcome is not None or len(self.parts.ready) > 0

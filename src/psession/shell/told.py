@@ -250,7 +250,7 @@ class Told(Audience):
     def without_answer(
         self, asked: AskedTurn, turn: Turn, kind: type[BaseException] | None, error: BaseException | None, now: float
     ) -> None:
-        """Tell that a turn is over without its answer."""
+        """Tell that a turn is over without its answer; `kind` is ``None`` where its caller was cancelled."""
         if not self.wants(TurnFailed):
             return
         outcome: TurnOutcome | None = error.outcome if isinstance(error, errors.SessionError) else None

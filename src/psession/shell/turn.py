@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from psession.protocol.endings import Ending
     from psession.protocol.events import Refused
     from psession.protocol.retry import Patience, Retry
+    from psession.shell.busy_wait import BusyWait
     from psession.shell.live_session import LiveSession
     from psession.shell.outbox import Ticket
     from psession.shell.waiting import Delivery
@@ -42,6 +43,14 @@ class Turn(Waiter, AskedTurn):
 
     keeps_deadline: ClassVar[bool] = True
     """True where the caller's own cancel scopes bound the turn's time."""
+
+    cancelled: ClassVar[type[BaseException]] = trio.Cancelled
+    """The exception by which the caller gives the turn up."""
+
+    @staticmethod
+    def checkpoint_if_cancelled() -> Awaitable[None]:
+        """Give the caller's cancellation its chance."""
+        return trio.lowlevel.checkpoint_if_cancelled()  # noqa: ASYNC105 - a coroutine less on each turn
 
     attempts: int
     due: float
@@ -67,7 +76,7 @@ class Turn(Waiter, AskedTurn):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         live, dialogue = self.live, self.dialogue
         engine = live.engine
-        if kind is trio.Cancelled:
+        if kind is self.cancelled:
             engine.connection.counters.cancelled += 1
         if self.ticket is not None:
             if not self.ticket.written:
@@ -76,7 +85,9 @@ class Turn(Waiter, AskedTurn):
         self.outcome = None  # the replies to a stream know their turn for as long as they live
         is_prompt = self.answered and self.arriving is None  # then it is that moment still: a clock costs 0.2 us
         now = engine.connection.heard if is_prompt else engine.now()
-        happened = engine.connection.turn_over(self, codes.ENDED if kind is None else _code_of(kind), now)
+        happened = engine.connection.turn_over(
+            self, codes.ENDED if kind is None else _code_of(kind, self.cancelled), now
+        )
         if happened:
             engine.perform(happened)
         if self.arriving is None:
@@ -85,7 +96,7 @@ class Turn(Waiter, AskedTurn):
                 latency.answered[bisect_left(BOUNDS, seconds)] += 1
                 latency.seconds += seconds
             elif self.attempts:
-                latency.note(_outcome_of(kind), seconds)
+                latency.note(_outcome_of(kind, self.cancelled), seconds)
         engine.outbox.turns -= 1
         if not dialogue.once and dialogue.ending is None and (not dialogue.incoming or live.is_waiting_for_peer):
             engine.rests(dialogue, now)
@@ -95,7 +106,7 @@ class Turn(Waiter, AskedTurn):
             if kind is None and (self.arriving is None or self.has_all):
                 engine.told.over(self.told, self.answer, now)
             else:
-                engine.told.without_answer(self, self.told, kind, error, now)
+                engine.told.without_answer(self, self.told, None if kind is self.cancelled else kind, error, now)
 
     @property
     def has_all(self) -> bool:
@@ -118,7 +129,7 @@ class Turn(Waiter, AskedTurn):
             is_safe = self.start()
             caller_due = self.caller_due() if engine.tells_deadlines else None
             if caller_due is None or caller_due == -math.inf:
-                await trio.lowlevel.checkpoint_if_cancelled()  # else its caller is not cancelled
+                await self.checkpoint_if_cancelled()  # else its caller is not cancelled
             if not is_safe:
                 await self.make_safe(patience.timeout)
             self.begin(payload, patience.total, retry)
@@ -138,7 +149,7 @@ class Turn(Waiter, AskedTurn):
                         self.transmit(caller_due)
                         caller_due = None  # it may be another one by the next attempt
                         if busy is not None and self.ticket is None and engine.outbox.turns == 1:
-                            await busy.until(self._look)  # it is alone: its peer may be near
+                            await self.look_awake(busy)  # it is alone: its peer may be near
                             if self.outcome is not None:
                                 return self.reply_in_hand()
                     due = now + patience.timeout + (pause or 0.0)
@@ -241,7 +252,12 @@ class Turn(Waiter, AskedTurn):
             self.live.handler.lift_deadline()
         return frame
 
-    def _look(self) -> bool:
+    def look_awake(self, busy: BusyWait) -> Awaitable[bool]:
+        """Look for the reply for a while, without going to sleep."""
+        return busy.until(self.look)
+
+    def look(self) -> bool:
+        """Take what has come. Return True if the outcome is there."""
         return self.outcome is not None or (self.live.engine.look() and self.outcome is not None)
 
     def reply_until(self, due: float) -> Awaitable[Any]:
@@ -387,23 +403,23 @@ class Turn(Waiter, AskedTurn):
             self.wake(Error(error))
 
 
-def _outcome_of(kind: type[BaseException]) -> str:
+def _outcome_of(kind: type[BaseException], cancelled: type[BaseException]) -> str:
     """The outcome of a turn that ended by an exception of this kind, as the counters name it."""
     if issubclass(kind, errors.SessionTimeoutError):
         return "timed_out"
-    if issubclass(kind, trio.Cancelled | errors.SessionCancelError):
+    if issubclass(kind, (cancelled, errors.SessionCancelError)):
         return "cancelled"
     if issubclass(kind, errors.SessionRemoteError):
         return "failed"
     return "aborted" if issubclass(kind, errors.SessionAbortError) else "other"
 
 
-def _code_of(kind: type[BaseException] | None) -> str:
+def _code_of(kind: type[BaseException] | None, cancelled: type[BaseException]) -> str:
     """The word of the wire for a turn that ends by an exception of this kind."""
     if kind is None:
         return codes.ENDED
     if issubclass(kind, errors.SessionTimeoutError):
         return codes.TIMEOUT
-    if issubclass(kind, trio.Cancelled | errors.SessionCancelError):
+    if issubclass(kind, (cancelled, errors.SessionCancelError)):
         return codes.CANCELLED
     return codes.OVERRUN if issubclass(kind, errors.SessionOverrunError) else codes.ABORTED

@@ -1,0 +1,193 @@
+"""Programs on asyncio and in threads that ask a device: FastAPI on uvicorn, Flask, a script, a notebook's cell."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import sys
+import urllib.error
+import urllib.request
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+from psession import SessionManager
+from psession.channels import serve_websocket
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+pytestmark = pytest.mark.foreign
+EXAMPLES = Path(__file__).parents[2] / "examples"
+LONGEST_RUN = 60
+
+
+class Device:
+    """A lamp behind a WebSocket: it answers, or is slow, and says what became of those who asked."""
+
+    def __init__(self) -> None:
+        self.is_slow = False
+        self.given_up = 0
+        self.url = ""
+
+    async def until_given_up(self, times: int) -> None:
+        """Wait until so many have given up."""
+        while self.given_up < times:  # noqa: ASYNC110 - one thing of a test, in real time
+            await trio.sleep(0.01)
+
+    async def answer(self, session: Any) -> None:
+        """Answer what one session asks."""
+        async for message in session:
+            match message["command"]:
+                case "watch":
+                    for level in range(3):
+                        await session.post({"level": level})
+                case "status" if not self.is_slow:
+                    await session.post({"light": "on"})
+                case "dim":
+                    await session.post({"level": message["level"]})
+                case _:
+                    try:
+                        await trio.sleep_forever()
+                    finally:
+                        self.given_up += 1
+
+
+@pytest.fixture
+async def device() -> AsyncIterator[Device]:
+    """A device that can be connected to."""
+    made = Device()
+
+    async def meet(channel: Any) -> None:
+        async with SessionManager(on_session=made.answer, resume_within=5).accept(channel) as port:
+            await port.wait_closed()
+
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(serve_websocket, meet, "127.0.0.1", 0)
+        made.url = f"ws://127.0.0.1:{server.port}"
+        yield made
+        nursery.cancel_scope.cancel()
+
+
+def free_port() -> int:
+    """A TCP port that nobody has."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        number: int = found.getsockname()[1]
+        return number
+
+
+def get(url: str) -> tuple[int, Any]:
+    """The status and the answer of a web page."""
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+@asynccontextmanager
+async def a_program(name: str, *arguments: str) -> AsyncIterator[trio.Process]:
+    """An example, as a process that Ctrl-C ends."""
+    async with trio.open_nursery() as nursery:
+        command = [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments]
+        process = await nursery.start(partial(trio.run_process, command, check=False))
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGINT)
+            with trio.move_on_after(10, shield=True):
+                await process.wait()
+            if process.returncode is None:
+                process.kill()
+                pytest.fail("Ctrl-C did not end the program")
+
+
+async def fetched(url: str) -> tuple[int, Any]:
+    """The answer of a server that may be just starting."""
+    while True:
+        try:
+            return await trio.to_thread.run_sync(get, url)
+        except urllib.error.URLError:
+            await trio.sleep(0.1)
+
+
+async def test_a_route_of_fastapis_asks_a_device_with_a_timeout_and_gives_up_with_its_client(device: Device) -> None:
+    pytest.importorskip("fastapi", reason="pip install --group foreign")
+    number = free_port()
+    url = f"http://127.0.0.1:{number}/light"
+    with trio.fail_after(LONGEST_RUN):
+        async with a_program("in_fastapi", device.url, str(number)):
+            assert await fetched(url) == (200, {"light": "on"})
+            device.is_slow = True
+            status, text = await fetched(f"{url}?seconds=0.1")
+            assert status == 504
+            assert "says nothing" in text
+            await device.until_given_up(1)
+            client = await trio.open_tcp_stream("127.0.0.1", number)
+            await client.send_all(b"GET /light?seconds=50 HTTP/1.1\r\nHost: here\r\n\r\n")
+            await trio.sleep(0.2)
+            await client.aclose()
+            await device.until_given_up(2)
+            device.is_slow = False
+            assert await fetched(url) == (200, {"light": "on"})
+
+
+async def test_a_view_of_flasks_asks_a_device(device: Device) -> None:
+    pytest.importorskip("flask", reason="pip install --group foreign")
+    number = free_port()
+    url = f"http://127.0.0.1:{number}/light"
+    with trio.fail_after(LONGEST_RUN):
+        async with a_program("in_flask", device.url, str(number)):
+            assert await fetched(url) == (200, {"light": "on"})
+            device.is_slow = True
+            assert (await fetched(url))[0] == 504
+
+
+async def test_a_script_asks_a_device_and_ctrl_c_gives_up(device: Device) -> None:
+    with trio.fail_after(LONGEST_RUN):
+        command = [sys.executable, str(EXAMPLES / "plain_script.py"), device.url]
+        ran = await trio.run_process(command, capture_stdout=True)
+        assert ran.stdout.decode().splitlines() == [
+            "{'light': 'on'}",
+            "{'level': 40}",
+            *(f"{{'level': {level}}}" for level in range(3)),
+            "no answer in 0.2 s",
+        ]
+
+
+CELL = """
+import asyncio
+import psession.asyncio
+from psession import Exact, SessionManager
+from psession.channels import open_websocket
+
+async with psession.asyncio.bridge() as bridge:
+    async with (
+        bridge.open(open_websocket({url!r})) as channel,
+        bridge.open(SessionManager(dialect=Exact()).port("lamp", channel)) as lamp,
+    ):
+        print(await lamp.request({{"command": "status"}}))
+        try:
+            async with asyncio.timeout(0.1):
+                await lamp.request({{"command": "sleep"}})
+        except TimeoutError:
+            print("no answer")
+"""
+
+
+async def test_a_cell_of_a_notebook_asks_a_device_and_may_be_run_again(device: Device) -> None:
+    nbclient = pytest.importorskip("nbclient", reason="pip install --group foreign")
+    nbformat = pytest.importorskip("nbformat", reason="pip install --group foreign")
+    pytest.importorskip("ipykernel", reason="pip install --group foreign")
+    code = CELL.format(url=device.url)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for _ in range(2)])
+    with trio.fail_after(LONGEST_RUN):
+        await trio.to_thread.run_sync(nbclient.NotebookClient(notebook, timeout=30).execute)
+    said = ["".join(output.get("text", "") for output in cell.outputs) for cell in notebook.cells]
+    assert said == ["{'light': 'on'}\nno answer\n"] * 2
