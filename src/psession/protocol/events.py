@@ -31,6 +31,7 @@ class Refused(msgspec.Struct, frozen=True, eq=False):
         text: More about it, for people.
         data: More about it, for programs.
         is_refusal: True where it says that nothing was done.
+        is_unsent: True where the question reached nobody.
     """
 
     turn: AskedTurn
@@ -38,6 +39,7 @@ class Refused(msgspec.Struct, frozen=True, eq=False):
     text: str
     data: Any = None
     is_refusal: bool = False
+    is_unsent: bool = False
 
 
 class Postponed(msgspec.Struct, frozen=True, eq=False):

@@ -47,6 +47,7 @@ class Failure(msgspec.Struct, frozen=True):
         text: More about it, for people.
         data: More about it, for programs.
         is_refusal: True where it says that nothing was done.
+        is_unsent: True where what carries the messages says that the question reached nobody.
     """
 
     id: Hashable
@@ -54,6 +55,7 @@ class Failure(msgspec.Struct, frozen=True):
     text: str = ""
     data: Any = None
     is_refusal: bool = False
+    is_unsent: bool = False
 
 
 class Question(msgspec.Struct, frozen=True):

@@ -202,7 +202,7 @@ class TurnConnection(Machine):
     def _failed(self, turn: AskedTurn, word: Failure) -> None:
         turn.answered = True
         self.counters.failed += 1
-        self._ground.emit(events.Refused(turn, word.code, word.text, word.data, word.is_refusal))
+        self._ground.emit(events.Refused(turn, word.code, word.text, word.data, word.is_refusal, word.is_unsent))
 
     def _close(self, turn: AskedTurn) -> None:
         """A turn has its outcome: none of its ids is open any more."""

@@ -371,7 +371,7 @@ class Turn(Waiter, AskedTurn):
         error = self.live.error(errors.SessionRemoteError, why, self)
         assert isinstance(error, errors.SessionRemoteError)
         error.code, error.text, error.data = event.code, event.text, event.data
-        error.outcome = "refused" if event.is_refusal else "sent"
+        error.outcome = "not_sent" if event.is_unsent else "refused" if event.is_refusal else "sent"
         return error
 
     def postponed(self, until: float) -> None:
