@@ -22,6 +22,7 @@ FLOORS = [
     ["options"],
     ["_listeners", "channels"],
     ["shell"],
+    ["brokers"],
     [""],
     ["asyncio", "blocking", "opentelemetry", "prometheus", "testing"],
     ["_cli"],
@@ -44,6 +45,7 @@ PURE = [
     *[room for room in SOURCES if room.startswith(("protocol/", "dialects/"))],
     "channels/_content_length.py",
     "channels/_framings.py",
+    *[f"brokers/nats/_{room}.py" for room in ("errors", "headers", "subjects", "wire")],
     "testing/_events.py",
     "testing/_flight.py",
     "testing/_faults.py",
@@ -73,7 +75,7 @@ PUBLIC = [
 ]
 PUBLIC += ["psession.asyncio", "psession.blocking"]
 PUBLIC += ["psession.testing", "psession.testing.contract", "psession.testing.diagram", "psession.testing.lossy"]
-PUBLIC += ["psession.testing.pairs"]
+PUBLIC += ["psession.brokers.nats", "psession.testing.pairs"]
 
 
 def parse(room: str) -> ast.Module:
@@ -124,7 +126,12 @@ def test_imports_go_downward(room: str) -> None:
 
 @pytest.mark.parametrize("room", PURE)
 def test_a_pure_room_stands_on_pure_rooms_alone(room: str) -> None:
-    pure = {module_name(one) for one in PURE} | {"psession", "psession.channels", "psession.testing"}
+    pure = {module_name(one) for one in PURE} | {
+        "psession",
+        "psession.brokers.nats",
+        "psession.channels",
+        "psession.testing",
+    }
     assert imported_modules(room) <= pure
 
 

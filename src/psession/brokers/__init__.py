@@ -1,0 +1,1 @@
+"""Clients of message brokers, at home in Trio, and sessions over them: `psession.brokers.nats`."""

@@ -1,0 +1,466 @@
+"""A link between two ports over NATS: each side has a subject of its own, which nobody else can guess.
+
+========== =============================================================================================================
+word       what it says, in the header ``Psession-Link``
+========== =============================================================================================================
+open       on the subject that is served: who asks has the subject in ``reply`` and wants a link
+welcome    to that subject: the link stands, ``reply`` is the other end's subject from now on
+refused    to that subject: there will be no link, ``Psession-Why`` says why
+alive      is the other end there? If it is not, the broker says so, or whoever has its connection says ``closed``
+closed     this end is closed, after all that it has sent
+broken     this end has lost what came meanwhile, so the link is of no further use
+========== =============================================================================================================
+
+All else is a message of the port's. Each is published with ``reply``: where nobody is there the broker says so at once.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import trio
+
+from psession import checks
+from psession.brokers.nats import _wire as wire
+from psession.brokers.nats._errors import (
+    NatsConnectError,
+    NatsError,
+    NatsNoRespondersError,
+    NatsOverrunError,
+    NatsProtocolError,
+    NatsTimeoutError,
+)
+from psession.brokers.nats._headers import encode_headers
+from psession.brokers.nats._subjects import subject_bytes
+from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES
+from psession.channels._connecting import DEFAULT_CONNECT_TIMEOUT
+from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT, WireChannel
+from psession.errors import MalformedMessageError
+from psession.shell.waiting import Handed, Waiter
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from psession.brokers.nats._outgoing import Outgoing
+    from psession.brokers.nats._wire import NatsMessage
+    from psession.channels._base import Message
+    from psession.channels.codecs import Codec, CodecName
+    from psession.errors import MessageError
+    from psession.shell.waiting import Delivery
+
+LINK_HEADER: Final = "Psession-Link"
+DOOR_HEADER: Final = "Psession-Door"
+WHY_HEADER: Final = "Psession-Why"
+
+DEFAULT_KEEPALIVE: Final = 30.0
+"""Seconds of silence after which a link asks whether the other end is there."""
+
+MAX_ARRIVED_MESSAGES: Final = 16384
+"""Messages that wait in a link until its port reads them. A port reads at once, so these are of one burst."""
+
+MAX_ARRIVED_BYTES: Final = 16 * 1024 * 1024
+"""Their bytes: sixteen messages of full size."""
+
+
+class Watched(Protocol):
+    """A channel that a client tells when its connection breaks."""
+
+    @property
+    def keepalive(self) -> float:
+        """Seconds of silence after which it looks after its other end."""
+        ...
+
+    def look(self, now: float) -> None:
+        """Look after the other end, if it is time."""
+        ...
+
+    def broke(self, error: NatsError) -> None:
+        """The connection broke."""
+        ...
+
+
+class Road(Protocol):
+    """A client, as far as a link needs it."""
+
+    @property
+    def max_payload(self) -> int:
+        """The bytes that a message may have."""
+        ...
+
+    @property
+    def outgoing(self) -> Outgoing:
+        """The queue of what is written."""
+        ...
+
+    def take_inbox(self, token: str, take: Callable[[NatsMessage], None]) -> str:
+        """Have what comes for a token of the inbox given to `take`; return the subject."""
+        ...
+
+    def leave_inbox(self, token: str) -> None:
+        """Want nothing more for that token."""
+        ...
+
+    def watch_link(self, link: Watched) -> None:
+        """Tell a link when the connection breaks, and have it look after its other end."""
+        ...
+
+    def forget_link(self, link: Watched) -> None:
+        """Do so no more."""
+        ...
+
+    def note_link_overrun(self) -> None:
+        """Count a link that was ended since its port was too slow."""
+        ...
+
+
+def word(kind: str, to: bytes, reply: bytes = b"", **more: str) -> bytes:
+    """Return a word about a link, as it is written."""
+    headers = {LINK_HEADER: kind, **{f"Psession-{name.capitalize()}": value for name, value in more.items()}}
+    return wire.hpub(to, reply, encode_headers(headers), b"")
+
+
+def word_of(message: NatsMessage) -> str:
+    """Return the word about a link that a message is; ``""`` where it is none."""
+    if not message.header_bytes:
+        return ""
+    try:
+        return message.header(LINK_HEADER) or ""
+    except MalformedMessageError:
+        return ""
+
+
+class Mailbox(Waiter):
+    """The messages that arrived for a channel and were not read yet, and the one task that reads."""
+
+    __slots__ = ("arrived", "outcome", "size", "task")
+
+    def __init__(self) -> None:
+        self.arrived: deque[NatsMessage] = deque()
+        self.size = 0
+        self.task: trio.lowlevel.Task | None = None
+        self.outcome: Delivery | None = None
+
+    def put(self, message: NatsMessage) -> bool:
+        """Keep a message. Return False where there is no room."""
+        if len(self.arrived) >= MAX_ARRIVED_MESSAGES or self.size + message.size > MAX_ARRIVED_BYTES:
+            return False
+        self.arrived.append(message)
+        self.size += message.size
+        self.nudge()
+        return True
+
+    def take(self) -> list[NatsMessage]:
+        """Return all that arrived."""
+        messages = list(self.arrived)
+        self.arrived.clear()
+        self.size = 0
+        return messages
+
+
+class BrokerChannel(WireChannel):
+    """A channel over a broker: what arrives waits in a mailbox, what is written goes the client's way."""
+
+    _tears = False
+    hops = 2
+
+    def __init__(self, road: Road, codec: Codec | CodecName, max_message_bytes: float, close_timeout: float) -> None:
+        super().__init__(codec=codec, max_message_bytes=max_message_bytes, close_timeout=close_timeout)
+        self._road = road
+        self._box = Mailbox()
+        self._over: Exception | None = None
+        self.joins = True
+
+    def send_frame_now(self, frame: bytes) -> bytes | None:
+        """Put a frame among what the client writes, if there is room.
+
+        Returns:
+            ``b""``, or ``None`` where the client's queue is full, there is no connection, or the channel is over.
+        """
+        out = self._road.outgoing
+        if self._closed or self._over is not None or not out.has_room:
+            return None
+        out.put(frame, out.answers_together())
+        self.bytes_sent += len(frame)
+        return b""
+
+    async def _write(self, frames: Sequence[bytes]) -> None:
+        out = self._road.outgoing
+        for frame in frames:
+            await out.wait_for_room()
+            self._check_open()
+            if self._over is not None:
+                raise trio.BrokenResourceError(str(self._over)) from self._over
+            out.put(frame, out.answers_together())
+            self.bytes_sent += len(frame)
+
+    async def _read(self) -> list[Message | MessageError]:
+        box = self._box
+        waited = False
+        while not box.arrived:
+            self._check_open()
+            if self._over is not None:
+                if not waited:
+                    await trio.lowlevel.checkpoint()
+                if isinstance(self._over, trio.EndOfChannel):
+                    raise trio.EndOfChannel
+                raise trio.BrokenResourceError(str(self._over)) from self._over
+            await box.park()
+            waited = True
+        if not waited:
+            await trio.lowlevel.checkpoint()
+        messages = box.take()
+        self.bytes_received += sum(message.size for message in messages)
+        return self._messages_of(messages)
+
+    def _messages_of(self, messages: list[NatsMessage]) -> list[Message | MessageError]:
+        return self._decoded([message.data for message in messages])
+
+    def end(self, why: Exception) -> None:
+        """There is nothing more to come: what arrived can be read, then `why`."""
+        if self._over is None:
+            self._over = why
+            self._box.nudge()
+
+    async def _close(self) -> None:
+        self._leave()
+        self._box.take()
+        self._box.nudge()
+        await trio.lowlevel.checkpoint()
+
+    def _leave(self) -> None:
+        """Say that it is over, and want nothing more."""
+        raise NotImplementedError
+
+
+class NatsChannel(BrokerChannel):
+    """One end of a link between two ports over NATS; `Nats.connect` and `Nats.serve` make one.
+
+    Attributes:
+        subject: The subject that is served.
+        peer: The subject of the other end.
+        door: The subject by which who serves can be reached again, this very process.
+        remote: ``None``: over a broker nobody has an address.
+    """
+
+    remote = None
+
+    def __init__(
+        self,
+        road: Road,
+        subject: str,
+        *,
+        codec: Codec | CodecName,
+        max_message_bytes: float,
+        close_timeout: float,
+        keepalive: float,
+    ) -> None:
+        super().__init__(road, codec, max_message_bytes, close_timeout)
+        checks.seconds("keepalive", keepalive)
+        if not keepalive:
+            raise ValueError("keepalive must be above 0 seconds (math.inf for none)")
+        self.subject = subject
+        self.peer = ""
+        self.door = ""
+        self._keepalive = keepalive
+        self.heard = trio.current_time()
+        self._token = f"L{secrets.token_hex(11)}"
+        self._own = road.take_inbox(self._token, self._take).encode() + b" "
+        self._peer = b""
+        self._welcome: Waiter | None = None
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "over" if self._over is not None else "open" if self.peer else "opening"
+        return f"<psession.brokers.nats.NatsChannel to {self.subject!r}, {state}>"
+
+    @property
+    def keepalive(self) -> float:
+        """Seconds of silence after which it asks whether the other end is there."""
+        return self._keepalive
+
+    def encode(self, message: Message) -> bytes:
+        """The message as the bytes of a PUB.
+
+        Raises:
+            MalformedMessageError: It has no encoding.
+            MessageTooLargeError: It is longer than ``max_message_bytes``, or the server's ``max_payload``.
+        """
+        data = self._codec.encode(message)
+        if len(data) > self._max_message_bytes or len(data) > self._road.max_payload:
+            limit = min(self._max_message_bytes, self._road.max_payload)
+            raise type(self._too_large(data))(
+                f"{len(data)} bytes; {limit:g} are the most (max_message_bytes, the server's max_payload)"
+            )
+        return wire.pub(self._peer, self._own, data)
+
+    # -- the link ----------------------------------------------------------------------------------------------------
+
+    def stand(self, peer: str, door: str = "") -> None:
+        """The link stands: the other end has this subject."""
+        self.peer, self.door = peer, door
+        self._peer = subject_bytes(peer, "subject of the other end")
+        self._road.watch_link(self)
+
+    def say(self, kind: str, **more: str) -> None:
+        """Say something about the link to the other end."""
+        reply = b"" if kind in ("closed", "broken", "refused") else self._own
+        self._road.outgoing.put_word(word(kind, self._peer, reply, **more))
+
+    def look(self, now: float) -> None:
+        """Ask whether the other end is there, where it has been silent for long."""
+        if now - self.heard >= self._keepalive and self._over is None:
+            self.heard = now
+            self.say("alive")
+
+    def broke(self, error: NatsError) -> None:
+        """The client's connection broke, and what came meanwhile is lost."""
+        if self._over is None and self.peer:
+            self.say("broken")
+        self.end(error)
+
+    async def open(self, subject: str, timeout: float) -> None:  # noqa: ASYNC109 - the caller's, for the text
+        """Ask who serves a subject for a link.
+
+        Raises:
+            NatsNoRespondersError: Nobody serves it.
+            NatsConnectError: There is no place for a link.
+            NatsProtocolError: Who serves it does not speak psession.
+            NatsTimeoutError: No answer came in time.
+        """
+        waiting = self._welcome = Mailbox()
+        out = self._road.outgoing
+        number = out.put(word("open", subject_bytes(subject), self._own), 1)
+        try:
+            with trio.move_on_after(timeout):
+                message: NatsMessage = await waiting.park()
+                self._welcomed(subject, message)
+                return
+            out.withdraw(number)
+            raise NatsTimeoutError(
+                f"who serves {subject!r} did not say welcome in {timeout:g} s", waited=timeout, outcome="not_sent"
+            )
+        except trio.Cancelled:
+            out.withdraw(number)
+            raise
+        finally:
+            self._welcome = None
+
+    def _welcomed(self, subject: str, message: NatsMessage) -> None:
+        if message.says_no_responders:
+            raise NatsNoRespondersError(f"nobody serves {subject!r}", outcome="not_sent")
+        kind = word_of(message)
+        if kind == "welcome" and message.reply:
+            self.stand(message.reply, message.header(DOOR_HEADER) or "")
+        elif kind == "refused":
+            why = message.header(WHY_HEADER) or "it does not say why"
+            raise NatsConnectError(f"who serves {subject!r} refuses a link: {why:.200}", outcome="not_sent")
+        else:
+            raise NatsProtocolError(
+                f"who serves {subject!r} speaks no psession: ask it by nats.requests() and the dialect NatsRequests",
+                outcome="not_sent",
+            )
+
+    # -- the delivering side, synchronous ----------------------------------------------------------------------------
+
+    def _take(self, message: NatsMessage) -> None:
+        waiting = self._welcome
+        if waiting is not None:
+            if not self.peer:
+                self._welcome = None
+                waiting.wake(Handed(message))
+            return
+        self.heard = trio.current_time()
+        if message.header_bytes and self._said(message):
+            return
+        if self._over is None and not self._box.put(message):
+            self._road.note_link_overrun()
+            why = (
+                f"more than {MAX_ARRIVED_MESSAGES} messages or {MAX_ARRIVED_BYTES} bytes wait in the link: its port is "
+                "too slow"
+            )
+            self.say("broken")
+            self.end(NatsOverrunError(why))
+
+    def _said(self, message: NatsMessage) -> bool:
+        """Hear a word about the link. Return False where it is none."""
+        if message.says_no_responders:
+            self.end(NatsNoRespondersError("the other end of the link is gone: nobody has its subject any more"))
+            return True
+        kind = word_of(message)
+        if kind == "closed":
+            self.end(trio.EndOfChannel())
+        elif kind == "broken":
+            self.end(NatsConnectError("the other end lost its connection to the broker, and what came meanwhile"))
+        return bool(kind)
+
+    def _leave(self) -> None:
+        if self.peer and self._over is None:
+            self.say("closed")
+        self._road.leave_inbox(self._token)
+        self._road.forget_link(self)
+
+
+@asynccontextmanager
+async def open_channel(
+    road: Road,
+    subject: str,
+    door: str = "",
+    *,
+    codec: Codec | CodecName = "json",
+    max_message_bytes: float = DEFAULT_MAX_MESSAGE_BYTES,
+    connect_timeout: float = DEFAULT_CONNECT_TIMEOUT,
+    close_timeout: float = DEFAULT_CLOSE_TIMEOUT,
+    keepalive: float = DEFAULT_KEEPALIVE,
+) -> AsyncIterator[NatsChannel]:
+    """Open a link to who serves a subject: by the door of one who did before, if that is there still.
+
+    Raises:
+        NatsError: As `NatsChannel.open`.
+    """
+    checks.seconds("connect_timeout", connect_timeout)
+    subject_bytes(subject)
+    channel = NatsChannel(
+        road,
+        subject,
+        codec=codec,
+        max_message_bytes=max_message_bytes,
+        close_timeout=close_timeout,
+        keepalive=keepalive,
+    )
+    async with channel:
+        if door:
+            try:
+                await channel.open(door, connect_timeout)
+            except NatsNoRespondersError:
+                door = ""
+        if not door:
+            await channel.open(subject, connect_timeout)
+        yield channel
+
+
+class Returning:
+    """Opens links to who serves a subject, the same process again where it is there still; `Nats.returning` makes one.
+
+    Attributes:
+        door: The subject of the process that served the last link; ``""``: there was none.
+    """
+
+    def __init__(self, road: Road, subject: str, options: dict[str, Any]) -> None:
+        subject_bytes(subject)
+        self.door = ""
+        self._road = road
+        self._subject = subject
+        self._options = options
+
+    def __call__(self) -> AbstractAsyncContextManager[NatsChannel]:
+        """Open the next link."""
+        return self._open()
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[NatsChannel]:
+        async with open_channel(self._road, self._subject, self.door, **self._options) as channel:
+            self.door = channel.door
+            yield channel

@@ -1,0 +1,254 @@
+"""Channels of plain requests, for ports with the dialect `psession.dialects.NatsRequests`: to ask, and to answer."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import trio
+
+from psession.brokers.nats import _wire as wire
+from psession.brokers.nats._channel import BrokerChannel, Road
+from psession.brokers.nats._errors import NatsError
+from psession.brokers.nats._headers import encode_headers
+from psession.brokers.nats._subjects import pattern_bytes, subject_bytes
+from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES
+from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT
+from psession.channels.codecs import JsonCodec, MsgpackCodec
+from psession.errors import MalformedMessageError, MessageError, MessageTooLargeError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
+
+    from psession.brokers.nats._subscription import Subscription
+    from psession.brokers.nats._wire import NatsMessage
+    from psession.channels._base import Message
+    from psession.channels.codecs import Codec, CodecName
+
+ERROR_HEADER: Final = "Nats-Service-Error"
+CODE_HEADER: Final = "Nats-Service-Error-Code"
+OWN_CODE_HEADER: Final = "Psession-Code"
+
+MAX_ASKED: Final = 65536
+"""Requests whose answers are awaited, as far as the channel remembers them: to say so when the connection breaks."""
+
+
+class RequestingRoad(Road, Protocol):
+    """A client, as far as requests need it."""
+
+    def subscribe(self, subject: str, *, queue: str | None = None) -> AbstractAsyncContextManager[Subscription]:
+        """Subscribe to a subject."""
+        ...
+
+
+class RequestChannel(BrokerChannel):
+    """The common part of both: payloads of any kind, each in a message of its own, and errors in headers."""
+
+    def __init__(self, road: Road, codec: Codec | CodecName, max_message_bytes: float, close_timeout: float) -> None:
+        any_value: Codec | CodecName = codec
+        if codec == "json":
+            any_value = JsonCodec(Any)
+        elif codec == "msgpack":
+            any_value = MsgpackCodec(Any)
+        super().__init__(road, any_value, max_message_bytes, close_timeout)
+
+    def _data(self, payload: Any) -> bytes:
+        data = b"" if payload is None else self._codec.encode(payload)
+        limit = min(self._max_message_bytes, self._road.max_payload)
+        if len(data) > limit:
+            raise MessageTooLargeError(f"{len(data)} bytes; {limit:g} are the most (max_message_bytes, max_payload)")
+        return data
+
+    def _payload(self, message: NatsMessage) -> Any:
+        return self._codec.decode(message.data) if message.data else None
+
+    def _answer(self, to: bytes, payload: Any) -> bytes:
+        return wire.pub(to, b"", self._data(payload))
+
+    def _fail(self, to: bytes, number: str, code: str, text: str, payload: Any = None) -> bytes:
+        shown = " ".join(text.split())[:500]
+        headers = {ERROR_HEADER: shown or code, CODE_HEADER: number, OWN_CODE_HEADER: code}
+        return wire.hpub(to, b"", encode_headers(headers), self._data(payload))
+
+    def _leave(self) -> None:
+        pass
+
+
+class AskingChannel(RequestChannel):
+    """Asks who serves a subject; each request may go to another member of a queue group."""
+
+    def __init__(
+        self, road: Road, subject: str, codec: Codec | CodecName, max_message_bytes: float, close_timeout: float
+    ) -> None:
+        super().__init__(road, codec, max_message_bytes, close_timeout)
+        self._subject = subject_bytes(subject)
+        self._token = f"R{secrets.token_hex(8)}"
+        self._inbox = road.take_inbox(self._token, self._take)
+        self._asked: dict[int, None] = {}
+        self._lost: list[dict[str, Any]] = []
+        road.watch_link(self)
+
+    def encode(self, message: Message) -> bytes:
+        """A message of `NatsRequests` as the bytes of a PUB.
+
+        Raises:
+            MessageError: It cannot travel, or is an answer.
+        """
+        kind = message.get("kind")
+        if kind == "tell":
+            return wire.pub(self._subject, b"", self._data(message["payload"]))
+        if kind != "ask":
+            raise MalformedMessageError("nats.requests() asks, and answers nothing without serves=True")
+        reply = f"{self._inbox}-{message['id']} ".encode()
+        frame = wire.pub(self._subject, reply, self._data(message["payload"]))
+        self._asked[message["id"]] = None
+        if len(self._asked) > MAX_ASKED:
+            del self._asked[next(iter(self._asked))]
+        return frame
+
+    def _take(self, message: NatsMessage) -> None:
+        if self._over is None and not self._box.put(message):
+            self._road.note_link_overrun()
+
+    def _messages_of(self, messages: list[NatsMessage]) -> list[Message | MessageError]:
+        made: list[Message | MessageError] = []
+        for message in messages:
+            if message.subject == "":
+                made += self._lost
+                self._lost = []
+                continue
+            _, _, number = message.subject.rpartition("-")
+            if not (number.isascii() and number.isdigit()):
+                made.append(MalformedMessageError(f"an answer on {message.subject!r:.100}, which has no number"))
+                continue
+            id = int(number[:16])
+            self._asked.pop(id, None)
+            try:
+                made.append(self._read_answer(id, message))
+            except MessageError as error:
+                made.append({"kind": "fail", "id": id, "code": "malformed", "text": error.why})
+        return made
+
+    def _read_answer(self, id: int, message: NatsMessage) -> dict[str, Any]:
+        if message.says_no_responders:
+            return {"kind": "unsent", "id": id}
+        headers = message.headers
+        if ERROR_HEADER not in headers and CODE_HEADER not in headers:
+            return {"kind": "answer", "id": id, "payload": self._payload(message)}
+        first = {name: values[0] for name, values in headers.items()}
+        return {
+            "kind": "fail",
+            "id": id,
+            "number": first.get(CODE_HEADER),
+            "code": first.get(OWN_CODE_HEADER),
+            "text": first.get(ERROR_HEADER),
+            "payload": self._payload(message),
+        }
+
+    @property
+    def keepalive(self) -> float:
+        """Never: there is no other end in particular."""
+        return math.inf
+
+    def look(self, now: float) -> None:
+        """There is nobody in particular to look after."""
+
+    def broke(self, error: NatsError) -> None:
+        """The connection broke: what was asked is not answered any more. The channel lives on with the next."""
+        text = error.why
+        self._lost += [{"kind": "fail", "id": id, "code": "disconnected", "text": text} for id in self._asked]
+        self._asked.clear()
+        self._take(wire.NatsMessage("", "", b"", b"", 0))
+
+    def _leave(self) -> None:
+        self._road.leave_inbox(self._token)
+        self._road.forget_link(self)
+
+
+class AnsweringChannel(RequestChannel):
+    """Brings the requests of all who ask on a subject, and takes the answers."""
+
+    def __init__(
+        self,
+        road: Road,
+        subscription: Subscription,
+        codec: Codec | CodecName,
+        max_message_bytes: float,
+        close_timeout: float,
+    ) -> None:
+        super().__init__(road, codec, max_message_bytes, close_timeout)
+        self._subscription = subscription
+
+    def encode(self, message: Message) -> bytes:
+        """A message of `NatsRequests` as the bytes of a PUB or HPUB.
+
+        Raises:
+            MessageError: It cannot travel, or asks something.
+        """
+        kind = message.get("kind")
+        if kind not in ("answer", "fail"):
+            raise MalformedMessageError("nats.requests(..., serves=True) answers, and asks nothing")
+        to = message["id"].encode()
+        if kind == "answer":
+            return self._answer(to, message["payload"])
+        return self._fail(to, message["number"], message["code"], message["text"], message["payload"])
+
+    async def _read(self) -> list[Message | MessageError]:
+        self._check_open()
+        try:
+            messages = await self._subscription.receive_batch()
+        except trio.EndOfChannel:
+            self._check_open()
+            raise
+        except NatsError as error:
+            raise trio.BrokenResourceError(error.why) from error
+        self.bytes_received += sum(message.size for message in messages)
+        return [self._read_question(message) for message in messages]
+
+    def _read_question(self, message: NatsMessage) -> Message | MessageError:
+        try:
+            if message.reply:
+                subject_bytes(message.reply, "reply")
+            kind = "ask" if message.reply else "tell"
+            payload = self._payload(message)
+        except MessageError as error:
+            out = self._road.outgoing
+            if message.reply:
+                frame = self._fail(message.reply.encode(), "400", "refused.malformed", error.why)
+                out.put(frame, out.answers_together())
+            return error
+        except ValueError as error:
+            return MalformedMessageError(str(error))
+        return {"kind": kind, "id": message.reply, "payload": payload, "subject": message.subject}
+
+    def _leave(self) -> None:
+        self._subscription.forget()
+
+
+@asynccontextmanager
+async def open_requests(
+    road: RequestingRoad,
+    subject: str,
+    *,
+    serves: bool = False,
+    queue: str | None = None,
+    codec: Codec | CodecName = "json",
+    max_message_bytes: float = DEFAULT_MAX_MESSAGE_BYTES,
+    close_timeout: float = DEFAULT_CLOSE_TIMEOUT,
+) -> AsyncIterator[RequestChannel]:
+    """Open a channel of plain requests; `Nats.requests` says more."""
+    if not serves:
+        if queue is not None:
+            raise ValueError("queue is for who answers: give serves=True as well")
+        async with AskingChannel(road, subject, codec, max_message_bytes, close_timeout) as channel:
+            yield channel
+        return
+    pattern_bytes(subject)
+    async with (
+        road.subscribe(subject, queue=queue) as subscription,
+        AnsweringChannel(road, subscription, codec, max_message_bytes, close_timeout) as answering,
+    ):
+        yield answering

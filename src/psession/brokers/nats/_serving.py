@@ -1,0 +1,149 @@
+"""Serving links to all who want one on a subject: a task for each, places for so many."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import trio
+
+from psession import checks
+from psession.brokers.nats import _wire as wire
+from psession.brokers.nats._channel import DEFAULT_KEEPALIVE, NatsChannel, Road, word, word_of
+from psession.brokers.nats._headers import encode_headers
+from psession.brokers.nats._subjects import subject_bytes
+from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES
+from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT
+from psession.nursery import open_quiet_nursery
+from psession.protocol.bucket import Lines
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from psession.brokers.nats._subscription import Subscription
+    from psession.brokers.nats._wire import NatsMessage
+    from psession.channels.codecs import Codec, CodecName
+
+log = logging.getLogger("psession")
+
+DEFAULT_MAX_LINKS: Final = 10_000
+"""Links at once. Each costs no file, and 3 kB beside its port."""
+
+
+class ServingRoad(Road, Protocol):
+    """A client, as far as serving needs it."""
+
+    def subscribe(self, subject: str, *, queue: str | None = None) -> AbstractAsyncContextManager[Subscription]:
+        """Subscribe to a subject."""
+        ...
+
+
+class NatsServer:
+    """The links that one ``nats.serve`` has; ``await nursery.start(nats.serve, subject, handler)`` gives it.
+
+    Attributes:
+        subject: The subject that is served.
+        links: The number of links that are open.
+        refused: The number of links so far for which there was no place.
+        strangers: The number of messages so far that did not want a link.
+    """
+
+    def __init__(
+        self,
+        road: ServingRoad,
+        subject: str,
+        handler: Callable[[NatsChannel], Awaitable[object]],
+        max_links: int,
+        options: dict[str, Any],
+    ) -> None:
+        checks.count("max_links", max_links)
+        self.subject = subject
+        self.links = 0
+        self.refused = 0
+        self.strangers = 0
+        self._road = road
+        self._handler = handler
+        self._max_links = max_links
+        self._options = options
+        self._lines = Lines(trio.current_time())
+        self._token = f"D{secrets.token_hex(11)}"
+
+    async def run(self, queue: str | None, task_status: trio.TaskStatus[NatsServer]) -> None:
+        """Serve until cancelled, or until the client is drained or closed; then until all links are."""
+        road = self._road
+        async with open_quiet_nursery() as nursery:
+
+            def knock(message: NatsMessage) -> None:
+                self._knock(message, nursery)
+
+            self._door = road.take_inbox(self._token, knock)
+            try:
+                async with road.subscribe(self.subject, queue=queue) as subscription:
+                    task_status.started(self)
+                    async for message in subscription:
+                        self._knock(message, nursery)
+            finally:
+                road.leave_inbox(self._token)
+
+    def _knock(self, message: NatsMessage, nursery: trio.Nursery) -> None:
+        """Somebody wants a link, or something else."""
+        out = self._road.outgoing
+        try:
+            back = subject_bytes(message.reply, "reply") if message.reply else b""
+        except ValueError:
+            back = b""
+        if word_of(message) != "open" or not back:
+            self.strangers += 1
+            if back:
+                why = f"{self.subject} is served by psession's sessions; a plain request is for nats.requests()"
+                block = encode_headers({"Nats-Service-Error": why, "Nats-Service-Error-Code": "400"})
+                out.put(wire.hpub(back, b"", block, b""), out.answers_together())
+            return
+        if self.links >= self._max_links:
+            self.refused += 1
+            out.put(word("refused", back, why=f"there is no place: max_links is {self._max_links}"), 1)
+            return
+        channel = NatsChannel(self._road, self.subject, **self._options)
+        channel.stand(message.reply)
+        self.links += 1
+        channel.say("welcome", door=self._door)
+        nursery.start_soon(self._talk, channel, name=f"psession link of {self.subject}")
+
+    async def _talk(self, channel: NatsChannel) -> None:
+        try:
+            await self._handler(channel)
+        except (trio.EndOfChannel, trio.BrokenResourceError) as error:
+            log.debug("a link of %s ended: %s", self.subject, str(error) or "closed by the other end")
+        except Exception:
+            more = self._lines.take(trio.current_time())
+            if more is not None:
+                log.exception("the handler of a link of %s failed%s", self.subject, more)
+        finally:
+            self.links -= 1
+            with trio.CancelScope(shield=True):
+                await channel.aclose()
+
+
+async def serve(
+    road: ServingRoad,
+    subject: str,
+    handler: Callable[[NatsChannel], Awaitable[object]],
+    *,
+    queue: str | None = None,
+    codec: Codec | CodecName = "json",
+    max_message_bytes: float = DEFAULT_MAX_MESSAGE_BYTES,
+    close_timeout: float = DEFAULT_CLOSE_TIMEOUT,
+    keepalive: float = DEFAULT_KEEPALIVE,
+    max_links: int = DEFAULT_MAX_LINKS,
+    task_status: trio.TaskStatus[NatsServer] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Call ``handler(channel)`` with each link; `Nats.serve` says more."""
+    options = {
+        "codec": codec,
+        "max_message_bytes": max_message_bytes,
+        "close_timeout": close_timeout,
+        "keepalive": keepalive,
+    }
+    await NatsServer(road, subject, handler, max_links, options).run(queue, task_status)
