@@ -218,7 +218,7 @@ def browser(session: nox.Session) -> None:
 def foreign(session: nox.Session) -> None:
     """The tests whose far end is a program that nobody here wrote: language servers, a debugger, QEMU and others."""
     bring(session, aria2="aria2c", mpv="mpv", qemu_system_x86="qemu-system-x86_64", redis_server="redis-server")
-    bring(session, fish="fish", zsh="zsh")
+    bring(session, fish="fish", nats_server="nats-server", zsh="zsh")
     session.install(".[all]", *group("test"), *group("foreign"))
     run_suite(session, "-m", "foreign")
 
@@ -256,8 +256,6 @@ def attacks(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """The benchmarks, on the newest dependencies; their tables are the result. `-- --quick` only tries them."""
     session.install(".[all]", *group("bench"))
-    if shutil.which("nats-server", path=f"{os.environ.get('PATH', '')}:/usr/sbin") is None:
-        session.warn("no nats-server here, so nats-py is left out; Debian has it: apt-get install nats-server")
     quick = ["--quick"] if "--quick" in session.posargs else []
     effort = ["--rounds", "1", "--seconds", "0.2"] if quick else []
     effort += [argument for argument in session.posargs if argument != "--quick"]
@@ -267,5 +265,6 @@ def bench(session: nox.Session) -> None:
         files = ["--json", str(results / f"{name}.json")]
         files += ["--svg", str(results / f"{name}.svg")] if name != "loads" else []
         session.run("python", f"benchmarks/{name}.py", *effort, *files, *(quick if name != "peers" else []))
+    session.run("python", "benchmarks/brokers.py", *effort)
     session.run("python", "benchmarks/pauses.py", *(["--sessions", "1000", "--connections", "20"] if quick else []))
     session.log(f"figures and pictures are in {results}")
