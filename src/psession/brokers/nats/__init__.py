@@ -25,14 +25,17 @@ from psession.brokers.nats._errors import (
     NatsProtocolError,
     NatsTimeoutError,
 )
+from psession.brokers.nats._headers import Headers
 from psession.brokers.nats._micro import NatsService
-from psession.brokers.nats._options import NatsSettings, NatsState, NatsStatistics
+from psession.brokers.nats._options import NatsSettings, NatsState, NatsStatistics, OpenStream
+from psession.brokers.nats._requests import RequestChannel
 from psession.brokers.nats._serving import NatsServer
 from psession.brokers.nats._subjects import token
 from psession.brokers.nats._subscription import Subscription
 from psession.brokers.nats._wire import Info, NatsMessage
 
 __all__ = [
+    "Headers",
     "Info",
     "Nats",
     "NatsAuthError",
@@ -52,6 +55,8 @@ __all__ = [
     "NatsState",
     "NatsStatistics",
     "NatsTimeoutError",
+    "OpenStream",
+    "RequestChannel",
     "Returning",
     "Subscription",
     "open_nats",

@@ -263,10 +263,10 @@ class NatsChannel(BrokerChannel):
         if not keepalive:
             raise ValueError("keepalive must be above 0 seconds (math.inf for none)")
         self.subject = subject
-        self.peer = ""
-        self.door = ""
+        self.peer: str = ""
+        self.door: str = ""
         self._keepalive = keepalive
-        self.heard = trio.current_time()
+        self.heard: float = trio.current_time()
         self._token = f"L{secrets.token_hex(11)}"
         self._own = road.take_inbox(self._token, self._take).encode() + b" "
         self._peer = b""
@@ -450,7 +450,7 @@ class Returning:
 
     def __init__(self, road: Road, subject: str, options: dict[str, Any]) -> None:
         subject_bytes(subject)
-        self.door = ""
+        self.door: str = ""
         self._road = road
         self._subject = subject
         self._options = options

@@ -40,10 +40,10 @@ class Link:
 
     def __init__(self, stream: trio.abc.Stream, server: Server, parser: Parser) -> None:
         self.server = server
-        self.info = Info()
-        self.rest = b""
-        self.bytes_in = 0
-        self.bytes_out = 0
+        self.info: Info = Info()
+        self.rest: bytes = b""
+        self.bytes_in: int = 0
+        self.bytes_out: int = 0
         self.left = False
         self._stream = stream
         self._parser = parser

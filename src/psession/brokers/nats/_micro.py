@@ -102,7 +102,7 @@ class NatsService:
         if not isinstance(version, str) or not _VERSION.fullmatch(version):
             raise ValueError(f"the version of a micro service is such as '1.0.0' (semver), not {version!r}")
         self.name = name
-        self.id = secrets.token_hex(11)
+        self.id: str = secrets.token_hex(11)
         self._road = road
         self._service = service
         self._version = version
@@ -112,7 +112,9 @@ class NatsService:
         self._manager = manager or SessionManager()
         self._started = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         self._methods: dict[str, Any] = service.describe()["methods"]
-        self.endpoints = {method: Endpoint(method, f"{name}.{method}", queue) for method in self._methods}
+        self.endpoints: dict[str, Endpoint] = {
+            method: Endpoint(method, f"{name}.{method}", queue) for method in self._methods
+        }
         for endpoint in self.endpoints.values():
             subject_bytes(endpoint.subject)
 

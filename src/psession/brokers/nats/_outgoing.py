@@ -39,12 +39,12 @@ class Outgoing:
     """
 
     def __init__(self, limit_bytes: int) -> None:
-        self.number = 0
-        self.taken = 0
-        self.queued_bytes = 0
+        self.number: int = 0
+        self.taken: int = 0
+        self.queued_bytes: int = 0
         self.burst = 0
-        self.words = 0
-        self.is_writing = False
+        self.words: int = 0
+        self.is_writing: bool = False
         self._limit_bytes = limit_bytes
         self._frames: deque[bytes] = deque()
         self._words: list[bytes] = []

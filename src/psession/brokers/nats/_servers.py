@@ -42,12 +42,12 @@ class Server:
         credentials: Credentials | None = None,
         is_told: bool = False,
     ) -> None:
-        self.host = host
-        self.port = port
-        self.tls = tls
-        self.tls_name = tls_name or host
-        self.credentials = credentials
-        self.is_told = is_told
+        self.host: str = host
+        self.port: int = port
+        self.tls: bool = tls
+        self.tls_name: str = tls_name or host
+        self.credentials: Credentials | None = credentials
+        self.is_told: bool = is_told
 
     def __repr__(self) -> str:
         return self.url

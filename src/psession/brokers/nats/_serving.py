@@ -60,9 +60,9 @@ class NatsServer:
     ) -> None:
         checks.count("max_links", max_links)
         self.subject = subject
-        self.links = 0
-        self.refused = 0
-        self.strangers = 0
+        self.links: int = 0
+        self.refused: int = 0
+        self.strangers: int = 0
         self._road = road
         self._handler = handler
         self._max_links = max_links

@@ -73,7 +73,7 @@ class Subscription:
         self.subject = subject
         self.queue = queue
         self.sid = sid
-        self.received = 0
+        self.received: int = 0
         self.max_pending_messages = max_pending_messages
         self.max_pending_bytes = max_pending_bytes
         self._client = client
