@@ -166,6 +166,8 @@ class BrokerChannel(WireChannel):
 
     _tears = False
     hops = 2
+    bytes_sent: int
+    bytes_received: int
 
     def __init__(self, road: Road, codec: Codec | CodecName, max_message_bytes: float, close_timeout: float) -> None:
         super().__init__(codec=codec, max_message_bytes=max_message_bytes, close_timeout=close_timeout)
