@@ -161,6 +161,7 @@ def as_told(words: list[Any], *, of_javascript: bool) -> list[Any]:
             contents["detail"] = bool(contents.get("detail"))
             contents.setdefault("sid", None)
         contents.pop("trace", None)  # the client leaves traces to others
+        contents.pop("is_unsent", None)  # no word of these wires: a broker says so
         if kind == "repeat" and not of_javascript:
             contents["frames"] = list(contents["frames"])
         found.append([kind, contents])

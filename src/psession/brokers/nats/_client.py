@@ -478,7 +478,7 @@ class Nats:
         """Count a subscription that was ended since its reader was too slow."""
         self._subscriptions.pop(subscription.sid, None)
         self._overrun += 1
-        log.warning("%r was ended: its reader is too slow", subscription)
+        log.warning("%r was ended: its reader is too slow", subscription, extra={"event_name": "subscription_overran"})
 
     # -- sessions ----------------------------------------------------------------------------------------------------
 
@@ -853,7 +853,7 @@ class Nats:
                         self._reconnects += 1
         except NatsConnectError as error:
             self._given_up = error
-            log.error("no server takes this client any more: %s", error.why)
+            log.error("no server takes this client any more: %s", error.why, extra={"event_name": "servers_refused"})
         finally:
             self._is_closed = True
             self._end_all()
@@ -921,7 +921,7 @@ class Nats:
     def _lose(self, link: Link, error: Exception) -> None:
         """The connection is over: who waits for what it should have brought hears of it at once."""
         why = f"the connection to {link.server.url} broke: {_why(error)}"
-        log.debug("%s", why)
+        log.debug("%s", why, extra={"event_name": "link_broke"})
         self._link = None
         came, went = self._past_bytes
         self._past_bytes = came + link.bytes_in, went + link.bytes_out
@@ -1081,7 +1081,7 @@ class Nats:
     def _say_once(self, text: str) -> None:
         if text not in self._said and len(self._said) < 100:
             self._said.add(text)
-            log.warning("%s", text)
+            log.warning("%s", text, extra={"event_name": "server_error"})
 
     async def _leave(self, link: Link) -> None:
         """Move to another server: this one has said that it will go.

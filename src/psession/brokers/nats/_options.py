@@ -182,7 +182,7 @@ class NatsOptions:
         try:
             self.on_state(state)
         except Exception:
-            log.exception("on_state raised at %r", state)
+            log.exception("on_state raised at %r", state, extra={"event_name": "on_state_raised"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,11 +115,21 @@ class NatsServer:
         try:
             await self._handler(channel)
         except (trio.EndOfChannel, trio.BrokenResourceError) as error:
-            log.debug("a link of %s ended: %s", self.subject, str(error) or "closed by the other end")
+            log.debug(
+                "a link of %s ended: %s",
+                self.subject,
+                str(error) or "closed by the other end",
+                extra={"event_name": "connection_ended"},
+            )
         except Exception:
             more = self._lines.take(trio.current_time())
             if more is not None:
-                log.exception("the handler of a link of %s failed%s", self.subject, more)
+                log.exception(
+                    "the handler of a link of %s failed%s",
+                    self.subject,
+                    more,
+                    extra={"event_name": "connection_handler_raised"},
+                )
         finally:
             self.links -= 1
             with trio.CancelScope(shield=True):
