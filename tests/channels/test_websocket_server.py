@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from websockets.datastructures import Headers
+from websockets.http11 import Response
 
 from psession import SessionManager
 from psession.channels import HandshakeError, WebSocketChannel, WebSocketServer, open_websocket, serve_websocket
@@ -193,6 +195,17 @@ async def test_subprotocols_must_meet() -> None:
             with pytest.raises(HandshakeError, match=r"HTTP status 400 Bad Request: .*subprotocol"):
                 async with open_websocket(url(server), subprotocols=offered):
                     raise AssertionError
+
+
+async def test_process_request_may_answer_with_a_page() -> None:
+    page = Response(200, "OK", Headers({"Content-Type": "text/html", "Content-Length": "4"}), b"page")
+    async with serving(process_request=lambda request: page) as server:
+        async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+            await stream.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            answer = b"".join([part async for part in stream])
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert answer.endswith(b"\r\n\r\npage")
+        assert (server.connections, server.refused) == (0, 0)
 
 
 async def test_process_request_may_refuse_sync_or_async(caplog: pytest.LogCaptureFixture) -> None:

@@ -27,8 +27,8 @@ MAX_REQUEST_BYTES: Final = 64 * 1024
 _LINGER_SECONDS: Final = 1.0
 """How long a client that was refused may take to read why: closing on bytes not read would reset the connection."""
 
-Refusal: TypeAlias = tuple[int, str] | None
-"""An HTTP status and a text, or nothing to go on."""
+Refusal: TypeAlias = "tuple[int, str] | Response | None"
+"""An HTTP status and a text, a whole response, or nothing to go on."""
 NO_ROOM: Final = (503, "There is no room for another client.\n")
 RequestHook: TypeAlias = "Callable[[Request], Refusal | Awaitable[Refusal]]"
 """A function, sync or async, that gets each request of a handshake, and may refuse it."""
@@ -115,8 +115,10 @@ class Acceptor:
             if self._process_request is not None:
                 answer: Any = self._process_request(request)
                 refusal: Refusal = await answer if inspect.isawaitable(answer) else answer
-                if refusal is not None:
+                if isinstance(refusal, tuple):
                     return protocol.reject(*refusal)
+                if refusal is not None:
+                    return refusal
         except Exception:
             more = self._lines.take(trio.current_time())
             if more is not None:

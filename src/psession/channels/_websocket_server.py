@@ -111,7 +111,8 @@ async def serve_websocket(
         origins: The values of the header ``Origin`` to let in, as text or patterns (the rest gets 403), against foreign
             pages in a user's browser. ``None`` among them lets in who sends no such header, as programs do.
         process_request: Called with each request (``path``, ``headers``), sync or async, within the handshake's time. A
-            status and a text refuse it: ``(401, "who are you?")``. If it raises, that is logged, and 500 sent.
+            status and a text refuse it: ``(401, "who are you?")``; a ``websockets.http11.Response`` is sent as it is, a
+            page for instance. If it raises, that is logged, and 500 sent.
         max_message_bytes: How long an encoded message may be, either way; a longer one from a client breaks its channel
             with close code 1009. ``math.inf`` for no limit.
         compression: ``"deflate"`` accepts permessage-deflate (RFC 7692) where a client offers it.
