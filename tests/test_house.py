@@ -24,7 +24,7 @@ FLOORS = [
     ["shell"],
     ["brokers"],
     [""],
-    ["asyncio", "blocking", "opentelemetry", "prometheus", "testing"],
+    ["asyncio", "blocking", "inspector", "opentelemetry", "prometheus", "testing"],
     ["_cli"],
     ["__main__"],
 ]
@@ -49,6 +49,7 @@ PURE = [
     "testing/_events.py",
     "testing/_flight.py",
     "testing/_faults.py",
+    "inspector/_redaction.py",
 ]
 IMPURE = {"anyio", "logging", "os", "random", "secrets", "socket", "time", "trio"}
 
@@ -71,6 +72,7 @@ PUBLIC = [
     "psession.dialects",
     "psession.errors",
     "psession.hooks",
+    "psession.inspector",
     "psession.prometheus",
 ]
 PUBLIC += ["psession.asyncio", "psession.blocking"]

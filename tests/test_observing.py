@@ -50,6 +50,11 @@ def test_outcomes_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "Counter({'answered': 2})\n"
 
 
+def test_the_page_is_served(capsys: pytest.CaptureFixture[str]) -> None:
+    run(block_with("psession.inspector"))
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=\S{16,}\n", capsys.readouterr().out)
+
+
 def test_two_spans_are_one_trace(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("opentelemetry.sdk")
     run(block_with("TracerProvider()"))
@@ -82,7 +87,7 @@ async def test_the_log_is_json(autojump_clock: MockClock, capsys: pytest.Capture
 
 
 def test_every_block_of_the_page_is_run() -> None:
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
 
 
 def test_the_table_of_events_has_each_kind() -> None:

@@ -289,6 +289,7 @@ class Waiting(msgspec.Struct, frozen=True, eq=False):
         seconds: The time that it has waited.
         attempts: How often it was asked.
         sent: How many of these left this side.
+        started: The moment from which its time is counted, in seconds on Trio's clock.
     """
 
     sid: Any
@@ -297,6 +298,7 @@ class Waiting(msgspec.Struct, frozen=True, eq=False):
     seconds: float
     attempts: int
     sent: int
+    started: float
 
 
 Listener: TypeAlias = "Callable[[Any], object]"

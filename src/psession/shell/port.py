@@ -666,7 +666,15 @@ class Port(Generic[Ask, Reply]):
         now = self._engine.now()
         turns = sorted(self._engine.waiting_turns(), key=lambda turn: turn.started)
         return [
-            Waiting(turn.dialogue.sid, turn.number, turn.payload, now - turn.started, turn.attempts, turn.sent)
+            Waiting(
+                turn.dialogue.sid,
+                turn.number,
+                turn.payload,
+                now - turn.started,
+                turn.attempts,
+                turn.sent,
+                turn.started,
+            )
             for turn in turns
             if isinstance(turn, Turn)
         ]
