@@ -40,9 +40,9 @@ def complaint(capsys: Captured) -> str:
 
 # ------------------------------------------------------------------------------------------------------------ arguments
 WRONG = [
-    ([], "give a command: demo, echo, call, completion"),
+    ([], "give a command: demo, echo, call, watch, completion"),
     (["sing"], "choose from"),
-    (["--loud"], "give a command: demo, echo, call, completion"),
+    (["--loud"], "give a command: demo, echo, call, watch, completion"),
     (["demo", "now"], "unrecognized arguments: now; usage: psession demo"),
     (["echo"], "required: URL; usage: psession echo"),
     (["echo", "127.0.0.1:80"], f"URL: give {FORM}, not '127.0.0.1:80'"),
@@ -100,6 +100,13 @@ WRONG = [
     (["call", "ws://127.0.0.1:1", "-", "--lines", "--rate", "0"], "--rate: give messages a second, such as 100 or 0.5"),
     (["call", "ws://127.0.0.1:1", "-", "--lines", "--rate", "inf"], "--rate: give messages a second"),
     (["call", "ws://127.0.0.1:1", "-", "--lines", "--concurrency", "0"], "--concurrency: give 1 to 65535, not 0"),
+    (["watch"], "required: URL; usage: psession watch"),
+    (["watch", "tcp://127.0.0.1:1"], "URL: give http://HOST:PORT/?token=TOKEN, as the program printed it, not 'tcp:"),
+    (["watch", "http://127.0.0.1:0"], "nobody listens on port 0"),
+    (["watch", "http://127.0.0.1:1", "--every", "0"], "--every: give 0.1 or more seconds, such as 2.5, not '0'"),
+    (["watch", "http://127.0.0.1:1", "--every", "1", "--once"], "--every: it is for the terminal, not for --once"),
+    (["watch", "http://127.0.0.1:1", "--listen", "8765"], "--listen: give HOST:PORT, such as 127.0.0.1:8765, not"),
+    (["watch", "http://127.0.0.1:1", "--listen", "a:1", "--once"], "--once: not allowed with argument --listen"),
     (["completion"], "required: SHELL; usage: psession completion"),
     (["completion", "tcsh"], "SHELL: invalid choice: 'tcsh' (choose from"),
     (["call", "tcp://127.0.0.1:1", "{}", "two\nlines"], r"unrecognized arguments: two\nlines; usage: psession call"),

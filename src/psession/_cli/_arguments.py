@@ -24,6 +24,7 @@ COMMANDS = {
     "demo": "see it work: six devices, one server, over real sockets",
     "echo": "a peer that answers each message with itself",
     "call": "send requests and print the replies",
+    "watch": "see what the ports of a running program do",
     "completion": "print what completes these commands in a shell",
 }
 
@@ -71,6 +72,7 @@ def make_parser() -> tuple[Parser, Mapping[str, Parser]]:
     made["call"].epilog = EXIT_CODES
     _add_echo(made["echo"])
     _add_call(made["call"])
+    _add_watch(made["watch"])
     _add_completion(made["completion"])
     return parser, made
 
@@ -88,8 +90,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     command = commands[arguments.command]
     if unknown:
         command.error(f"unrecognized arguments: {' '.join(unknown)}")
-    if arguments.command in ("echo", "call"):
-        wrong = _wrong_echo(arguments) if arguments.command == "echo" else _wrong_call(arguments)
+    if (check := CHECKS.get(arguments.command)) is not None:
+        wrong = check(arguments)
         if wrong is not None:
             command.error(f"argument {wrong}")
     return arguments
@@ -163,6 +165,29 @@ def _add_call(parser: argparse.ArgumentParser) -> None:
     add("--concurrency", metavar="N", type=_number, help="how many may wait for their reply at a time (1)")
 
 
+def _add_watch(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Show what the ports of a running program do: who waits, since when and why, rates, and drops.\n"
+        "The program serves this by psession.inspector.serve(manager), and prints the URL."
+    )
+    add = parser.add_argument
+    add("url", metavar="URL", type=_watched, help="the URL that the program printed, its token included")
+    add("--every", metavar="S", type=_period, help="seconds from one look to the next (1)")
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--terminal", action="store_true", help="show it in this terminal; so it is without --listen")
+    either.add_argument("--once", action="store_true", help="show it once, and leave")
+    either.add_argument(
+        "--listen", metavar="HOST:PORT", type=_place, help="serve the page here instead, and print its URL"
+    )
+
+
+def _wrong_watch(given: argparse.Namespace) -> str | None:
+    """Return what does not go together in the arguments of ``watch``."""
+    if given.every is not None and (given.once or given.listen):
+        return f"--every: it is for the terminal, not for --{'once' if given.once else 'listen'}"
+    return None
+
+
 def _wrong_echo(given: argparse.Namespace) -> str | None:
     """Return what does not go together in the arguments of ``echo``."""
     if given.url.is_secure and given.certfile is None:
@@ -192,6 +217,13 @@ def _wrong_call(given: argparse.Namespace) -> str | None:
     return None
 
 
+CHECKS: Mapping[str, Callable[[argparse.Namespace], str | None]] = {
+    "echo": _wrong_echo,
+    "call": _wrong_call,
+    "watch": _wrong_watch,
+}
+
+
 def _those(has: Callable[[Wire], bool]) -> str:
     return " or ".join(f"--dialect {name}" for name, wire in WIRES.items() if has(wire))
 
@@ -209,6 +241,27 @@ def _calling(text: str) -> Address:
     if address.port == 0 and address.scheme != "unix":
         raise argparse.ArgumentTypeError(f"{text!r}: nobody listens on port 0; give the peer's port, 1 to 65535")
     return address
+
+
+def _watched(text: str) -> Address:
+    scheme, colon, rest = text.partition("://")
+    if scheme not in ("http", "ws") or not colon:
+        raise argparse.ArgumentTypeError(f"give http://HOST:PORT/?token=TOKEN, as the program printed it, not {text!r}")
+    return _calling(f"ws://{rest}")
+
+
+def _place(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not (host and colon and port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise argparse.ArgumentTypeError(f"give HOST:PORT, such as 127.0.0.1:8765, not {text!r}")
+    return host.strip("[]"), int(port)
+
+
+def _period(text: str) -> float:
+    seconds = _number_or_nan(text)
+    if not 0.1 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"give 0.1 or more seconds, such as 2.5, not {text!r}")
+    return seconds
 
 
 def _address(text: str) -> Address:

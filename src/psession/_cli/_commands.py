@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from psession import _interrupt
-from psession._cli import _load, call, completion, demo, echo
+from psession._cli import _load, call, completion, demo, echo, watch
 from psession._cli._arguments import parse
 from psession._cli._console import OutputLost, abandon_output, complain, quiet_logs
 from psession._cli._problem import Exit, Problem
@@ -48,6 +48,10 @@ def _command(arguments: argparse.Namespace) -> Callable[[], Awaitable[Exit]]:
     address = arguments.url
     if address.is_websocket:
         check_library()
+    if arguments.command == "watch":
+        if arguments.listen is not None:
+            return partial(watch.serve, address, *arguments.listen)
+        return partial(watch.run, address, every=arguments.every or 1.0, once=arguments.once)
     if arguments.command == "echo":
         tls = server_tls(arguments.certfile, arguments.keyfile) if address.is_secure else None
         return partial(echo.run, address, drain=arguments.drain, tls=tls)
