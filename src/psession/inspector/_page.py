@@ -46,7 +46,7 @@ class Inspector:
         self.port = port
         self.token = token
         named = f"[{host}]" if ":" in host else host
-        self.url = f"http://{named}:{port}/?token={quote(token)}"
+        self.url: str = f"http://{named}:{port}/?token={quote(token)}"
 
     def __repr__(self) -> str:
         return f"<psession.inspector.Inspector on port {self.port}>"
