@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -219,6 +220,47 @@ async def test_of_many_turns_that_wait_the_oldest_are_shown_with_since_when_and_
         assert "1010 turns waiting" in text
         assert "1000 left out" in text
         assert 'the peer has said nothing since: {"n":0,"password":"[redacted]"}' in text
+
+
+async def test_turns_that_wait_long_are_logged_with_how_many_since_when_and_why(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with crowd(1000, []) as manager, trio.open_nursery() as nursery:
+        nursery.start_soon(partial(inspector.log_waiting, manager, after=20, every=15))
+        await trio.sleep(31)
+        nursery.cancel_scope.cancel()
+    (record,) = caplog.records
+    fields = {name: getattr(record, name) for name in ("event_name", "port", "waiting")}
+    assert fields == {"event_name": "turns_waiting", "port": "deaf", "waiting": 1000}
+    since = r"since \d\d:\d\d:\d\d \(31\.0 s\)"
+    text = rf"port 'deaf': 1000 turns wait for an answer, the oldest \(session 1\) {since}: asked once, and the peer .*"
+    assert re.fullmatch(text, record.getMessage())
+
+
+async def test_of_many_ports_that_wait_some_are_named_and_the_others_counted(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = SessionManager(session_timeout=600)
+
+    async def wait(n: int) -> None:
+        here, _there = memory_pair()
+        async with manager.port(f"deaf {n}", here) as port:
+            await port.request({})
+
+    async with trio.open_nursery() as nursery:
+        for n in range(13):
+            nursery.start_soon(wait, n)
+        nursery.start_soon(partial(inspector.log_waiting, manager, after=5, every=10))
+        await trio.sleep(11)
+        nursery.cancel_scope.cancel()
+    assert len(caplog.records) == 11
+    assert caplog.records[-1].getMessage() == "turns wait at 3 more ports"
+
+
+@pytest.mark.parametrize(("times", "error"), [({"every": 0}, ValueError), ({"after": "5"}, TypeError)])
+async def test_times_that_are_none_are_refused(times: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error, match=next(iter(times))):
+        await inspector.log_waiting(SessionManager(), **times)
 
 
 async def test_a_turn_is_cancelled_once_and_no_other_in_its_place(autojump_clock: MockClock) -> None:

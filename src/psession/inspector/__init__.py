@@ -10,7 +10,8 @@ The page asks for what it shows over a WebSocket, through a port of psession's o
 does not show itself. Nobody who does not have the token gets in, and payloads are redacted before they are kept.
 """
 
+from psession.inspector._log import log_waiting
 from psession.inspector._page import Inspector, serve
 from psession.inspector._redaction import Redact, redact_secrets
 
-__all__ = ["Inspector", "Redact", "redact_secrets", "serve"]
+__all__ = ["Inspector", "Redact", "log_waiting", "redact_secrets", "serve"]
