@@ -124,7 +124,8 @@ def calls_of_the_log(tree: ast.Module) -> list[ast.Call]:
     ]
 
 
-TREES = {path.name: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
+PACKAGE = Path(psession.__file__).parent
+TREES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
 
 
 def test_every_record_of_the_log_has_a_name() -> None:
