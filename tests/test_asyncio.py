@@ -33,6 +33,7 @@ from psession import (
 )
 from psession.asyncio import Bridge, BridgeClosedError, bridge
 from psession.channels import memory_pair, open_tcp, serve_tcp
+from psession.nursery import in_trio_run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -65,7 +66,7 @@ def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, Any]], 
                         return await main
                 finally:
                     assert asyncio.all_tasks() == {asyncio.current_task()}
-                    assert not trio.lowlevel.in_trio_run()
+                    assert not in_trio_run()
 
             result = runner.run(checked())
         new = [thread for thread in threading.enumerate() if thread not in threads]

@@ -13,6 +13,7 @@ import trio
 import psession.asyncio
 from psession import Exact, SessionManager
 from psession.channels import memory_pair
+from psession.nursery import in_trio_run
 
 def interrupt_soon():
     threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()
@@ -68,7 +69,7 @@ try:
     else:
         asyncio.run(main())
 except KeyboardInterrupt:
-    print("interrupted", trio.lowlevel.in_trio_run())
+    print("interrupted", in_trio_run())
 """
 
 

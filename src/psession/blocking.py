@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import trio
 
 from psession.channels import open_tcp, open_unix, open_websocket
+from psession.nursery import in_trio_task
 from psession.shell.manager import SessionManager
 from psession.typed import Ask, Reply
 
@@ -251,7 +252,7 @@ def open_port(target: str | Connect, *, name: str = "peer", **options: Unpack[Po
         TypeError: The target or an option will not do.
         RuntimeError: The caller is a Trio task, which waiting so would stop with all others.
     """
-    if trio.lowlevel.in_trio_task():
+    if in_trio_task():
         raise RuntimeError("open_port is for plain functions, and this is a task of Trio's: use manager.port() there")
     from anyio.from_thread import start_blocking_portal
 

@@ -55,13 +55,31 @@ def _holds_cancelled(error: BaseException) -> bool:
     return isinstance(error, trio.Cancelled)
 
 
+def in_trio_run() -> bool:
+    """Return True in a thread that runs Trio; ``trio.lowlevel`` has such a function since Trio 0.27."""
+    try:
+        trio.lowlevel.current_trio_token()
+    except RuntimeError:
+        return False
+    return True
+
+
+def in_trio_task() -> bool:
+    """Return True in a task of Trio's; so has it this one."""
+    try:
+        trio.lowlevel.current_task()
+    except RuntimeError:
+        return False
+    return True
+
+
 def check_on_trio(what: str) -> None:
     """Refuse what needs a Trio task around it.
 
     Raises:
         RuntimeError: There is none; it says what to do.
     """
-    if not trio.lowlevel.in_trio_task():
+    if not in_trio_task():
         raise RuntimeError(
             f"{what} runs on Trio, and its caller does not: from asyncio open it through psession.asyncio.bridge(), "
             "from a thread by psession.blocking.open_port()"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from psession.nursery import open_quiet_nursery
+from psession.nursery import in_trio_run, open_quiet_nursery
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -134,7 +134,7 @@ class Guest:
         Raises:
             RuntimeError: It runs here already.
         """
-        if trio.lowlevel.in_trio_run():
+        if in_trio_run():
             raise RuntimeError(
                 "Trio runs in this thread already, for another bridge or library, and a thread can have it once: "
                 "share that bridge, or open this one in another thread"
