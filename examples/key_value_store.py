@@ -11,29 +11,25 @@ from psession.dialects import Answer, Event, Failure, TurnDialect
 Push, Wrong = type("Push", (list,), {}), type("Wrong", (str,), {})
 KINDS = {"+": str, "-": Wrong, ":": int, "(": int, ",": float, "_": lambda said: None, "#": "t".__eq__, "$": str}
 KINDS |= {"!": Wrong, "=": str, "*": list, "~": list, ">": Push}
-KINDS |= {"%": lambda items: dict(zip(items[::2], items[1::2], strict=True))}
+KINDS |= {"%": lambda flat: dict(zip(flat[::2], flat[1::2], strict=True))}
 
 
-class Short(Exception):  # more is to come, up to the place that it has
-    pass
-
-
-def value(data, at):  # the value at a place, and the place behind it
+def value(data, at):  # the value at a place, and the place behind it; EOFError: the place up to which more must come
     line = data.find(b"\r\n", at)
     if line < 0:
-        raise Short(len(data) + 1)
-    kind, said, at = chr(data[at]), data[at + 1 : line].decode(), line + 2
+        raise EOFError(len(data) + 1)
+    kind, said, end = chr(data[at]), data[at + 1 : line].decode(), line + 2
     if kind in "$!=":
-        start, at = at, at + int(said) + 2
-        if at > len(data):
-            raise Short(at)
-        said = data[start : at - 2].decode()
+        start, end = end, end + int(said) + 2
+        if end > len(data):
+            raise EOFError(end)
+        said = data[start : end - 2].decode()
     elif kind in "*~>%":
         number, said = int(said) * (2 if kind == "%" else 1), []
         for _ in range(number):
-            item, at = value(data, at)
+            item, end = value(data, end)
             said.append(item)
-    return KINDS[kind](said), at
+    return KINDS[kind](said), end
 
 
 class Resp(Framing):
@@ -42,10 +38,9 @@ class Resp(Framing):
 
     def cut(self, data, at):
         try:
-            end = value(data, at)[1]
-        except Short as short:
-            return short.args[0]
-        return data[at:end], end
+            return data[at : (end := value(data, at)[1])], end
+        except EOFError as more:
+            return more.args[0]
 
 
 class Words:
@@ -58,11 +53,10 @@ class Words:
 
 
 class Redis(TurnDialect):
-    in_order, last = True, 0
+    in_order = True
 
     def new_id(self):
-        self.last += 1
-        return self.last
+        return object()
 
     def ask(self, payload, id):
         return payload
@@ -75,17 +69,10 @@ class Redis(TurnDialect):
 
 
 async def main(port=6379):
-    heard = trio.Event()
-
-    def hear(message):
-        print("news:", *message[1:])
-        heard.set()
-
-    manager = SessionManager(dialect=Redis(), session_timeout=10, on_message=hear)
-    async with (
-        open_tcp("127.0.0.1", port, framing=Resp, codec=Words()) as channel,
-        manager.port("redis", channel) as redis,
-    ):
+    tell, news = trio.open_memory_channel(10)
+    manager = SessionManager(dialect=Redis(), session_timeout=10, on_message=tell.send_nowait)
+    channel = open_tcp("127.0.0.1", port, framing=Resp, codec=Words())
+    async with channel as channel, manager.port("redis", channel) as redis:
         print(f"RESP{(await redis.request(['HELLO', 3]))['proto']}")
         print("SET:", await redis.request(["SET", "lamp", "on, äöü"]))
         print("GET:", await redis.request(["GET", "lamp"]), "and", await redis.request(["GET", "nothing"]))
@@ -95,7 +82,7 @@ async def main(port=6379):
             print(f"INCR: {error.code}, {error.text}")
         await redis.request(["SUBSCRIBE", "doors"])
         print("heard by:", await redis.request(["PUBLISH", "doors", "the front door is open"]))
-        await heard.wait()
+        print("news:", *(await news.receive())[1:])
         try:
             await redis.request(["BLPOP", "jobs", 1], timeout=0.2)
         except SessionTimeoutError:
