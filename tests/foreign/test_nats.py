@@ -48,6 +48,17 @@ async def until(true: Callable[[], bool]) -> None:
         await trio.sleep(0.005)
 
 
+async def until_answered(nats: Nats, subject: str) -> None:
+    """Wait until a cluster knows that somebody serves a subject."""
+    while True:
+        try:
+            await nats.request(subject, b"x", timeout=5)
+        except NatsNoRespondersError:
+            await trio.sleep(0.01)
+        else:
+            return
+
+
 LONGEST = 60.0
 PEER = Path(__file__).with_name("nats_peer.py")
 
@@ -365,19 +376,18 @@ async def test_a_server_in_lame_duck_mode_is_left_without_a_request_lost(socket_
     with trio.fail_after(LONGEST):
         async with (
             servers(socket_folder, which, 2, config) as nodes,
-            open_nats(nodes[0].url, on_state=states.append) as one,
-            open_nats(nodes[1].url) as two,
-            echoing(two, queue="q"),
+            open_nats([node.url for node in nodes], on_state=states.append) as one,
         ):
-            while len(one.servers) < 2:  # noqa: ASYNC110 - of another process
-                await trio.sleep(0.02)
-            assert nodes[0].process is not None
-            nodes[0].process.send_signal(signal.SIGUSR2)
-            with trio.move_on_after(20):
-                while one.connected_url != nodes[1].url:
-                    assert (await one.request("echo", b"x", timeout=5)).data == b"x"
-                    await trio.sleep(0.005)
-            assert one.connected_url == nodes[1].url
+            lame, other = sorted(nodes, key=lambda node: node.url != one.connected_url)
+            async with open_nats(other.url) as two, echoing(two, queue="q"):
+                await until_answered(one, "echo")
+                assert lame.process is not None
+                lame.process.send_signal(signal.SIGUSR2)
+                with trio.move_on_after(20):
+                    while one.connected_url != other.url:
+                        assert (await one.request("echo", b"x", timeout=5)).data == b"x"
+                        await trio.sleep(0.005)
+                assert one.connected_url == other.url
             assert "lame_duck" in [state.state for state in states]
 
 
