@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import math
 import time
-from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from psession import checks
+from psession.hooks import LinkDown, LinkUp, PortClosed
 from psession.inspector._look import why
 from psession.inspector._record import Record
 from psession.inspector._redaction import redact_secrets
 
 if TYPE_CHECKING:
+    from psession.hooks import Waiting
     from psession.shell.manager import SessionManager
     from psession.shell.port import Port
 
@@ -45,23 +46,20 @@ async def log_waiting(manager: SessionManager, *, after: float = 10.0, every: fl
     if not 0 < every < math.inf:
         raise ValueError(f"every must be more than 0 and finite, not {every!r}")
     record = Record(redact_secrets)
-    with manager.observe(record):
+    with manager.observe(record, LinkUp, LinkDown, PortClosed):  # all that it asks the record for
         while True:
             await trio.sleep(every)
-            late = [(port.statistics().oldest, port) for port in manager.ports.values()]
-            late = sorted((one for one in late if one[0] >= after and one[0]), key=lambda one: -one[0])
-            for _, port in islice(late, MAX_LINES):
-                _say(port, record.link(port.name))
+            late = [(port, turns) for port in manager.ports.values() if (turns := port.waiting)]
+            late = sorted((one for one in late if one[1][0].seconds >= after), key=lambda one: -one[1][0].seconds)
+            for port, turns in late[:MAX_LINES]:
+                _say(port, turns, record.link(port.name))
             if len(late) > MAX_LINES:
                 more = len(late) - MAX_LINES
                 log.warning("turns wait at %d more ports", more, extra={"event_name": "turns_waiting"})
 
 
-def _say(port: Port, lost: tuple[str, float] | None) -> None:
+def _say(port: Port, waiting: list[Waiting], lost: tuple[str, float] | None) -> None:
     """Log what one port waits for."""
-    waiting = port.waiting
-    if not waiting:
-        return
     oldest = waiting[0]
     since = time.strftime("%H:%M:%S", time.localtime(time.time() - oldest.seconds))
     log.warning(
