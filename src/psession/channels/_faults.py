@@ -76,14 +76,6 @@ def refuse_null_from_float(message: Any) -> None:
             refuse_odd_members(message)
 
 
-def is_finite(message: Any) -> bool:
-    """Return True if no NaN and no infinity is in the message; False where that was not found out."""
-    try:
-        return not has_odd_float(_as_msgpack(message))
-    except (OverflowError, RecursionError, TypeError, ValueError):
-        return False
-
-
 _Place: TypeAlias = "tuple[_Place, Any] | None"
 """Where a member stands: where its container stands, and its key there. Linked, since a path is seldom shown."""
 

@@ -200,7 +200,7 @@ class JsonCodec(_TypedCodec):
             data = self._encode(message)
         except Exception as error:
             raise _faults.not_encoded("JSON", message, self._encode, error) from error
-        if (len(data) < _LONG or not _is_mostly_text(data) or not _faults.is_finite(message)) and _null_in(data):
+        if (len(data) >= _LONG and _is_mostly_text(data)) or _null_in(data):
             _faults.refuse_null_from_float(message)
         if self._only_objects and data[0] != _JSON_OBJECT:
             raise _faults.not_an_object(message)
@@ -212,9 +212,8 @@ class JsonCodec(_TypedCodec):
             data = self._encode(message.content)
         except Exception as error:
             raise _faults.not_encoded("JSON", message.content, self._encode, error) from error
-        content = message.content
-        if (len(data) < _LONG or not _is_mostly_text(data) or not _faults.is_finite(content)) and _null_in(data):
-            _faults.refuse_null_from_float(content)
+        if (len(data) >= _LONG and _is_mostly_text(data)) or _null_in(data):
+            _faults.refuse_null_from_float(message.content)
         if data[0] != _JSON_OBJECT:
             raise _faults.not_an_object(message.content)
         fields = self._encode(message.fields)
