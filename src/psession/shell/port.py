@@ -226,7 +226,7 @@ class Session(Generic[Ask, Reply]):
         checks.seconds("timeout", timeout)
         with trio.move_on_after(timeout):
             return await live.next_message()
-        if await live.engine.timekeeper.look_for(lambda: live.has_message):
+        if not await live.engine.timekeeper.look_for(lambda: not live.has_message):
             return live.take_message()
         raise live.error(errors.SessionTimeoutError, f"no message came in {timeout:g} s")
 

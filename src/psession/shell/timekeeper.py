@@ -105,25 +105,23 @@ class Timekeeper:
             self._asleep_until = -math.inf
             await self._tell()
 
-    async def look_for(self, found: Callable[[], bool]) -> bool:
-        """Take a last look for what may have come already. Return True if it was found.
+    async def look_for(self, missing: Callable[[], int]) -> int:
+        """Take a last look for what may have come already. Return how much of it is missing still, as `missing` says.
 
-        The reader is `hops` passes behind. The look goes on while bytes come: what is looked for may lie behind them.
+        The reader is `hops` passes behind. The look goes on while less is missing each time, or bytes come: what is
+        looked for may lie behind them.
         """
         seen = None
         for _ in range(MOST_LOOKS):
-            if found() or seen == (seen := self._received_bytes()):
-                break
+            left = missing()
+            if not left or seen == (seen := (left, self._received_bytes())):
+                return left
             for _ in range(self._hops + 1):
                 await trio.lowlevel.checkpoint()
-        return found()
+        return missing()
 
     async def _tell(self) -> None:
-        """End what is due, after a last look for replies: a deadline and a reply may come in the same tick.
-
-        The reader is `hops` passes behind. The look goes on while replies to these very turns keep coming, or bytes do:
-        the reply may lie behind them.
-        """
+        """End what is due, after a last look for replies: a deadline and a reply may come in the same tick."""
         turns: list[tuple[float, AskedTurn]] = []
         for dialogue in self._deadlines.pop(trio.current_time()):
             turn = dialogue.turn
@@ -131,13 +129,12 @@ class Timekeeper:
                 self._expire(dialogue)
             else:
                 turns.append((turn.due, turn))
-        seen = None
-        for _ in range(MOST_LOOKS):
-            if not turns or seen == (seen := (len(turns), self._received_bytes())):
-                break
-            for _ in range(self._hops + 1):
-                await trio.lowlevel.checkpoint()
-            turns = [(due, turn) for due, turn in turns if turn.due == due and turn.state in _AT_WORK]
+
+        def unanswered() -> int:
+            turns[:] = [(due, turn) for due, turn in turns if turn.due == due and turn.state in _AT_WORK]
+            return len(turns)
+
+        await self.look_for(unanswered)
         for _, turn in turns:
             self._silence(turn)
 
