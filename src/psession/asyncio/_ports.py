@@ -13,8 +13,7 @@ import trio
 from psession.asyncio._guest import NOTHING
 from psession.asyncio._turn import AsyncioTurn
 from psession.options import checked
-from psession.shell.live_session import LiveSession
-from psession.shell.port import engine_of, live_of
+from psession.shell.port import engine_of, live_of, open_at_once
 from psession.shell.replies import leave, reply_now
 from psession.typed import Ask, Reply, form_of
 
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from psession.protocol.counters import Statistics
     from psession.protocol.retry import Patience, Retry
     from psession.shell.engine import Engine
+    from psession.shell.live_session import LiveSession
     from psession.shell.stream import StreamOptions
 
     T = TypeVar("T")
@@ -283,16 +283,11 @@ class Port(Generic[Ask, Reply]):
         guest = self._guest
         guest.check()
         patience = checked(engine.patience, timeout, retry, retry_count, retry_interval, retry_on)
-        dialogue = engine.connection.open_once(engine.now())
-        if dialogue is None:
+        live = open_at_once(engine, patience)
+        if live is None:
             request: Any = partial(self._port.request, payload, reply_type=reply_type, timeout=timeout, retry=retry)
             options = {"retry_count": retry_count, "retry_interval": retry_interval, "retry_on": retry_on}
             return await guest.result(partial(request, **options))
-        live: LiveSession | None = dialogue.owner
-        if live is None:
-            live = LiveSession(engine, dialogue, patience)
-        else:
-            live.patience = patience
         try:
             return await _ask(guest, live, payload, patience, reply_type)
         finally:

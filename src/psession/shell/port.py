@@ -457,7 +457,7 @@ class Port(Generic[Ask, Reply]):
         """Send one message in a session of its own, and return its reply. Arguments and errors as in `Session.send`."""
         patience = checked(self._engine.patience, timeout, retry, retry_count, retry_interval, retry_on)
         form = None if reply_type is None else form_of(reply_type)
-        live = self._open_once(patience) or await self._open_in_time(patience)
+        live = open_at_once(self._engine, patience) or self._open_once(patience) or await self._open_in_time(patience)
         try:
             if form is not None:
                 return await Turn(live).run_typed(payload, patience, form)
@@ -489,7 +489,7 @@ class Port(Generic[Ask, Reply]):
             engine.told.posted(None, payload, incoming=False)
 
     async def _open_for_stream(self, patience: Patience) -> LiveSession:
-        return self._open_once(patience) or await self._open_in_time(patience)
+        return open_at_once(self._engine, patience) or self._open_once(patience) or await self._open_in_time(patience)
 
     # -- how sessions are opened -------------------------------------------------------------------------------------
 
@@ -530,20 +530,11 @@ class Port(Generic[Ask, Reply]):
         return session_of(self, live)
 
     def _open_once(self, patience: Patience) -> LiveSession | None:
-        """A session for one turn; under ``"wait"`` ``None`` where no number is free now."""
-        engine = self._engine
-        engine.check_open()
-        dialogue = engine.connection.open_once(engine.now())
-        if dialogue is not None:
-            spare: LiveSession | None = dialogue.owner
-            if spare is None:
-                return LiveSession(engine, dialogue, patience)
-            spare.patience = patience
-            return spare
+        """A session for one turn, made room for as the policy says; under ``"wait"`` ``None``."""
         try:
             return self._open_now(patience, None, once=True)
         except errors.SessionOverflowError:
-            if engine.options.on_session_overflow != "wait":
+            if self._engine.options.on_session_overflow != "wait":
                 raise
             return None
 
@@ -703,6 +694,23 @@ def port_over(engine: Engine) -> Port:
     port.name = engine.name
     port._engine = engine
     return port
+
+
+def open_at_once(engine: Engine, patience: Patience) -> LiveSession | None:
+    """A session for one turn; ``None`` where no number is free now.
+
+    Raises:
+        SessionError: The port is over.
+    """
+    engine.check_open()
+    dialogue = engine.connection.open_once(engine.now())
+    if dialogue is None:
+        return None
+    spare: LiveSession | None = dialogue.owner
+    if spare is None:
+        return LiveSession(engine, dialogue, patience)
+    spare.patience = patience
+    return spare
 
 
 def engine_of(port: Port) -> Engine:
