@@ -33,7 +33,7 @@ from psession.brokers.nats._options import MAX_PINGS_OUT, NatsOptions, NatsState
 from psession.brokers.nats._outgoing import FLUSHED_FRAMES, Outgoing
 from psession.brokers.nats._requests import open_requests
 from psession.brokers.nats._servers import ServerPool
-from psession.brokers.nats._serving import DEFAULT_MAX_LINKS, NatsServer, serve
+from psession.brokers.nats._serving import DEFAULT_MAX_LINKS, NatsServer
 from psession.brokers.nats._subjects import pattern_bytes, queue_bytes, subject_bytes
 from psession.brokers.nats._subscription import Subscription
 from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES
@@ -570,18 +570,13 @@ class Nats:
             TypeError, ValueError: An argument will not do.
         """
         subject_bytes(subject)
-        await serve(
-            self,
-            subject,
-            handler,
-            queue=queue,
-            codec=codec,
-            max_message_bytes=max_message_bytes,
-            close_timeout=close_timeout,
-            keepalive=keepalive,
-            max_links=max_links,
-            task_status=task_status,
-        )
+        options = {
+            "codec": codec,
+            "max_message_bytes": max_message_bytes,
+            "close_timeout": close_timeout,
+            "keepalive": keepalive,
+        }
+        await NatsServer(self, subject, handler, max_links, options).run(queue, task_status)
 
     def requests(
         self,

@@ -10,11 +10,9 @@ import trio
 
 from psession import checks
 from psession.brokers.nats import _wire as wire
-from psession.brokers.nats._channel import DEFAULT_KEEPALIVE, NatsChannel, Road, word, word_of
+from psession.brokers.nats._channel import NatsChannel, Road, word, word_of
 from psession.brokers.nats._headers import encode_headers
 from psession.brokers.nats._subjects import subject_bytes
-from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES
-from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT
 from psession.nursery import open_quiet_nursery
 from psession.protocol.bucket import Lines
 
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
 
     from psession.brokers.nats._subscription import Subscription
     from psession.brokers.nats._wire import NatsMessage
-    from psession.channels.codecs import Codec, CodecName
 
 log = logging.getLogger("psession")
 
@@ -134,26 +131,3 @@ class NatsServer:
             self.links -= 1
             with trio.CancelScope(shield=True):
                 await channel.aclose()
-
-
-async def serve(
-    road: ServingRoad,
-    subject: str,
-    handler: Callable[[NatsChannel], Awaitable[object]],
-    *,
-    queue: str | None = None,
-    codec: Codec | CodecName = "json",
-    max_message_bytes: float = DEFAULT_MAX_MESSAGE_BYTES,
-    close_timeout: float = DEFAULT_CLOSE_TIMEOUT,
-    keepalive: float = DEFAULT_KEEPALIVE,
-    max_links: int = DEFAULT_MAX_LINKS,
-    task_status: trio.TaskStatus[NatsServer] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Call ``handler(channel)`` with each link; `Nats.serve` says more."""
-    options = {
-        "codec": codec,
-        "max_message_bytes": max_message_bytes,
-        "close_timeout": close_timeout,
-        "keepalive": keepalive,
-    }
-    await NatsServer(road, subject, handler, max_links, options).run(queue, task_status)
