@@ -21,11 +21,17 @@ import subprocess
 import sys
 import time
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import trio
 from harness import MANY, REQUEST, cpu_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    Repeat: TypeAlias = Callable[[], Awaitable[None]]
 
 HOST = "127.0.0.1"
 DATA = json.dumps(REQUEST, separators=(",", ":")).encode()
@@ -38,8 +44,6 @@ KINDS = {
     "trio-asyncio": "nats-py under trio-asyncio",
 }
 AGAINST = "uvloop"
-
-Ask = "Callable[[], Awaitable[Any]]"
 
 
 # -- one side, in a process of its own ---------------------------------------------------------------------------------
@@ -97,6 +101,40 @@ def report(rate: float, turns: int, used: float) -> None:
     print(json.dumps({"rate": rate, "turns": turns, "cpu": used}), flush=True)
 
 
+async def run_on_trio(repeat: Repeat, in_flight: int) -> None:
+    """Run so many of them at once."""
+    async with trio.open_nursery() as nursery:
+        for _ in range(in_flight):
+            nursery.start_soon(repeat)
+
+
+async def run_on_asyncio(repeat: Repeat, in_flight: int) -> None:
+    """Do the same."""
+    await asyncio.gather(*[repeat() for _ in range(in_flight)])
+
+
+async def ask_for(
+    ask: Callable[[], Awaitable[Any]],
+    run: Callable[[Repeat, int], Awaitable[None]],
+    in_flight: int,
+    seconds: float,
+) -> None:
+    """Ask as fast as it goes, first to get warm, then for so many seconds, and print what came of it."""
+    for length in (0.2, seconds):
+        turns, began, used = 0, time.perf_counter(), time.process_time()
+        until = began + length
+
+        async def repeat(until: float = until) -> None:
+            nonlocal turns
+            while time.perf_counter() < until:
+                for _ in range(20):
+                    await ask()
+                turns += 20
+
+        await run(repeat, in_flight)
+    report(turns / (time.perf_counter() - began), turns, time.process_time() - used)
+
+
 async def ask_trio(kind: str, url: str, in_flight: int, seconds: float) -> None:
     """Ask as fast as it goes, for so many seconds."""
     from psession import Exact, SessionManager
@@ -118,24 +156,7 @@ async def ask_trio(kind: str, url: str, in_flight: int, seconds: float) -> None:
             async def ask() -> Any:
                 return await port.request(REQUEST)
 
-        turns = 0
-
-        async def repeat(until: float) -> None:
-            nonlocal turns
-            while time.perf_counter() < until:
-                for _ in range(20):
-                    await ask()
-                turns += 20
-
-        async def run(length: float) -> None:
-            async with trio.open_nursery() as nursery:
-                for _ in range(in_flight):
-                    nursery.start_soon(repeat, time.perf_counter() + length)
-
-        await run(0.2)
-        turns, began, used = 0, time.perf_counter(), time.process_time()
-        await run(seconds)
-        report(turns / (time.perf_counter() - began), turns, time.process_time() - used)
+        await ask_for(ask, run_on_trio, in_flight, seconds)
 
 
 async def ask_nats_py(url: str, in_flight: int, seconds: float) -> None:
@@ -143,22 +164,7 @@ async def ask_nats_py(url: str, in_flight: int, seconds: float) -> None:
     import nats
 
     connection = await nats.connect(url)
-    turns = 0
-
-    async def repeat(until: float) -> None:
-        nonlocal turns
-        while time.perf_counter() < until:
-            for _ in range(20):
-                await connection.request("work", DATA, timeout=10)
-            turns += 20
-
-    async def run(length: float) -> None:
-        await asyncio.gather(*[repeat(time.perf_counter() + length) for _ in range(in_flight)])
-
-    await run(0.2)
-    turns, began, used = 0, time.perf_counter(), time.process_time()
-    await run(seconds)
-    report(turns / (time.perf_counter() - began), turns, time.process_time() - used)
+    await ask_for(partial(connection.request, "work", DATA, timeout=10), run_on_asyncio, in_flight, seconds)
     await connection.close()
 
 
@@ -170,24 +176,7 @@ async def ask_from_trio(url: str, in_flight: int, seconds: float) -> None:
     async with trio_asyncio.open_loop():
         connection = await trio_asyncio.aio_as_trio(nats.connect)(url)
         request = trio_asyncio.aio_as_trio(connection.request)
-        turns = 0
-
-        async def repeat(until: float) -> None:
-            nonlocal turns
-            while time.perf_counter() < until:
-                for _ in range(20):
-                    await request("work", DATA, timeout=10)
-                turns += 20
-
-        async def run(length: float) -> None:
-            async with trio.open_nursery() as nursery:
-                for _ in range(in_flight):
-                    nursery.start_soon(repeat, time.perf_counter() + length)
-
-        await run(0.2)
-        turns, began, used = 0, time.perf_counter(), time.process_time()
-        await run(seconds)
-        report(turns / (time.perf_counter() - began), turns, time.process_time() - used)
+        await ask_for(partial(request, "work", DATA, timeout=10), run_on_trio, in_flight, seconds)
         await trio_asyncio.aio_as_trio(connection.close)()
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import ClientSession, WSMsgType, web
 
+from contestants.aiohttp_server import serve_application
 from contestants.futures import Requests
 from contestants.sharing import HOST, Ask, Ready, decode, encode
 
@@ -28,14 +29,7 @@ async def serve(ready: Ready) -> None:
 
     application = web.Application()
     application.router.add_get("/", answer)
-    runner = web.AppRunner(application, access_log=None)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, HOST, 0, shutdown_timeout=1).start()
-        ready(runner.addresses[0][1])
-        await asyncio.get_running_loop().create_future()
-    finally:
-        await runner.cleanup()
+    await serve_application(application, ready, access_log=None)
 
 
 @asynccontextmanager

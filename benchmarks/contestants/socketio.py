@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import socketio
 from aiohttp import web
 
+from contestants.aiohttp_server import serve_application
 from contestants.sharing import HOST, PATIENCE, Ask, Ready
 
 if TYPE_CHECKING:
@@ -26,14 +26,7 @@ async def serve(ready: Ready) -> None:
 
     application = web.Application()
     server.attach(application)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, HOST, 0, shutdown_timeout=1).start()
-        ready(runner.addresses[0][1])
-        await asyncio.get_running_loop().create_future()
-    finally:
-        await runner.cleanup()
+    await serve_application(application, ready)
 
 
 @asynccontextmanager
