@@ -217,8 +217,8 @@ def browser(session: nox.Session) -> None:
 @nox.session
 def foreign(session: nox.Session) -> None:
     """The tests whose far end is a program that nobody here wrote: language servers, a debugger, QEMU and others."""
-    bring(session, aria2="aria2c", mpv="mpv", qemu_system_x86="qemu-system-x86_64", redis_server="redis-server")
-    bring(session, fish="fish", nats_server="nats-server", zsh="zsh")
+    programs = {"qemu_system_x86": "qemu-system-x86_64", "redis_server": "redis-server", "nats_server": "nats-server"}
+    bring(session, aria2="aria2c", fish="fish", mpv="mpv", zsh="zsh", **programs)
     session.install(".[all]", *group("test"), *group("foreign"))
     run_suite(session, "-m", "foreign")
 

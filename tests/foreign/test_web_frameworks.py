@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import sys
 import urllib.error
 import urllib.request
@@ -18,6 +17,8 @@ import trio
 
 from psession import SessionManager
 from psession.channels import serve_websocket
+
+from .test_systems import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -72,14 +73,6 @@ async def device() -> AsyncIterator[Device]:
         made.url = f"ws://127.0.0.1:{server.port}"
         yield made
         nursery.cancel_scope.cancel()
-
-
-def free_port() -> int:
-    """A TCP port that nobody has."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        number: int = found.getsockname()[1]
-        return number
 
 
 def get(url: str) -> tuple[int, Any]:
