@@ -22,6 +22,7 @@ from psession import (
 )
 from psession.channels import memory_pair
 from psession.protocol.counters import Drop
+from psession.shell.port import engine_of
 from psession.testing import lossy
 
 from .links import Network, Work, client
@@ -260,6 +261,21 @@ async def test_sessions_posts_and_drops_are_told_of(autojump_clock: MockClock) -
         ("stale_own", 9),
         ("unheard", None),
     ]
+
+
+async def test_who_hears_of_ports_and_links_alone_costs_no_turn_anything(autojump_clock: MockClock) -> None:
+    log: Log = []
+    here, there = memory_pair()
+    manager = SessionManager()
+    manager.observe(log.append, hooks.LinkUp, hooks.PortClosed)
+    async with SessionManager(on_request=answer_at_once).port("server", there), manager.port("client", here) as port:
+        assert not engine_of(port).told.listens
+        with manager.observe(log.append, hooks.TurnAnswered):
+            assert engine_of(port).told.listens
+            assert await port.request({}) == {"status": "ok"}
+        assert not engine_of(port).told.listens
+        assert await port.request({}) == {"status": "ok"}
+    assert named(log) == ["LinkUp", "TurnAnswered", "PortClosed"]
 
 
 async def test_a_port_and_its_link_are_told_of_with_the_reason_of_their_end(autojump_clock: MockClock) -> None:

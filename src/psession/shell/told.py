@@ -5,9 +5,7 @@ While nobody listens a port looks at `Audience.listens` a few times a turn, and 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-import trio
+from typing import TYPE_CHECKING, Any, Final
 
 from psession import errors
 from psession.hooks import (
@@ -44,6 +42,10 @@ if TYPE_CHECKING:
     from psession.shell.said import Said
 
 
+RARE: Final = frozenset({PortOpened, PortClosed, LinkUp, LinkDown})
+"""Kinds that are told without a look at `Audience.listens`: who hears these alone costs no turn anything."""
+
+
 class Audience:
     """The listeners of a manager.
 
@@ -51,7 +53,7 @@ class Audience:
         said: What is said about listeners that raise.
 
     Attributes:
-        listens: True while anybody does.
+        listens: True while anybody does to more than what is `RARE`.
     """
 
     def __init__(self, said: Said) -> None:
@@ -97,7 +99,7 @@ class Audience:
             for kind in kinds:
                 by_kind[kind] = (*by_kind.get(kind, ()), listener)
         self._by_kind = by_kind
-        self.listens = bool(by_kind)
+        self.listens = not by_kind.keys() <= RARE
         self._to_started = by_kind.get(TurnStarted, ())
         self._to_attempted = by_kind.get(TurnAttempted, ())
         self._to_answered = by_kind.get(TurnAnswered, ())
@@ -332,7 +334,7 @@ def _code_of(ending: Ending, *, cancels: bool) -> str:
 
 def _reason_of(kind: type[BaseException] | None) -> str:
     """The word for what ended a turn: see `psession.hooks.REASONS`."""
-    if kind is None or issubclass(kind, trio.Cancelled | errors.SessionCancelError):
+    if kind is None or issubclass(kind, errors.SessionCancelError):
         return "cancelled"
     return next((reason for error, reason in _REASONS if issubclass(kind, error)), "error")
 
