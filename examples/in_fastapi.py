@@ -1,63 +1,109 @@
-"""FastAPI on uvicorn, which run on asyncio: a route asks a device over a WebSocket.
+"""FastAPI on uvicorn, which run on asyncio: routes ask a lamp, to which the app holds a WebSocket.
 
-python in_fastapi.py [DEVICE [PORT]]     needs pip install fastapi uvicorn; DEVICE is ws://host:port
+uvicorn in_fastapi:app     needs pip install fastapi uvicorn; LAMP=ws://host:port in the environment says where it is
 
-GET /light?seconds=3 waits so long at most. A client that leaves cancels its turn, and the device is told.
+GET /lamp/status?seconds=3 waits three seconds at most. A client that leaves gives its question up.
 """
 
 import asyncio
-import sys
+import json
+import logging
+import os
 from contextlib import asynccontextmanager
+from typing import Annotated
 
-import uvicorn
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi.responses import JSONResponse, StreamingResponse
 
-import psession.asyncio
-from psession import Exact, SessionError, SessionManager
+import psession
+from psession import Exact, SessionManager
+from psession.asyncio import bridge
 from psession.channels import open_websocket, reconnecting
 
-manager = SessionManager(dialect=Exact(), resume_within=30)
-DEVICE = "ws://127.0.0.1:8765"
+LAMP = os.environ.get("LAMP", "ws://127.0.0.1:8765")
+log = logging.getLogger("uvicorn.error")
+manager = SessionManager(dialect=Exact())
+ports = {}  # the lamp's, while it is connected
+
+
+async def keep(bridged):
+    """Hold a port to the lamp. It ends with its link, and the next link has the next port."""
+    async with bridged.open(reconnecting(lambda: open_websocket(LAMP), max_delay=2)) as channel:
+        while True:
+            async with bridged.open(manager.port("lamp", channel)) as ports["lamp"]:
+                log.info("the lamp is here")
+                await ports["lamp"].wait_closed()
+            del ports["lamp"]
+            log.info("the lamp is gone")
 
 
 @asynccontextmanager
 async def lifespan(app):
-    async with (
-        psession.asyncio.bridge() as bridge,
-        bridge.open(reconnecting(lambda: open_websocket(DEVICE))) as channel,
-        bridge.open(manager.port("lamp", channel)) as app.state.lamp,
-    ):
+    async with bridge() as bridged, asyncio.TaskGroup() as tasks:
+        keeper = tasks.create_task(keep(bridged))
         yield
+        keeper.cancel()
 
 
 app = FastAPI(lifespan=lifespan)
 
 
+def lamp():
+    if "lamp" not in ports:
+        raise psession.PortClosedError("the lamp is not connected")
+    return ports["lamp"]
+
+
 async def unless_gone(request, asking):
-    """Await what asks a device, unless the client leaves before."""
+    """Await what asks a device, unless the client leaves before: FastAPI does not cancel a route by itself."""
     asks = asyncio.ensure_future(asking)
     try:
         while not asks.done():
             await asyncio.wait([asks], timeout=0.2)
             if await request.is_disconnected():
-                raise HTTPException(499)
+                raise HTTPException(499)  # nobody reads it
         return asks.result()
     finally:
-        asks.cancel()
+        asks.cancel()  # nothing, where it is done
 
 
-@app.get("/light")
-async def light(request: Request, seconds: float = 3):
-    lamp = request.app.state.lamp
-    try:
-        async with asyncio.timeout(seconds):
-            return await unless_gone(request, lamp.request({"command": "status"}))
-    except TimeoutError:
-        raise HTTPException(504, f"the lamp says nothing for {seconds:g} s") from None
-    except SessionError as error:
-        raise HTTPException(502, str(error)) from None
+@app.get("/lamp/{command}")
+async def ask(request: Request, command: str, seconds: Annotated[float, Query(gt=0, le=60)] = 3):
+    return await unless_gone(request, lamp().request({"command": command}, timeout=seconds))
 
 
-if __name__ == "__main__":
-    DEVICE = sys.argv[1] if sys.argv[1:] else DEVICE
-    uvicorn.run(app, port=int(sys.argv[2]) if sys.argv[2:] else 8000)
+@app.get("/levels")
+async def levels():
+    port = lamp()
+
+    async def lines():  # is cancelled when the client leaves
+        async with port.stream({"command": "watch"}) as replies:
+            async for reply in replies:
+                yield json.dumps(reply) + "\n"
+
+    return StreamingResponse(lines())
+
+
+def status_of(error):
+    match error:
+        case psession.SessionTimeoutError():
+            return 504
+        case psession.SessionAbortError():
+            return 503
+        case psession.PortNotFoundError():
+            return 404
+        case psession.MessageTooLargeError():
+            return 413
+        case psession.SessionRemoteError(code="refused.unknown_method" | "refused.bad_arguments"):
+            return 422
+        case psession.SessionRemoteError(code="refused.full" | "refused.closing"):
+            return 503
+        case psession.SessionRemoteError(outcome="refused"):
+            return 409
+        case _:
+            return 502
+
+
+@app.exception_handler(psession.SessionError)
+async def as_http(request, error):
+    return JSONResponse({"detail": str(error)}, status_of(error))

@@ -2,8 +2,8 @@
 
 A block of Python, or of a configuration, that begins with ``# name.py`` is a file. A block ``console`` is what somebody
 types after ``$``, and what comes; ``...`` there is anything. A command that ends in ``&`` goes on in the background,
-``kill %1`` tells the first of these to end (``%1 %2`` two), and a block ``text`` is what those in the background say in
-the meantime.
+``kill %1`` tells the first of these to end (``%1 %2`` two; ``kill -INT %1`` as Ctrl-C does, ``-STOP`` and ``-CONT``
+hold it and let it go on), and a block ``text`` is what those in the background say in the meantime.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ LONGEST_WAIT = 20.0  # seconds for a line that is to come; most come in a tenth 
 PROGRAMS = {
     "python": [sys.executable, "-W", "error", "-u"],
     "psession": [sys.executable, "-m", "psession"],
+    "uvicorn": [sys.executable, "-W", "error", "-m", "uvicorn"],
+    "curl": ["curl"],
     "pytest": [sys.executable, "-m", "pytest", "-p", "pytest_trio.plugin", "-p", "no:cacheprovider"],
 }
 
@@ -167,9 +169,13 @@ class Reader:
 
     def _type(self, words: list[str], expected: list[str], where: str) -> None:
         if words[0] == "kill":
+            number = signal.SIGTERM
+            if words[1].startswith("-"):
+                number = signal.Signals[f"SIG{words.pop(1).removeprefix('-')}"]
             for job in [self._jobs[int(word.removeprefix("%")) - 1] for word in words[1:]]:
-                job.process.send_signal(signal.SIGTERM)
-                job.process.wait(LONGEST_WAIT)
+                job.process.send_signal(number)
+                if number in (signal.SIGTERM, signal.SIGINT):
+                    job.process.wait(LONGEST_WAIT)
             self._hear(expected, where)
             if all(job.process.poll() is not None for job in self._jobs):  # as in a shell, which counts from 1 again
                 self._end_all()

@@ -46,6 +46,7 @@ ELSEWHERE = {
     "testing.md": "tests/testing/test_page.py",
     "tutorial.md": "tests/test_pages.py",
     **{f"howto/{page.name}": "tests/test_pages.py" for page in (DOCS / "howto").glob("*.md")},
+    "howto/asyncio.md": "tests/foreign/test_web_frameworks.py",
 }
 """Pages whose every block is a program or a test, and what runs them."""
 
@@ -595,16 +596,18 @@ async def a_lamp_at(url: str) -> AsyncIterator[Any]:
 
 @scene("From asyncio, from threads", 1)
 async def _(names: Names) -> AsyncIterator[None]:
-    printed = said(names)
-    names.update(manager=SessionManager(dialect=Exact()), open_websocket=a_lamp_at)
-    yield
-    in_a_thread(lambda: asyncio.run(names["main"]()))
-    assert printed == [{"light": "on", "did": "queryStatus"}, "given up, and the lamp knows"]
+    printed, programs, run = said(names), list[Any](), asyncio.run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(psession.channels, "open_websocket", a_lamp_at)
+        patch.setattr(asyncio, "run", programs.append)  # Trio runs in this thread
+        yield
+    (program,) = programs
+    in_a_thread(lambda: run(program))
+    assert printed == [{"light": "on", "did": "queryStatus"}, "given up"]
 
 
 @scene("From asyncio, from threads", 2)
 async def _(names: Names) -> AsyncIterator[None]:
-    names.update(manager=SessionManager(), asyncio=asyncio)
     yield
 
     async def main() -> None:

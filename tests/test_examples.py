@@ -31,6 +31,7 @@ ELSEWHERE = {
     "graphql_client": "tests/foreign/test_systems.py",
     "home_assistant": "tests/foreign/test_home_assistant.py",
     "in_fastapi": "tests/foreign/test_web_frameworks.py",
+    "in_fastapi_devices": "tests/foreign/test_web_frameworks.py",
     "in_flask": "tests/foreign/test_web_frameworks.py",
     "in_starlette": "tests/foreign/test_systems.py",
     "key_value_store": "tests/foreign/test_systems.py",

@@ -2,15 +2,15 @@
 
 ::
 
-    async with psession.asyncio.bridge() as bridge:
+    async with psession.asyncio.bridge() as bridged:
         async with (
-            bridge.open(open_websocket(url)) as channel,
-            bridge.open(manager.port("lamp", channel)) as port,
+            bridged.open(open_websocket(url)) as channel,
+            bridged.open(manager.port("lamp", channel)) as port,
         ):
             reply = await port.request({"command": "status"}, timeout=3)
 
 What `bridge` gives opens anything of Trio's for as long as a block lasts. A port that is opened so is a `Port` of this
-package, whose methods are asyncio's: ``asyncio.timeout`` ends a turn as Trio's scopes do, and the peer is told.
+package, whose methods are asyncio's: ``asyncio.timeout`` ends a turn as Trio's scopes do, and an exact peer is told.
 """
 
 from psession.asyncio._bridge import Bridge, bridge

@@ -42,7 +42,7 @@ class Bridge:
     def open(self, block: AbstractAsyncContextManager[T]) -> AbstractAsyncContextManager[T]: ...
     @asynccontextmanager
     async def open(self, block: AbstractAsyncContextManager[Any]) -> AsyncIterator[Any]:
-        """``async with bridge.open(open_websocket(url)) as channel``: a block of Trio's around one of asyncio's.
+        """``async with bridged.open(open_websocket(url)) as channel``: a block of Trio's around one of asyncio's.
 
         It is entered and left in one Trio task, in the caller's context variables. A port comes out as a `Port` of
         asyncio's, anything else as it is: a channel is there to be given to ``manager.port``.
@@ -111,7 +111,7 @@ class Bridge:
     def serve(
         self, server: Callable[..., Awaitable[object]], *args: Any, **options: Any
     ) -> AbstractAsyncContextManager[Any]:
-        """``async with bridge.serve(serve_websocket, handler, host, port) as server``: a server, while the block lasts.
+        """``async with bridged.serve(serve_websocket, handler, host, port) as server``: a server, for the block.
 
         For whatever Trio starts by ``await nursery.start(server, ...)``, whose value this gives. Leaving cancels it.
         The handler is a Trio function, or one of asyncio's by `handler`.
@@ -139,8 +139,9 @@ class Bridge:
         """An asyncio function as a handler: for ``on_request``, ``on_session``, ``on_message``, or of a server.
 
         Each call is a task of asyncio's, in the context variables of the handler. It is cancelled when its asker gives
-        up, and what it raises goes the way of any handler's error. A session comes to it as a `Session` of asyncio's.
-        What is not wrapped by this is Trio's, as everywhere in psession: an ``async def`` does not say whose it is.
+        up, which the exact wire tells, and what it raises goes the way of any handler's error. A session comes to it as
+        a `Session` of asyncio's. What is not wrapped by this is Trio's, as everywhere in psession: an ``async def``
+        does not say whose it is.
 
         Args:
             function: An async function of one argument, or an async generator function (``on_request`` alone).
@@ -181,7 +182,7 @@ class Bridge:
 
 @asynccontextmanager
 async def bridge() -> AsyncIterator[Bridge]:
-    """``async with psession.asyncio.bridge() as bridge``: Trio beside asyncio, in the same thread, for this block.
+    """``async with psession.asyncio.bridge() as bridged``: Trio beside asyncio, in the same thread, for this block.
 
     Leaving it, in whatever way, ends all that was opened through it: ports as on leaving their blocks, handlers and
     calls cancelled. Waits until Trio is done, for ports within their ``grace``, also when it is cancelled.

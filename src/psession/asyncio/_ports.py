@@ -254,7 +254,7 @@ class Port(Generic[Ask, Reply]):
     _engine: Engine
 
     def __init__(self, *_: Never, **__: Never) -> None:
-        raise TypeError("a Port of asyncio's is made by `async with bridge.open(manager.port(name, channel))`")
+        raise TypeError("a Port of asyncio's is made by `async with bridged.open(manager.port(name, channel))`")
 
     def __repr__(self) -> str:
         return repr(self._port).replace("psession.", "psession.asyncio.", 1)
