@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from psession import Exact, SessionManager, SessionRefusedError, SessionRemoteError
+from psession.channels import memory_pair
 
 from .peers import Caught, Wire, settle
 
@@ -365,3 +366,34 @@ async def test_a_turn_refused_by_the_peer_says_so_in_its_outcome_and_the_next_op
             await settle()
             nursery.cancel_scope.cancel()
         assert wire.sent[1]["_new"] is True
+
+
+async def test_a_post_beside_the_turn_that_opens_a_session_does_not_end_that_turn(autojump_clock: MockClock) -> None:
+    heard: list[Any] = []
+
+    async def sum_up(session: Session) -> None:
+        async for question in session:
+            parts = [await session.receive() for _ in range(3)]
+            heard.append((question, parts))
+            await session.post({"sum": sum(part["n"] for part in parts)})
+
+    here, there = memory_pair()
+    got: list[Any] = []
+    manager = SessionManager(dialect=Exact(), session_timeout=3)
+    async with (
+        manager.port("server", there, on_session=sum_up),
+        manager.port("client", here) as client,
+        client.session() as session,
+    ):
+
+        async def ask() -> None:
+            got.append(await session.send({"question": 1}))
+
+        for _ in range(2):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask)
+                await trio.sleep(0.1)
+                for n in (1, 2, 3):
+                    await session.post({"n": n})
+    assert got == [{"sum": 6}] * 2
+    assert heard == [({"question": 1}, [{"n": 1}, {"n": 2}, {"n": 3}])] * 2

@@ -1040,6 +1040,11 @@ export class AskedTurn {
         this.dialogue = dialogue;
     }
 
+    /** True where its message is on its way, or before all that is said from now on. */
+    get isAsked() {
+        return this.attempts > 0 && this.state !== "failed";
+    }
+
     advance(event) {
         const [to, action] = step(ASKER, this.state, event, `turn ${this.number}`);
         this.state = to;
@@ -2059,7 +2064,7 @@ export class Connection {
         if (!isExact) return { frame: this.encode(message), answers: 0, opens: false };
         const exact = this.#exact(dialogue);
         const held = exact.holding ? this.#owedTo(dialogue, exact, exact.holding) : null;
-        const opens = held === null && exact.mustOpen && !dialogue.incoming;
+        const opens = held === null && exact.mustOpen && !dialogue.incoming && !dialogue.turn?.isAsked;
         // What opens a session is a turn, so that a copy of it cannot open it again, but one that waits 0 seconds.
         const header =
             held !== null

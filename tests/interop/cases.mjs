@@ -282,6 +282,20 @@ test("giving up is an error of each waiter's own, and a session goes on after it
     await assert.rejects(session.receive(), psession.InvalidError);
 });
 
+test("a post beside the turn that opens a session does not end that turn", async () => {
+    const { port } = await exactPort();
+    const session = port.session();
+    const asked = outcome(session.send({ question: 1 }));
+    await session.post({ n: 1 });
+    await session.post({ n: 2 });
+    const [first, ...posts] = sent();
+    assert.deepEqual(posts, [1, 2].map((n) => ({ n, sid: first.sid, _part: n, _life: first._life })));
+    last().say({ sum: 3, sid: first.sid, _re: first._turn, _life: first._life });
+    await settle(clock);
+    assert.deepEqual(asked.value, { sum: 3 });
+    session.end();
+});
+
 test("the error of a peer has its code, its text, and whether something was done", async () => {
     const port = await connect();
     for (const [_error, code, text, outcomeOf] of [

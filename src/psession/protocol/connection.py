@@ -708,7 +708,7 @@ class Connection(Machine):
         opens = False
         if held is not None:
             header[self._re] = asked
-        elif exact.must_open and not dialogue.incoming:
+        elif exact.must_open and not dialogue.incoming and not (dialogue.turn is not None and dialogue.turn.is_asked):
             # What opens a session is a turn, so that a copy of it cannot open it again, but one that waits 0 seconds.
             header[names.turn], header[names.new], header[names.wait] = self._asking.number(dialogue, exact), True, 0
             opens = True

@@ -75,6 +75,11 @@ class AskedTurn:
         self.ids: tuple[Hashable, ...] = ()
         self.trace: Trace | None = None
 
+    @property
+    def is_asked(self) -> bool:
+        """True where its message is on its way, or before all that is said from now on."""
+        return self.attempts > 0 and self.state is not Turn.FAILED
+
     def advance(self, event: TurnEvent) -> TurnDo:
         """Take the step from the table. Return what is to be done.
 
