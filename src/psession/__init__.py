@@ -40,6 +40,7 @@ from psession.protocol.retry import Retry
 from psession.service import Service
 from psession.shell.manager import SessionManager
 from psession.shell.port import Opening, Port, Session
+from psession.shell.relay import Relay
 from psession.shell.replies import Replies
 from psession.shell.sender_outbox import Sender
 from psession.shell.share import SharedChannel, share
@@ -66,6 +67,7 @@ __all__ = [
     "PortExistsError",
     "PortNotFoundError",
     "PortOptions",
+    "Relay",
     "Replies",
     "RequestHandler",
     "Retry",

@@ -21,22 +21,24 @@ class HandlerScope:
     """The cancel scope that a handler of an exact session runs in, and the deadline that its asker gives it.
 
     Attributes:
+        scope: The scope.
+        exact: What is known of the session.
         is_watched: True while the timekeeper will see to it that the scope has its deadline.
         is_visible: True while the scope has its deadline.
     """
 
-    __slots__ = ("_exact", "is_visible", "is_watched", "scope")
+    __slots__ = ("exact", "is_visible", "is_watched", "scope")
 
     def __init__(self, exact: ExactState) -> None:
         self.scope: trio.CancelScope = trio.CancelScope()
         self.is_watched: bool = False
-        self._exact = exact
+        self.exact: ExactState = exact
         self.is_visible: bool = False
 
     def begin(self, watch: Callable[[HandlerScope, float], None]) -> None:
         """The time of a turn's asker begins; `watch` sees to it that the scope has its deadline soon enough."""
         self.lift_deadline()  # it is that of the turn before, which was not answered
-        exact = self._exact
+        exact = self.exact
         if exact.due == math.inf:
             return
         if exact.due - exact.began <= 2 * SOON:
@@ -46,9 +48,9 @@ class HandlerScope:
 
     def show_deadline(self) -> None:
         """Let the scope have its deadline, for `trio.current_effective_deadline`."""
-        if not self.is_visible and self._exact.due != math.inf:
+        if not self.is_visible and self.exact.due != math.inf:
             self.is_visible = True
-            self.scope.deadline = self._exact.due
+            self.scope.deadline = self.exact.due
 
     def lift_deadline(self) -> None:
         """Give the handler all the time it wants: its turn is answered."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from psession.shell.live_session import LiveSession
 
 log: logging.Logger = logging.getLogger("psession")
+
+
+class PassedOnError(errors.SessionRemoteError):
+    """The error of a question that was passed on to another peer: its asker gets the code, the text and the data."""
+
+    def __init__(self, code: str, text: str, data: Any = None, **known: Any) -> None:
+        super().__init__(f"{code}: {text}" if text else code, **known)
+        self.code, self.text, self.data = code, text, data
 
 
 class Handlers:
@@ -75,6 +83,9 @@ class Handlers:
         if isinstance(error, errors.SessionRefusedError):
             code = f"{codes.REFUSED}.{error.code}" if error.code else codes.REFUSED
             engine.leave(dialogue, code, error.why, error.data, error)
+            return True
+        if isinstance(error, PassedOnError):
+            engine.leave(dialogue, str(error.code), error.text, error.data, error)
             return True
         known = next((code for kind, code in options.error_codes.items() if isinstance(error, kind)), None)
         if known is not None:
