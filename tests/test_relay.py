@@ -15,6 +15,7 @@ from psession import (
     Exact,
     Port,
     Relay,
+    SessionError,
     SessionManager,
     SessionRefusedError,
     SessionRemoteError,
@@ -118,6 +119,120 @@ async def test_many_questions_at_once_each_get_their_own_answer(autojump_clock: 
         for n in range(200):
             nursery.start_soon(ask, n)
     assert got == {n: {"twice": 2 * n} for n in range(200)}
+
+
+async def test_a_question_of_the_exact_wire_needs_no_task_at_the_gateway(autojump_clock: MockClock) -> None:
+    may_answer = trio.Event()
+
+    async def device(channel: trio.abc.Channel[Any]) -> None:
+        asked: list[Any] = []
+        while len(asked) < 51:
+            message = await channel.receive()
+            if "sid" in message:
+                asked.append(message)
+        await may_answer.wait()
+        for said in asked:
+            await channel.send({"n": said["n"], "sid": said["sid"], "_re": said["_turn"], "_life": said["_life"]})
+
+    user_end, gateway_end = memory_pair()
+    onward_end, device_end = memory_pair()
+    manager = SessionManager(dialect=Exact(), session_timeout=30)
+    got: list[Any] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(device, device_end)
+        async with (
+            manager.port("device", onward_end) as onward,
+            manager.port("user", gateway_end, on_request=Relay(onward).request) as towards_user,
+            manager.port("gateway", user_end) as user,
+            trio.open_nursery() as askers,
+        ):
+
+            async def ask(n: int) -> None:
+                got.append(await user.request({"n": n}))
+
+            askers.start_soon(ask, 0)
+            await settle()
+            before = trio.lowlevel.current_statistics().tasks_living
+            for n in range(1, 51):
+                askers.start_soon(ask, n)
+            await settle()
+            most = before + 50 + 3  # those who ask, and the ports' writers
+            assert trio.lowlevel.current_statistics().tasks_living <= most
+            assert towards_user._engine.connection.handlers == 51
+            may_answer.set()
+    assert sorted(reply["n"] for reply in got) == list(range(51))
+
+
+async def test_where_no_number_is_free_a_task_waits_for_one(autojump_clock: MockClock) -> None:
+    async def answer(message: Any) -> Any:
+        await trio.sleep(1)
+        return {"n": message["n"]}
+
+    user_end, gateway_end = memory_pair()
+    onward_end, device_end = memory_pair()
+    manager = SessionManager(dialect=Exact(), session_timeout=30)
+    got: list[Any] = []
+    async with (
+        manager.port("gateway", device_end, on_request=answer),
+        manager.port("device", onward_end, session_ids=range(1, 3), on_session_overflow="wait") as onward,
+        manager.port("user", gateway_end, on_request=Relay(onward).request),
+        manager.port("the gateway", user_end) as user,
+        trio.open_nursery() as nursery,
+    ):
+
+        async def ask(n: int) -> None:
+            got.append(await user.request({"n": n}))
+
+        for n in range(6):
+            nursery.start_soon(ask, n)
+    assert sorted(reply["n"] for reply in got) == list(range(6))
+    assert trio.current_time() == pytest.approx(3)
+
+
+async def test_the_answer_to_a_user_that_is_gone_is_wanted_no_more(autojump_clock: MockClock) -> None:
+    seen: list[Any] = []
+
+    async def answer(message: Any) -> Any:
+        try:
+            await trio.sleep_forever()
+        finally:
+            seen.append(message["n"])
+
+    async def ask(user: Port, n: int) -> None:
+        with pytest.raises(SessionError):
+            await user.request({"n": n})
+
+    user_end, gateway_end = memory_pair()
+    onward_end, device_end = memory_pair()
+    manager = SessionManager(dialect=Exact(), session_timeout=30)
+    async with (
+        manager.port("gateway", device_end, on_request=answer),
+        manager.port("device", onward_end) as onward,
+        manager.port("user", gateway_end, on_request=Relay(onward).request),
+        trio.open_nursery() as nursery,
+    ):
+        async with manager.port("the gateway", user_end) as user:
+            nursery.start_soon(ask, user, 1)
+            nursery.start_soon(ask, user, 2)
+            await settle()
+        await settle()
+        assert sorted(seen) == [1, 2]
+        assert dict(onward.sessions) == {}
+        assert trio.current_time() == 0
+
+
+async def test_who_listens_at_the_gateway_is_told_of_what_is_passed_on(autojump_clock: MockClock) -> None:
+    told: list[Any] = []
+
+    async def answer(message: Any) -> Any:
+        await trio.sleep(1)
+        return {"ok": True}
+
+    async with chain(on_request=answer) as made:
+        with made.to_device.observe(told.append):
+            await made.user.request({"n": 1})
+    kinds = [type(event).__name__ for event in told]
+    assert [kind for kind in kinds if kind.startswith("Turn")] == ["TurnStarted", "TurnAttempted", "TurnAnswered"]
 
 
 async def test_what_the_device_refuses_its_asker_gets_as_refused(autojump_clock: MockClock) -> None:

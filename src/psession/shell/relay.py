@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any, Final, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 import trio
 
 from psession import errors
 from psession.nursery import open_quiet_nursery
-from psession.options import TurnOptions, checked
-from psession.protocol import states as codes
-from psession.shell.handler_scope import answering
 from psession.shell.handlers import PassedOnError
-from psession.shell.port import engine_of, live_of
-from psession.text import printable
+from psession.shell.passing import Onward, Passing, lost, passed_on
+from psession.shell.port import live_of
+from psession.shell.turn import Turn
 from psession.typed import Ask, Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable
     from typing import Unpack
 
+    from psession.options import TurnOptions
     from psession.protocol.dialogue import ExactState
     from psession.shell.port import Port, Session
-
-_ASKERS_TIME: Final[TurnOptions] = {"timeout": math.inf, "retry_count": 0}
-
-_KINDS: Final = (
-    (errors.SessionTimeoutError, "timeout"),
-    (errors.SessionAbortError, "closed"),
-    (errors.SessionOverflowError, "full"),
-    (errors.MessageTooLargeError, "too_large"),
-    (errors.MalformedMessageError, "malformed"),
-)
 
 
 class Relay(Generic[Ask, Reply]):
@@ -75,39 +63,27 @@ class Relay(Generic[Ask, Reply]):
         TypeError, ValueError: An option that will not do.
     """
 
-    __slots__ = ("_options", "port")
+    __slots__ = ("_onward", "port")
 
     port: Port[Ask, Reply]
 
     def __init__(self, port: Port[Ask, Reply], **options: Unpack[TurnOptions]) -> None:
-        unknown = options.keys() - TurnOptions.__annotations__.keys()
-        if unknown:
-            raise TypeError(f"a relay has no such option: {', '.join(sorted(unknown))}")
-        checked(
-            engine_of(port).patience,
-            options.get("timeout"),
-            options.get("retry"),
-            options.get("retry_count"),
-            options.get("retry_interval"),
-            options.get("retry_on"),
-        )
+        self._onward = Onward(port, options)
         self.port = port
-        self._options = options
 
     def __repr__(self) -> str:
         return f"<psession.Relay to port {self.port.name!r}>"
 
-    async def request(self, message: Ask) -> Reply:
-        """Pass on one question, and return its answer: for ``on_request=``.
+    def request(self, message: Ask) -> Awaitable[Reply]:
+        """Pass on one question; the answer is awaited: for ``on_request=``.
+
+        What it returns is an awaitable. A port that asks exactly needs no task for it: the answer goes back in the pass
+        in which it comes.
 
         Raises:
             SessionError: What its asker gets.
         """
-        handler = answering.get()
-        try:
-            return await self.port.request(message, **self._patience(None if handler is None else handler.exact))
-        except errors.SessionError as error:
-            raise passed_on(error) from error
+        return Passing(self._onward, message)
 
     async def message(self, message: Ask) -> None:
         """Pass on a message that is no session's: for ``on_message=``.
@@ -130,23 +106,19 @@ class Relay(Generic[Ask, Reply]):
             raise passed_on(error) from error
         async with onward:
             try:
-                await _Passage(self._patience, session, onward).run()
+                await _Passage(self._onward, session, onward).run()
             except PassedOnError:
                 raise
             except errors.SessionError as error:
                 if not session.closed:
                     raise lost(error) from error
 
-    def _patience(self, asker: ExactState | None) -> TurnOptions:
-        """The options of a question whose asker says this of its time."""
-        return self._options or (_ASKERS_TIME if asker is not None and asker.due != math.inf else self._options)
-
 
 class _Passage:
     """One dialogue that is passed on: two sessions, and a task for each direction and each question."""
 
-    def __init__(self, patience: Callable[[ExactState | None], TurnOptions], asker: Session, onward: Session) -> None:
-        self._patience = patience
+    def __init__(self, way: Onward, asker: Session, onward: Session) -> None:
+        self._way = way
         self._asker = asker
         self._onward = onward
         self._lanes = (trio.Lock(), trio.Lock())
@@ -189,27 +161,28 @@ class _Passage:
         answered: _Question | None = None
         asked: _Question | None = question
         while asked is not None:
-            patience, target = self._patience(asked.exact), self._other(asked.session)
+            target = self._other(asked.session)
             with _Leg(is_onward=target is self._onward):
                 if answered is not None:
                     answered.hold()
                 if asked.is_streamed:
-                    await self._pass_on_parts(message, asked, target, patience)
+                    await self._pass_on_parts(message, asked, target)
                     return
-                message = await target.send(message, **patience)
+                message = await Turn(live_of(target)).run(message, self._way.patience(asked.exact))
             answered, asked = asked, _Question.asked_in(target)
         assert answered is not None
         answered.hold()
         await self._post(message, answered.session)
 
-    async def _pass_on_parts(self, message: Any, asked: _Question, target: Session, patience: TurnOptions) -> None:
+    async def _pass_on_parts(self, message: Any, asked: _Question, target: Session) -> None:
         """Pass on a question that has many answers, and these."""
+        options = self._way.options_for(asked.exact)
         parts = target.stream(
             message,
-            timeout=patience.get("timeout"),
-            retry=patience.get("retry"),
-            retry_count=patience.get("retry_count"),
-            retry_interval=patience.get("retry_interval"),
+            timeout=options.get("timeout"),
+            retry=options.get("retry"),
+            retry_count=options.get("retry_count"),
+            retry_interval=options.get("retry_interval"),
             credit=asked.credit,
         )
         # What else is said to the source meanwhile would be one of the answers.
@@ -296,29 +269,3 @@ class _Question:
         """What is said next in its session answers it."""
         live = live_of(self.session)
         live.engine.connection.hold(live.dialogue, self.number)
-
-
-def passed_on(error: errors.SessionError) -> PassedOnError:
-    """Return what an asker is told of a question that failed further on."""
-    if isinstance(error, PassedOnError):
-        return error
-    nothing_done = error.outcome in ("not_sent", "refused") or (
-        isinstance(error, errors.MessageError) and error.outcome is None and not error.attempts
-    )
-    if isinstance(error, errors.SessionRemoteError) and error.code != codes.ENDED:
-        code, text, data = str(error.code), error.text, error.data
-        if nothing_done and not codes.is_refusal(code):
-            code = f"{codes.REFUSED}.{code}"
-        return PassedOnError(code, text, data, outcome=error.outcome)
-    kind = next((name for kind, name in _KINDS if isinstance(error, kind)), "unsent" if nothing_done else "lost")
-    code = f"{codes.REFUSED if nothing_done else 'relay'}.{kind}"
-    return PassedOnError(code, printable(str(error)), outcome="refused" if nothing_done else "sent")
-
-
-def lost(error: errors.SessionError) -> PassedOnError:
-    """Return what an asker is told where what was done for it cannot be passed back."""
-    return (
-        error
-        if isinstance(error, PassedOnError)
-        else PassedOnError("relay.lost", printable(str(error)), outcome="sent")
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from psession import errors
@@ -17,6 +18,7 @@ from psession.protocol.turn_dialect import TurnDialect
 from psession.service import Service
 from psession.shell.handler_scope import HandlerScope, answering
 from psession.shell.live_session import LiveSession
+from psession.shell.passing import Passing, passed_on
 from psession.shell.user_code import OVER, await_, call, next_
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from psession.protocol.events import Asked, Ended, Received
     from psession.shell.engine import Engine
     from psession.shell.handlers import Handlers
+    from psession.shell.passing import PassedTurn
 
 log: logging.Logger = logging.getLogger("psession")
 
@@ -138,7 +141,7 @@ class Request:
             ``None``: those of who opened the port.
     """
 
-    __slots__ = ("_dialogue", "_handler", "_is_counted", "_parts", "_requests", "at_work", "context")
+    __slots__ = ("_dialogue", "_handler", "_is_counted", "_parts", "_requests", "_turn", "at_work", "context")
 
     held = 0
 
@@ -147,6 +150,7 @@ class Request:
         self._dialogue = dialogue
         self._handler: HandlerScope | None = None
         self._parts: LiveSession | None = None
+        self._turn: PassedTurn | None = None
         self.at_work: int = 0
         self.context: Context | None = None
         self._is_counted = True
@@ -197,6 +201,8 @@ class Request:
             self._handler.scope.cancel()
         if self._parts is not None:
             self._requests.engine.outbox.turn_back(self._parts)
+        if self._turn is not None:
+            self._turn.give_up()
         self._count()
 
     def settle(self, ending: object) -> None:
@@ -210,6 +216,8 @@ class Request:
         makes: Callable[[int, Any], Awaitable[Any]]
         if self._streams and self._requests.is_answer(reply):
             reply = _one(reply)
+        if isinstance(reply, Passing) and self._pass_on(question, reply, payload):
+            return
         if inspect.isasyncgen(reply):
             makes = self._send_parts
         elif inspect.isawaitable(reply):
@@ -225,6 +233,53 @@ class Request:
             return
         name = f"psession on_request of {engine.name!r}"
         self._requests.spawn(self._within_time, question, makes, reply, lent, name=name, context=self.context)
+
+    def _pass_on(self, question: int, passing: Passing[Any], payload: Any) -> bool:
+        """Let another port's peer answer, without a task. Return False where it takes one: then nothing was done."""
+        engine, exact = self._requests.engine, self._dialogue.exact
+        if exact is None or not question or exact.stream is not None or self._dialogue.ending is not None:
+            return False
+        lent = engine.account.lend(payload)
+        if lent is None:
+            self._overrun()
+            return True
+        done = partial(self._passed, question, lent)
+        try:
+            context = self.context
+            turn = passing.begin(exact, done) if context is None else context.run(passing.begin, exact, done)
+        except errors.SessionError as error:
+            self._passed(question, lent, None, error)
+            return True
+        if turn is None:
+            engine.account.give_back(lent)
+        elif turn.is_waiting:
+            self._turn = turn
+        return turn is not None
+
+    def _passed(self, question: int, lent: int, reply: Any, error: BaseException | None) -> None:
+        """A question that was passed on has its answer, or something in its place."""
+        engine, dialogue = self._requests.engine, self._dialogue
+        self._turn = None
+        engine.account.give_back(lent)
+        if error is None:
+            self._answer(question, reply)
+        elif isinstance(error, errors.SessionTimeoutError) and dialogue.exact and engine.now() >= dialogue.exact.due:
+            self._timed_out()
+        elif isinstance(error, errors.SessionError):
+            self.failed(question, passed_on(error))
+        elif isinstance(error, Exception):
+            self.failed(question, error)
+        else:
+            self._over()
+
+    def _timed_out(self) -> None:
+        """The asker's time is over."""
+        engine, dialogue = self._requests.engine, self._dialogue
+        if dialogue.ending is None:
+            engine.connection.stop(dialogue)
+            if engine.told.listens:
+                engine.told.failed(dialogue, codes.TIMEOUT)
+        self._over()
 
     async def _within_time(
         self, question: int, makes: Callable[[int, Any], Awaitable[Any]], reply: Any, lent: int
@@ -245,11 +300,7 @@ class Request:
                 with handler.scope:
                     result = await makes(question, reply)
                 if handler.scope.cancelled_caught:
-                    if dialogue.ending is None:
-                        engine.connection.stop(dialogue)
-                        if engine.told.listens:
-                            engine.told.failed(dialogue, codes.TIMEOUT)
-                    self._over()
+                    self._timed_out()
                     return
         except Exception as error:
             self.failed(question, error)
