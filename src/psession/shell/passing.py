@@ -18,7 +18,7 @@ from psession.text import printable
 from psession.typed import Ask, Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
 
     from psession.protocol.dialogue import ExactState
     from psession.protocol.retry import Patience, Retry
@@ -202,7 +202,7 @@ class PassedTurn(Turn):
         """Do not: others would wait for it."""
         return False
 
-    def park(self) -> Generator[Any, Any, Any]:  # type: ignore[override]
+    def park(self) -> Awaitable[Any]:
         """Wait for the outcome, or for `SILENCE`."""
         self._is_parked = True
         return _parked()
