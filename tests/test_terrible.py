@@ -16,14 +16,14 @@ import pytest
 import trio
 import trio.testing
 
-from psession import Exact, Session, SessionError, SessionManager, SessionRefusedError, SessionRemoteError
+from psession import Exact, Relay, Session, SessionError, SessionManager, SessionRefusedError, SessionRemoteError
 from psession.channels import lines, memory_pair
 from psession.testing import lossy
 
 from .tables import assert_empty, assert_idle
 
 if TYPE_CHECKING:
-    from psession import Port
+    from psession import Port, TurnOptions
 
 SEEDS, TURNS = map(int, os.environ.get("PSESSION_TERRIBLE", "20x200").split("x"))
 WORKERS = 8
@@ -212,6 +212,56 @@ def test_on_a_terrible_network_each_turn_is_answered_rightly_or_fails_truthfully
             raise
         answered += Counter(book.outcomes.values())["answered"]
     assert answered > len(seeds) * TURNS * 0.2
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("form", ["on_session", "async on_request", "plain on_request"])
+def test_what_is_passed_on_over_two_terrible_networks_is_answered_rightly_or_fails_truthfully(
+    form: str, network: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("CRITICAL", "psession")
+    seeds = range(SEEDS if SEEDS > 20 else 2)
+    answered = 0
+    for seed in seeds:
+        book = Book(form=form)
+
+        async def main(seed: int = seed, book: Book = book) -> None:
+            user_end, gateway_end = memory_pair()
+            onward_end, device_end = memory_pair()
+            user, gateway, device = (
+                SessionManager(**options(seed, range(1, 60))),
+                SessionManager(**options(seed + 1, range(1, 60))),
+                SessionManager(**book.answers(), **options(seed + 2, range(100, 160))),
+            )
+            spoilt: dict[str, Any] = NETWORKS[network]
+            retries: TurnOptions = {"timeout": 1, "retry_count": 20, "retry_interval": 0.1} if seed % 3 else {}
+            async with (
+                lossy(user_end, seed=seed, **spoilt) as near,
+                lossy(onward_end, seed=seed + 1, **spoilt) as far,
+                device.port("gateway", device_end),
+                gateway.port("device", far) as onward,
+            ):
+                relay = Relay(onward, **retries)
+                by_request = {} if form == "on_session" else {"on_request": relay.request}
+                async with (
+                    gateway.port("user", gateway_end, on_session=relay.session, **by_request) as towards_user,
+                    user.port("gateway", near) as port,
+                ):
+                    await book.drive(port, 0, TURNS, seed)
+                    await trio.sleep(1000)
+                    for one in (port, towards_user, onward):
+                        assert_idle(one)
+            for manager in (user, gateway, device):
+                assert_empty(manager)
+
+        try:
+            trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+            book.check(TURNS)
+        except BaseException as error:
+            error.add_note(f"seed {seed}")
+            raise
+        answered += Counter(book.outcomes.values())["answered"]
+    assert answered > len(seeds) * TURNS * 0.1
 
 
 async def test_over_tcp_through_a_slow_proxy_no_turn_is_run_twice(caplog: pytest.LogCaptureFixture) -> None:
