@@ -100,7 +100,7 @@ def crowd_text(contest: Contest) -> str:
 
 def bytes_entries(quick: bool) -> list[Entry]:
     """Long messages."""
-    names = (*ON_A_WEBSOCKET, *BY_HAND, "picows", "tcp-plain", "bare")
+    names = (*ON_A_WEBSOCKET, "websocket-served", *BY_HAND, "picows", "tcp-plain", "bare")
     return [Entry(name, "bytes", SIZES[:1] if quick else SIZES) for name in names]
 
 

@@ -85,6 +85,7 @@ def _one_way(label: str, wire: str, way: str, credit: int | None = None) -> Cont
 
 CONTESTANTS = {
     "websocket": _ours("psession send", "WebSocket"),
+    "websocket-served": _ours("psession send, plain on_request", "WebSocket", 0, way="served"),
     "websocket-plain": _ours("psession request, plain on_request", "WebSocket", way="plain"),
     "websocket-async": _ours("psession request, async on_request", "WebSocket", way="async"),
     "websocket-exact": _ours("psession send, exact", "WebSocket", exact=True),

@@ -1,8 +1,8 @@
 """psession over one TCP connection, a message a line.
 
-Ways to ask: ``"send"``, a session for each request in flight, answered by a handler task of its own; ``"plain"`` and
-``"async"``, `port.request`, whose numbers are all fresh, answered by such an ``on_request``. And ``"keep"``, a session
-for each request, which stays open on both sides.
+Ways to ask: ``"send"``, a session for each request in flight, answered by a handler task of its own; ``"served"``, the
+same answered by a plain ``on_request``; ``"plain"`` and ``"async"``, `port.request`, whose numbers are all fresh,
+answered by such an ``on_request``. And ``"keep"``, a session for each request, which stays open on both sides.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ async def later(message: Message) -> Message:
 
 ANSWERS: dict[str, Message] = {
     "send": {"on_session": on_session},
+    "served": {"on_request": plain},
     "plain": {"on_request": plain},
     "async": {"on_request": later},
     "keep": {
@@ -85,7 +86,7 @@ def asks(port: Port, way: str, in_flight: int) -> list[Ask]:
     def keep(message: Message) -> Awaitable[Message]:
         return port.create(session_max_life=math.inf).send(message)
 
-    if way == "send":
+    if way in ("send", "served"):
         return [port.create().send for _ in range(in_flight)]
     return [keep if way == "keep" else port.request] * in_flight
 

@@ -6,6 +6,8 @@ import math
 from types import coroutine
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic
 
+import trio
+
 from psession import errors
 from psession.options import TurnOptions, checked
 from psession.protocol import states as codes
@@ -66,9 +68,19 @@ class Onward(Generic[Ask, Reply]):
         """How long a question may take whose asker says this of its time."""
         return self._own_time if asker is None or asker.due == math.inf else self._askers_time
 
+    def patience_now(self, asker: ExactState) -> Patience:
+        """The same for a turn that ends by itself when the time of its asker does."""
+        patience = self.patience(asker)
+        return patience if asker.due == math.inf or self.options else patience.within(_left(asker))
+
     def options_for(self, asker: ExactState | None) -> TurnOptions:
         """The same as options of a call."""
         return self.options or ({} if asker is None or asker.due == math.inf else _ASKERS_TIME)
+
+
+def _left(asker: ExactState) -> float:
+    """Seconds that an asker still waits."""
+    return max(0.0, asker.due - trio.current_time())
 
 
 def _checked(port: Port, options: TurnOptions) -> Patience:

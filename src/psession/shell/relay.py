@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Generic
 
 import trio
@@ -168,7 +169,7 @@ class _Passage:
                 if asked.is_streamed:
                     await self._pass_on_parts(message, asked, target)
                     return
-                message = await Turn(live_of(target)).run(message, self._way.patience(asked.exact))
+                message = await Turn(live_of(target)).run(message, self._way.patience_now(asked.exact))
             answered, asked = asked, _Question.asked_in(target)
         assert answered is not None
         answered.hold()
@@ -183,6 +184,7 @@ class _Passage:
             retry=options.get("retry"),
             retry_count=options.get("retry_count"),
             retry_interval=options.get("retry_interval"),
+            total=None if asked.exact.due == math.inf else max(0.0, asked.exact.due - trio.current_time()),
             credit=asked.credit,
         )
         # What else is said to the source meanwhile would be one of the answers.
