@@ -368,7 +368,7 @@ async def test_a_handler_that_fails_costs_its_own_link(
 
 
 async def test_a_link_that_is_flooded_ends_alone(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("psession.brokers.nats._channel.MAX_ARRIVED_MESSAGES", 10)
+    monkeypatch.setattr("psession.brokers._channel.MAX_ARRIVED_MESSAGES", 10)
     read = trio.Event()
 
     async def handler(channel: NatsChannel) -> None:

@@ -17,17 +17,23 @@ All else is a message of the port's. Each is published with ``reply``: where nob
 from __future__ import annotations
 
 import secrets
-from collections import deque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
 from psession import checks
+from psession.brokers._channel import (
+    DEFAULT_KEEPALIVE,
+    MAX_ARRIVED_BYTES,
+    MAX_ARRIVED_MESSAGES,
+    BrokerChannel,
+    Mailbox,
+    Outlet,
+)
 from psession.brokers.nats import _wire as wire
 from psession.brokers.nats._errors import (
     NatsConnectError,
-    NatsError,
     NatsNoRespondersError,
     NatsOverrunError,
     NatsProtocolError,
@@ -37,64 +43,28 @@ from psession.brokers.nats._headers import encode_headers
 from psession.brokers.nats._subjects import subject_bytes
 from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES
 from psession.channels._connecting import DEFAULT_CONNECT_TIMEOUT
-from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT, WireChannel
+from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT
 from psession.errors import MalformedMessageError
-from psession.shell.waiting import Handed, Waiter
+from psession.shell.waiting import Handed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
-    from psession.brokers.nats._outgoing import Outgoing
+    from psession.brokers._channel import Watched
     from psession.brokers.nats._wire import NatsMessage
     from psession.channels._base import Message
     from psession.channels.codecs import Codec, CodecName
-    from psession.errors import MessageError
-    from psession.shell.waiting import Delivery
+    from psession.errors import SessionError
+    from psession.shell.waiting import Waiter
 
 LINK_HEADER: Final = "Psession-Link"
 DOOR_HEADER: Final = "Psession-Door"
 WHY_HEADER: Final = "Psession-Why"
 
-DEFAULT_KEEPALIVE: Final = 30.0
-"""Seconds of silence after which a link asks whether the other end is there."""
 
-MAX_ARRIVED_MESSAGES: Final = 16384
-"""Messages that wait in a link until its port reads them. A port reads at once, so these are of one burst."""
-
-MAX_ARRIVED_BYTES: Final = 16 * 1024 * 1024
-"""Their bytes: sixteen messages of full size."""
-
-
-class Watched(Protocol):
-    """A channel that a client tells when its connection breaks."""
-
-    @property
-    def keepalive(self) -> float:
-        """Seconds of silence after which it looks after its other end."""
-        ...
-
-    def look(self, now: float) -> None:
-        """Look after the other end, if it is time."""
-        ...
-
-    def broke(self, error: NatsError) -> None:
-        """The connection broke."""
-        ...
-
-
-class Road(Protocol):
+class Road(Outlet, Protocol):
     """A client, as far as a link needs it."""
-
-    @property
-    def max_payload(self) -> int:
-        """The bytes that a message may have."""
-        ...
-
-    @property
-    def outgoing(self) -> Outgoing:
-        """The queue of what is written."""
-        ...
 
     def take_inbox(self, token: str, take: Callable[[NatsMessage], None]) -> str:
         """Have what comes for a token of the inbox given to `take`; return the subject."""
@@ -133,112 +103,7 @@ def word_of(message: NatsMessage) -> str:
         return ""
 
 
-class Mailbox(Waiter):
-    """The messages that arrived for a channel and were not read yet, and the one task that reads."""
-
-    __slots__ = ("arrived", "outcome", "size", "task")
-
-    def __init__(self) -> None:
-        self.arrived: deque[NatsMessage] = deque()
-        self.size = 0
-        self.task: trio.lowlevel.Task | None = None
-        self.outcome: Delivery | None = None
-
-    def put(self, message: NatsMessage) -> bool:
-        """Keep a message. Return False where there is no room."""
-        if len(self.arrived) >= MAX_ARRIVED_MESSAGES or self.size + message.size > MAX_ARRIVED_BYTES:
-            return False
-        self.arrived.append(message)
-        self.size += message.size
-        self.nudge()
-        return True
-
-    def take(self) -> list[NatsMessage]:
-        """Return all that arrived."""
-        messages = list(self.arrived)
-        self.arrived.clear()
-        self.size = 0
-        return messages
-
-
-class BrokerChannel(WireChannel):
-    """A channel over a broker: what arrives waits in a mailbox, what is written goes the client's way."""
-
-    _tears = False
-    hops = 2
-    bytes_sent: int
-    bytes_received: int
-
-    def __init__(self, road: Road, codec: Codec | CodecName, max_message_bytes: float, close_timeout: float) -> None:
-        super().__init__(codec=codec, max_message_bytes=max_message_bytes, close_timeout=close_timeout)
-        self._road = road
-        self._box = Mailbox()
-        self._over: Exception | None = None
-        self.joins = True
-
-    def send_frame_now(self, frame: bytes) -> bytes | None:
-        """Put a frame among what the client writes, if there is room.
-
-        Returns:
-            ``b""``, or ``None`` where the client's queue is full, there is no connection, or the channel is over.
-        """
-        out = self._road.outgoing
-        if self._closed or self._over is not None or not out.has_room:
-            return None
-        out.put(frame, out.answers_together())
-        self.bytes_sent += len(frame)
-        return b""
-
-    async def _write(self, frames: Sequence[bytes]) -> None:
-        out = self._road.outgoing
-        for frame in frames:
-            await out.wait_for_room()
-            self._check_open()
-            if self._over is not None:
-                raise trio.BrokenResourceError(str(self._over)) from self._over
-            out.put(frame, out.answers_together())
-            self.bytes_sent += len(frame)
-
-    async def _read(self) -> list[Message | MessageError]:
-        box = self._box
-        waited = False
-        while not box.arrived:
-            self._check_open()
-            if self._over is not None:
-                if not waited:
-                    await trio.lowlevel.checkpoint()
-                if isinstance(self._over, trio.EndOfChannel):
-                    raise trio.EndOfChannel
-                raise trio.BrokenResourceError(str(self._over)) from self._over
-            await box.park()
-            waited = True
-        if not waited:
-            await trio.lowlevel.checkpoint()
-        messages = box.take()
-        self.bytes_received += sum(message.size for message in messages)
-        return self._messages_of(messages)
-
-    def _messages_of(self, messages: list[NatsMessage]) -> list[Message | MessageError]:
-        return self._decoded([message.data for message in messages])
-
-    def end(self, why: Exception) -> None:
-        """There is nothing more to come: what arrived can be read, then `why`."""
-        if self._over is None:
-            self._over = why
-            self._box.nudge()
-
-    async def _close(self) -> None:
-        self._leave()
-        self._box.take()
-        self._box.nudge()
-        await trio.lowlevel.checkpoint()
-
-    def _leave(self) -> None:
-        """Say that it is over, and want nothing more."""
-        raise NotImplementedError
-
-
-class NatsChannel(BrokerChannel):
+class NatsChannel(BrokerChannel[Road]):
     """One end of a link between two ports over NATS; `Nats.connect` and `Nats.serve` make one.
 
     Attributes:
@@ -317,7 +182,7 @@ class NatsChannel(BrokerChannel):
             self.heard = now
             self.say("alive")
 
-    def broke(self, error: NatsError) -> None:
+    def broke(self, error: SessionError) -> None:
         """The client's connection broke, and what came meanwhile is lost."""
         if self._over is None and self.peer:
             self.say("broken")

@@ -13,8 +13,12 @@ import trio
 from outcome import Error
 
 from psession import checks
+from psession.brokers._channel import DEFAULT_KEEPALIVE, Links
+from psession.brokers._lanes import Lanes
+from psession.brokers._outgoing import FLUSHED_FRAMES, Outgoing
+from psession.brokers._serving import DEFAULT_MAX_LINKS
 from psession.brokers.nats import _wire as wire
-from psession.brokers.nats._channel import DEFAULT_KEEPALIVE, Returning, open_channel, word
+from psession.brokers.nats._channel import Returning, open_channel, word
 from psession.brokers.nats._credentials import read_credentials
 from psession.brokers.nats._errors import (
     NatsAuthError,
@@ -30,10 +34,9 @@ from psession.brokers.nats._headers import encode_headers
 from psession.brokers.nats._link import open_link
 from psession.brokers.nats._micro import DEFAULT_QUEUE, NatsService
 from psession.brokers.nats._options import MAX_PINGS_OUT, NatsOptions, NatsState, NatsStatistics
-from psession.brokers.nats._outgoing import FLUSHED_FRAMES, Outgoing
 from psession.brokers.nats._requests import open_requests
 from psession.brokers.nats._servers import ServerPool
-from psession.brokers.nats._serving import DEFAULT_MAX_LINKS, NatsServer
+from psession.brokers.nats._serving import NatsServer
 from psession.brokers.nats._subjects import pattern_bytes, queue_bytes, subject_bytes
 from psession.brokers.nats._subscription import Subscription
 from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES
@@ -49,7 +52,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from typing import Unpack
 
-    from psession.brokers.nats._channel import NatsChannel, Watched
+    from psession.brokers._channel import Watched
+    from psession.brokers.nats._channel import NatsChannel
     from psession.brokers.nats._credentials import Credentials
     from psession.brokers.nats._headers import Headers
     from psession.brokers.nats._link import Link
@@ -118,7 +122,7 @@ class Nats:
         self._pool = pool
         self._options = options
         self._credentials = credentials
-        self._out = Outgoing(options.max_queued_bytes)
+        self._out = Outgoing(options.max_queued_bytes, wire.is_message, wire.PING)
         self._link: Link | None = None
         self._past_bytes = (0, 0)
         self._info = wire.Info()
@@ -129,15 +133,12 @@ class Nats:
         self._skipped = len(self._inbox) + 1
         self._has_inbox = False
         self._asked: dict[str, _Asked] = {}
-        self._lanes: dict[float, dict[str, _Asked]] = {}
+        self._lanes: Lanes[str, _Asked] = Lanes(self._too_late)
         self._takers: dict[str, Callable[[NatsMessage], None]] = {}
-        self._links: dict[Watched, None] = {}
-        self._look_at_links = trio.Event()
+        self._links = Links()
         self._last_token = 0
         self._pongs: deque[_Flushing | None] = deque()
         self._pings_out = 0
-        self._asleep_until = math.inf
-        self._wake = trio.Event()
         self._changed = trio.Event()
         self._scope = trio.CancelScope(shield=True)
         self._finished = trio.Event()
@@ -317,15 +318,12 @@ class Nats:
             self._check_open()
         out, waiting = self._out, self._asked
         asked = _Asked(subject, trio.current_time() + timeout)
-        lane = self._lanes.get(timeout)
-        if lane is None:
-            lane = self._lane(timeout)
+        lane = self._lanes.lane(timeout)
         waiting[token] = lane[token] = asked
         self._requests += 1
         try:
-            if asked.due < self._asleep_until:
-                self._asleep_until = -math.inf
-                self._wake.set()
+            if asked.due < self._lanes.asleep_until:
+                self._lanes.wake()
             in_flight = len(waiting)
             asked.number = out.put(frame, min(in_flight >> 1, FLUSHED_FRAMES))
             reply: NatsMessage = await asked.park()
@@ -355,13 +353,6 @@ class Nats:
             outcome="sent",
         )
 
-    def _lane(self, timeout: float) -> dict[str, _Asked]:
-        """The requests of one timeout, of which the first is due first."""
-        if len(self._lanes) >= 64:
-            for empty in [key for key, lane in self._lanes.items() if not lane]:
-                del self._lanes[empty]
-        return self._lanes.setdefault(timeout, {})
-
     def _open_inbox(self) -> None:
         """Want the answers to all requests, by one subscription."""
         self._has_inbox = True
@@ -371,31 +362,10 @@ class Nats:
         """Return a subject that nobody else has, to subscribe to and to name as ``reply``."""
         return f"{self._options.inbox_prefix}.{secrets.token_hex(11)}"
 
-    async def _keep_time(self) -> None:
-        """Tell requests that their time is over."""
-        while True:
-            self._wake = trio.Event()
-            self._asleep_until = min(
-                (next(iter(lane.values())).due for lane in self._lanes.values() if lane), default=math.inf
-            )
-            with trio.move_on_at(self._asleep_until):
-                await self._wake.wait()
-            self._asleep_until = -math.inf
-            now = trio.current_time()
-            due: list[tuple[str, _Asked]] = []
-            for lane in self._lanes.values():
-                for token, asked in lane.items():
-                    if asked.due > now:
-                        break
-                    due.append((token, asked))
-            if due:
-                for _ in range(3):  # an answer that came in the same tick beats the deadline
-                    await trio.lowlevel.checkpoint()
-            for token, asked in due:
-                if self._asked.pop(token, None) is asked:
-                    asked.nudge()
-            if due:
-                await trio.lowlevel.checkpoint()
+    def _too_late(self, token: str, asked: _Asked) -> None:
+        """The time of a request is over."""
+        if self._asked.pop(token, None) is asked:
+            asked.nudge()
 
     # -- subscribing -------------------------------------------------------------------------------------------------
 
@@ -672,28 +642,15 @@ class Nats:
 
     def watch_link(self, link: Watched) -> None:
         """Tell a link when the connection breaks, and have it look after its other end."""
-        self._links[link] = None
-        self._look_at_links.set()
+        self._links.add(link)
 
     def forget_link(self, link: Watched) -> None:
         """Do so no more."""
-        self._links.pop(link, None)
+        self._links.remove(link)
 
     def note_link_overrun(self) -> None:
         """Count a link that was ended since its port was too slow."""
         self._overrun += 1
-
-    async def _keep_links(self) -> None:
-        """Have links ask after their other ends, where these are silent."""
-        while True:
-            if not self._links:
-                self._look_at_links = trio.Event()
-                await self._look_at_links.wait()
-            await trio.sleep(max(1.0, min((link.keepalive for link in self._links), default=1.0) / 4))
-            now = trio.current_time()
-            if self._out.has_link:
-                for link in list(self._links):
-                    link.look(now)
 
     # -- waiting for the server --------------------------------------------------------------------------------------
 
@@ -836,8 +793,8 @@ class Nats:
         try:
             with self._scope:
                 async with open_quiet_nursery() as nursery:
-                    nursery.start_soon(self._keep_time)
-                    nursery.start_soon(self._keep_links)
+                    nursery.start_soon(self._lanes.keep_time)
+                    nursery.start_soon(self._links.keep, self._out)
                     while True:
                         self._stand(link)
                         task_status.started()
@@ -934,8 +891,7 @@ class Nats:
         self._tell_changed()
 
     def _break_links(self, error: NatsError) -> None:
-        for link in list(self._links):
-            link.broke(type(error)(error.why))
+        self._links.break_all(lambda: type(error)(error.why))
 
     async def _reconnect(self, last: Server) -> Link:
         """Try all servers, round after round, with waits between, until one takes this client.

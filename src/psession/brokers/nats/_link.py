@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from psession import _version
+from psession.brokers._stream import BrokerStream
 from psession.brokers.nats._errors import NatsAuthError, NatsConnectError, NatsProtocolError
 from psession.brokers.nats._wire import PING, PONG, Failure, Info, Parser, Ping, Pong, connect_line
 from psession.channels._connecting import connect
-from psession.nursery import close_forcefully
 
 if TYPE_CHECKING:
     from psession.brokers.nats._credentials import Credentials
@@ -20,79 +19,24 @@ if TYPE_CHECKING:
     from psession.brokers.nats._servers import Server
     from psession.brokers.nats._wire import Word
 
-READ_BYTES = 64 * 1024
-"""How much one read takes."""
-
 _AUTH_WORDS = ("authorization", "authentication", "user authentication", "account authentication")
 
 
-class Link:
+class Link(BrokerStream):
     """A connection whose handshake is done; `open_link` makes one.
 
     Attributes:
         server: The server.
         info: What the server said of itself last.
-        rest: What a write left, which must be written before all else.
-        bytes_in: Bytes read.
-        bytes_out: Bytes written.
         left: True where this side moves to another server: nothing more is put on this one.
     """
 
     def __init__(self, stream: trio.abc.Stream, server: Server, parser: Parser) -> None:
+        super().__init__(stream)
         self.server = server
         self.info: Info = Info()
-        self.rest: bytes = b""
-        self.bytes_in: int = 0
-        self.bytes_out: int = 0
         self.left = False
-        self._stream = stream
         self._parser = parser
-        self._socket = stream.socket if isinstance(stream, trio.SocketStream) and os.name == "posix" else None
-
-    @property
-    def is_free(self) -> bool:
-        """True where `write` takes bytes now."""
-        return self._socket is not None and not self.rest
-
-    def write(self, data: bytes) -> None:
-        """Write to a socket without waiting, one system call which nothing can cut; only while `is_free`.
-
-        What it did not take is `rest`. A socket that is broken takes nothing, and says so to who writes the rest.
-        """
-        assert self._socket is not None
-        try:
-            written = os.write(self._socket.fileno(), data)
-        except OSError:
-            written = 0
-        self.bytes_out += written
-        if written < len(data):
-            self.rest = data[written:]
-
-    async def write_rest(self) -> None:
-        """Write what is left.
-
-        Raises:
-            trio.BrokenResourceError: The connection broke.
-        """
-        assert self._socket is not None
-        await trio.lowlevel.wait_writable(self._socket)
-        try:
-            written = os.write(self._socket.fileno(), self.rest)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            raise trio.BrokenResourceError(f"the connection broke: {error}") from error
-        self.bytes_out += written
-        self.rest = self.rest[written:]
-
-    async def send(self, data: bytes) -> None:
-        """Write these bytes.
-
-        Raises:
-            trio.BrokenResourceError: The connection broke.
-        """
-        await self._stream.send_all(data)
-        self.bytes_out += len(data)
 
     async def read(self) -> list[Word]:
         """Return what comes with the next read, which may be nothing whole.
@@ -102,28 +46,7 @@ class Link:
             trio.BrokenResourceError: The connection broke.
             NatsProtocolError: It is not the protocol.
         """
-        if self._socket is None:
-            data = bytes(await self._stream.receive_some(READ_BYTES))
-        else:
-            data = await self._read_socket(self._socket)
-        if not data:
-            raise trio.EndOfChannel
-        self.bytes_in += len(data)
-        return self._parser.feed(data)
-
-    async def _read_socket(self, socket: trio.socket.SocketType) -> bytes:
-        while True:
-            await trio.lowlevel.wait_readable(socket)
-            try:
-                return os.read(socket.fileno(), READ_BYTES)
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                raise trio.BrokenResourceError(f"the connection broke: {error}") from error
-
-    async def close(self) -> None:
-        """Close the connection at once."""
-        await close_forcefully(self._stream)
+        return self._parser.feed(await self.read_bytes())
 
     # -- the handshake -----------------------------------------------------------------------------------------------
 
@@ -192,8 +115,8 @@ class Link:
     async def _encrypt(self, options: NatsOptions) -> None:
         context = options.ssl_context or ssl.create_default_context()
         name = options.tls_hostname or self.server.tls_name
-        stream = trio.SSLStream(self._stream, context, server_hostname=name, https_compatible=True)
-        self._stream, self._socket = stream, None
+        stream = trio.SSLStream(self.stream, context, server_hostname=name, https_compatible=True)
+        self.change_stream(stream)
         try:
             await stream.do_handshake()
         except trio.BrokenResourceError as error:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
+from psession.brokers._requests import AskingBase, PlainChannel
 from psession.brokers.nats import _wire as wire
-from psession.brokers.nats._channel import BrokerChannel, Road
+from psession.brokers.nats._channel import Road
 from psession.brokers.nats._errors import NatsError
 from psession.brokers.nats._headers import encode_headers
 from psession.brokers.nats._subjects import pattern_bytes, subject_bytes
 from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES
 from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT
-from psession.channels.codecs import JsonCodec, MsgpackCodec
-from psession.errors import MalformedMessageError, MessageError, MessageTooLargeError
+from psession.errors import MalformedMessageError, MessageError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -32,9 +31,6 @@ ERROR_HEADER: Final = "Nats-Service-Error"
 CODE_HEADER: Final = "Nats-Service-Error-Code"
 OWN_CODE_HEADER: Final = "Psession-Code"
 
-MAX_ASKED: Final = 65536
-"""Requests whose answers are awaited, as far as the channel remembers them: to say so when the connection breaks."""
-
 
 class RequestingRoad(Road, Protocol):
     """A client, as far as requests need it."""
@@ -44,26 +40,8 @@ class RequestingRoad(Road, Protocol):
         ...
 
 
-class RequestChannel(BrokerChannel):
+class RequestChannel(PlainChannel[Road]):
     """The common part of both: payloads of any kind, each in a message of its own, and errors in headers."""
-
-    def __init__(self, road: Road, codec: Codec | CodecName, max_message_bytes: float, close_timeout: float) -> None:
-        any_value: Codec | CodecName = codec
-        if codec == "json":
-            any_value = JsonCodec(Any)
-        elif codec == "msgpack":
-            any_value = MsgpackCodec(Any)
-        super().__init__(road, any_value, max_message_bytes, close_timeout)
-
-    def _data(self, payload: Any) -> bytes:
-        data = b"" if payload is None else self._codec.encode(payload)
-        limit = min(self._max_message_bytes, self._road.max_payload)
-        if len(data) > limit:
-            raise MessageTooLargeError(f"{len(data)} bytes; {limit:g} are the most (max_message_bytes, max_payload)")
-        return data
-
-    def _payload(self, message: NatsMessage) -> Any:
-        return self._codec.decode(message.data) if message.data else None
 
     def _answer(self, to: bytes, payload: Any) -> bytes:
         return wire.pub(to, b"", self._data(payload))
@@ -77,7 +55,7 @@ class RequestChannel(BrokerChannel):
         pass
 
 
-class AskingChannel(RequestChannel):
+class AskingChannel(AskingBase[Road], RequestChannel):
     """Asks who serves a subject; each request may go to another member of a queue group."""
 
     def __init__(
@@ -87,8 +65,6 @@ class AskingChannel(RequestChannel):
         self._subject = subject_bytes(subject)
         self._token = f"R{secrets.token_hex(8)}"
         self._inbox = road.take_inbox(self._token, self._take)
-        self._asked: dict[int, None] = {}
-        self._lost: list[dict[str, Any]] = []
         road.watch_link(self)
 
     def encode(self, message: Message) -> bytes:
@@ -104,9 +80,7 @@ class AskingChannel(RequestChannel):
             raise MalformedMessageError("nats.requests() asks, and answers nothing without serves=True")
         reply = f"{self._inbox}-{message['id']} ".encode()
         frame = wire.pub(self._subject, reply, self._data(message["payload"]))
-        self._asked[message["id"]] = None
-        if len(self._asked) > MAX_ASKED:
-            del self._asked[next(iter(self._asked))]
+        self._note_asked(message["id"])
         return frame
 
     def _take(self, message: NatsMessage) -> None:
@@ -117,8 +91,7 @@ class AskingChannel(RequestChannel):
         made: list[Message | MessageError] = []
         for message in messages:
             if message.subject == "":
-                made += self._lost
-                self._lost = []
+                made += self._take_lost()
                 continue
             _, _, number = message.subject.rpartition("-")
             if not (number.isascii() and number.isdigit()):
@@ -137,7 +110,7 @@ class AskingChannel(RequestChannel):
             return {"kind": "unsent", "id": id}
         headers = message.headers
         if ERROR_HEADER not in headers and CODE_HEADER not in headers:
-            return {"kind": "answer", "id": id, "payload": self._payload(message)}
+            return {"kind": "answer", "id": id, "payload": self._payload(message.data)}
         first = {name: values[0] for name, values in headers.items()}
         return {
             "kind": "fail",
@@ -145,22 +118,10 @@ class AskingChannel(RequestChannel):
             "number": first.get(CODE_HEADER),
             "code": first.get(OWN_CODE_HEADER),
             "text": first.get(ERROR_HEADER),
-            "payload": self._payload(message),
+            "payload": self._payload(message.data),
         }
 
-    @property
-    def keepalive(self) -> float:
-        """Never: there is no other end in particular."""
-        return math.inf
-
-    def look(self, now: float) -> None:
-        """There is nobody in particular to look after."""
-
-    def broke(self, error: NatsError) -> None:
-        """The connection broke: what was asked is not answered any more. The channel lives on with the next."""
-        text = error.why
-        self._lost += [{"kind": "fail", "id": id, "code": "disconnected", "text": text} for id in self._asked]
-        self._asked.clear()
+    def _tell_lost(self) -> None:
         self._take(wire.NatsMessage("", "", b"", b"", 0))
 
     def _leave(self) -> None:
@@ -213,7 +174,7 @@ class AnsweringChannel(RequestChannel):
             if message.reply:
                 subject_bytes(message.reply, "reply")
             kind = "ask" if message.reply else "tell"
-            payload = self._payload(message)
+            payload = self._payload(message.data)
         except MessageError as error:
             out = self._road.outgoing
             if message.reply:

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import trio
-
-from psession import checks
+from psession.brokers._serving import LinkServer
 from psession.brokers.nats import _wire as wire
 from psession.brokers.nats._channel import NatsChannel, Road, word, word_of
 from psession.brokers.nats._headers import encode_headers
 from psession.brokers.nats._subjects import subject_bytes
 from psession.nursery import open_quiet_nursery
-from psession.protocol.bucket import Lines
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
+    import trio
+
     from psession.brokers.nats._subscription import Subscription
     from psession.brokers.nats._wire import NatsMessage
-
-log = logging.getLogger("psession")
-
-DEFAULT_MAX_LINKS: Final = 10_000
-"""Links at once. Each costs no file, and 3 kB beside its port."""
 
 
 class ServingRoad(Road, Protocol):
@@ -37,7 +30,7 @@ class ServingRoad(Road, Protocol):
         ...
 
 
-class NatsServer:
+class NatsServer(LinkServer[NatsChannel]):
     """The links that one ``nats.serve`` has; ``await nursery.start(nats.serve, subject, handler)`` gives it.
 
     Attributes:
@@ -55,16 +48,10 @@ class NatsServer:
         max_links: int,
         options: dict[str, Any],
     ) -> None:
-        checks.count("max_links", max_links)
+        super().__init__(subject, handler, max_links)
         self.subject = subject
-        self.links: int = 0
-        self.refused: int = 0
-        self.strangers: int = 0
         self._road = road
-        self._handler = handler
-        self._max_links = max_links
         self._options = options
-        self._lines = Lines(trio.current_time())
         self._token = f"D{secrets.token_hex(11)}"
 
     async def run(self, queue: str | None, task_status: trio.TaskStatus[NatsServer]) -> None:
@@ -104,30 +91,5 @@ class NatsServer:
             return
         channel = NatsChannel(self._road, self.subject, **self._options)
         channel.stand(message.reply)
-        self.links += 1
         channel.say("welcome", door=self._door)
-        nursery.start_soon(self._talk, channel, name=f"psession link of {self.subject}")
-
-    async def _talk(self, channel: NatsChannel) -> None:
-        try:
-            await self._handler(channel)
-        except (trio.EndOfChannel, trio.BrokenResourceError) as error:
-            log.debug(
-                "a link of %s ended: %s",
-                self.subject,
-                str(error) or "closed by the other end",
-                extra={"event_name": "connection_ended"},
-            )
-        except Exception:
-            more = self._lines.take(trio.current_time())
-            if more is not None:
-                log.exception(
-                    "the handler of a link of %s failed%s",
-                    self.subject,
-                    more,
-                    extra={"event_name": "connection_handler_raised"},
-                )
-        finally:
-            self.links -= 1
-            with trio.CancelScope(shield=True):
-                await channel.aclose()
+        self._start(channel, nursery)

@@ -299,6 +299,11 @@ def connect_line(options: dict[str, Any]) -> bytes:
     return b"CONNECT " + msgspec.json.encode(options) + b"\r\n"
 
 
+def is_message(frame: bytes) -> bool:
+    """Return True for a frame that publishes something."""
+    return frame[:4] in (b"PUB ", b"HPUB")
+
+
 def pub(subject: bytes, reply: bytes, data: bytes) -> bytes:
     """Return a message; ``reply`` is ``b""`` or a subject with a space behind it."""
     return b"PUB %b %b%d\r\n%b\r\n" % (subject, reply, len(data), data)

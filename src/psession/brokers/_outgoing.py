@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from psession.brokers.nats._wire import PING
-
 if TYPE_CHECKING:
-    from psession.brokers.nats._link import Link
+    from collections.abc import Callable
+
+    from psession.brokers._stream import BrokerStream
 
 MAX_JOINED_BYTES: Final = 64 * 1024
 """The bytes that one write joins: past this a system call costs its copying, not its entry."""
@@ -36,9 +36,14 @@ class Outgoing:
         burst: The number of messages that came with the last read: as many answers may be about to follow.
         words: How many of the numbered ones were no messages but words in their order: pings, ends of subscriptions.
         is_writing: True while a write is under way that waits.
+
+    Args:
+        limit_bytes: What may wait before there is no more room.
+        is_message: Tells messages from words.
+        ping: A word whose answer would be nobody's after a reconnect, so that it does not wait for the next link.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, is_message: Callable[[bytes], bool], ping: bytes) -> None:
         self.number: int = 0
         self.taken: int = 0
         self.queued_bytes: int = 0
@@ -46,9 +51,11 @@ class Outgoing:
         self.words: int = 0
         self.is_writing: bool = False
         self._limit_bytes = limit_bytes
+        self._is_message = is_message
+        self._ping = ping
         self._frames: deque[bytes] = deque()
         self._words: list[bytes] = []
-        self._link: Link | None = None
+        self._link: BrokerStream | None = None
         self._rests = False
         self._asleep = trio.lowlevel.ParkingLot()
         self._for_room = trio.lowlevel.ParkingLot()
@@ -143,7 +150,7 @@ class Outgoing:
 
     # -- taking ------------------------------------------------------------------------------------------------------
 
-    def attach(self, link: Link, words: bytes) -> None:
+    def attach(self, link: BrokerStream, words: bytes) -> None:
         """Write to this link from now on, `words` first."""
         self._link = link
         self._words = [words] if words else []
@@ -155,13 +162,13 @@ class Outgoing:
         self._words.clear()
         frames = self._frames
         for place, frame in enumerate(frames):
-            if frame == PING:
+            if frame == self._ping:
                 self.queued_bytes -= len(frame)
                 frames[place] = b""
 
     def drop(self) -> int:
         """Let go of all that waits. Return how many messages it was."""
-        dropped = sum(1 for frame in self._frames if frame[:4] in (b"PUB ", b"HPUB"))
+        dropped = sum(1 for frame in self._frames if self._is_message(frame))
         self._frames.clear()
         self._words.clear()
         self.taken = self.number
@@ -169,7 +176,7 @@ class Outgoing:
         self.room_for_all()
         return dropped
 
-    async def run(self, link: Link) -> None:
+    async def run(self, link: BrokerStream) -> None:
         """Write to this link as long as it is the one; raises what the link raises."""
         while True:
             if link.rest:

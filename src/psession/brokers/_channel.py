@@ -1,0 +1,205 @@
+"""Channels over a broker's client: what arrives waits in a mailbox, what is written goes the client's way."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+
+import trio
+
+from psession.channels._wire import WireChannel
+from psession.shell.waiting import Waiter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from psession.brokers._outgoing import Outgoing
+    from psession.channels._base import Message
+    from psession.channels.codecs import Codec, CodecName
+    from psession.errors import MessageError, SessionError
+    from psession.shell.waiting import Delivery
+
+DEFAULT_KEEPALIVE: Final = 30.0
+"""Seconds of silence after which a link asks whether the other end is there."""
+
+MAX_ARRIVED_MESSAGES: Final = 16384
+"""Messages that wait in a link until its port reads them. A port reads at once, so these are of one burst."""
+
+MAX_ARRIVED_BYTES: Final = 16 * 1024 * 1024
+"""Their bytes: sixteen messages of full size."""
+
+
+class Watched(Protocol):
+    """A channel that a client tells when its connection breaks."""
+
+    @property
+    def keepalive(self) -> float:
+        """Seconds of silence after which it looks after its other end."""
+        ...
+
+    def look(self, now: float) -> None:
+        """Look after the other end, if it is time."""
+        ...
+
+    def broke(self, error: SessionError) -> None:
+        """The connection broke."""
+        ...
+
+
+class Links:
+    """The channels that a client tells when its connection breaks."""
+
+    def __init__(self) -> None:
+        self._links: dict[Watched, None] = {}
+        self._some = trio.Event()
+
+    def __len__(self) -> int:
+        return len(self._links)
+
+    def add(self, link: Watched) -> None:
+        """Tell a link when the connection breaks, and have it look after its other end."""
+        self._links[link] = None
+        self._some.set()
+
+    def remove(self, link: Watched) -> None:
+        """Do so no more."""
+        self._links.pop(link, None)
+
+    def break_all(self, error: Callable[[], SessionError]) -> None:
+        """The connection broke."""
+        for link in list(self._links):
+            link.broke(error())
+
+    async def keep(self, out: Outgoing) -> None:
+        """Have links ask after their other ends, where these are silent."""
+        while True:
+            if not self._links:
+                self._some = trio.Event()
+                await self._some.wait()
+            await trio.sleep(max(1.0, min((link.keepalive for link in self._links), default=1.0) / 4))
+            now = trio.current_time()
+            if out.has_link:
+                for link in list(self._links):
+                    link.look(now)
+
+
+class Outlet(Protocol):
+    """A client, as far as a channel needs it to write."""
+
+    @property
+    def max_payload(self) -> int:
+        """The bytes that a message may have."""
+        ...
+
+    @property
+    def outgoing(self) -> Outgoing:
+        """The queue of what is written."""
+        ...
+
+
+R = TypeVar("R", bound=Outlet)
+
+
+class Mailbox(Waiter):
+    """The messages that arrived for a channel and were not read yet, and the one task that reads."""
+
+    __slots__ = ("arrived", "outcome", "size", "task")
+
+    def __init__(self) -> None:
+        self.arrived: deque[Any] = deque()
+        self.size = 0
+        self.task: trio.lowlevel.Task | None = None
+        self.outcome: Delivery | None = None
+
+    def put(self, message: Any) -> bool:
+        """Keep a message. Return False where there is no room."""
+        if len(self.arrived) >= MAX_ARRIVED_MESSAGES or self.size + message.size > MAX_ARRIVED_BYTES:
+            return False
+        self.arrived.append(message)
+        self.size += message.size
+        self.nudge()
+        return True
+
+    def take(self) -> list[Any]:
+        """Return all that arrived."""
+        messages = list(self.arrived)
+        self.arrived.clear()
+        self.size = 0
+        return messages
+
+
+class BrokerChannel(WireChannel, Generic[R]):
+    """A channel over a broker: what arrives waits in a mailbox, what is written goes the client's way."""
+
+    _tears = False
+    hops = 2
+    bytes_sent: int
+    bytes_received: int
+
+    def __init__(self, road: R, codec: Codec | CodecName, max_message_bytes: float, close_timeout: float) -> None:
+        super().__init__(codec=codec, max_message_bytes=max_message_bytes, close_timeout=close_timeout)
+        self._road = road
+        self._box = Mailbox()
+        self._over: Exception | None = None
+        self.joins = True
+
+    def send_frame_now(self, frame: bytes) -> bytes | None:
+        """Put a frame among what the client writes, if there is room.
+
+        Returns:
+            ``b""``, or ``None`` where the client's queue is full, there is no connection, or the channel is over.
+        """
+        out = self._road.outgoing
+        if self._closed or self._over is not None or not out.has_room:
+            return None
+        out.put(frame, out.answers_together())
+        self.bytes_sent += len(frame)
+        return b""
+
+    async def _write(self, frames: Sequence[bytes]) -> None:
+        out = self._road.outgoing
+        for frame in frames:
+            await out.wait_for_room()
+            self._check_open()
+            if self._over is not None:
+                raise trio.BrokenResourceError(str(self._over)) from self._over
+            out.put(frame, out.answers_together())
+            self.bytes_sent += len(frame)
+
+    async def _read(self) -> list[Message | MessageError]:
+        box = self._box
+        waited = False
+        while not box.arrived:
+            self._check_open()
+            if self._over is not None:
+                if not waited:
+                    await trio.lowlevel.checkpoint()
+                if isinstance(self._over, trio.EndOfChannel):
+                    raise trio.EndOfChannel
+                raise trio.BrokenResourceError(str(self._over)) from self._over
+            await box.park()
+            waited = True
+        if not waited:
+            await trio.lowlevel.checkpoint()
+        messages = box.take()
+        self.bytes_received += sum(message.size for message in messages)
+        return self._messages_of(messages)
+
+    def _messages_of(self, messages: list[Any]) -> list[Message | MessageError]:
+        return self._decoded([message.data for message in messages])
+
+    def end(self, why: Exception) -> None:
+        """There is nothing more to come: what arrived can be read, then `why`."""
+        if self._over is None:
+            self._over = why
+            self._box.nudge()
+
+    async def _close(self) -> None:
+        self._leave()
+        self._box.take()
+        self._box.nudge()
+        await trio.lowlevel.checkpoint()
+
+    def _leave(self) -> None:
+        """Say that it is over, and want nothing more."""
+        raise NotImplementedError
