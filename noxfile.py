@@ -246,6 +246,14 @@ def bring(session: nox.Session, **programs: str) -> None:
 
 
 @nox.session(default=False)
+def thorough(session: nox.Session) -> None:
+    """What is tried at random, tried for an hour instead of a minute: `PSESSION_EFFORT=100` and so on make it a day."""
+    session.install(".[all]", *group("test"))
+    effort = {"PSESSION_EFFORT": "10", "PSESSION_TERRIBLE": "60x100", "PSESSION_INTERRUPTS": "100"}
+    session.run("pytest", "-n", "auto", "-o", "faulthandler_timeout=0", *session.posargs, env={**effort, **os.environ})
+
+
+@nox.session(default=False)
 def attacks(session: nox.Session) -> None:
     """What hostile clients cost an honest one, and the server: figures, no test. `nox -s attacks -- --attackers 10`."""
     session.install(".[all]")

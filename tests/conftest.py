@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import pytest
 
+from .effort import examples
+
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
@@ -19,9 +21,9 @@ with suppress(ImportError):  # not where the examples alone are tested
     from hypothesis import settings
 
     # New examples are for a desk, where somebody is there to look into them; CI says whether a commit broke something.
-    settings.register_profile("ci", derandomize=True)
-    if os.environ.get("CI"):
-        settings.load_profile("ci")
+    settings.register_profile("desk", max_examples=examples(100))
+    settings.register_profile("ci", settings.get_profile("desk"), derandomize=True)
+    settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell runs in the background, and all it starts
     signal.signal(signal.SIGINT, signal.default_int_handler)

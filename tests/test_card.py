@@ -42,6 +42,7 @@ from psession import PortClosedError, SessionError, SessionManager
 from psession.channels import memory_pair
 
 from .card import card_port
+from .effort import examples
 from .peers import settle
 
 if TYPE_CHECKING:
@@ -282,7 +283,7 @@ HISTORIES = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(history=HISTORIES)
 @example(history=[OPEN, Send(), Send(answers=(Answer("after", 0.5),)), 10.0])
 def test_every_send_comes_to_the_same_at_the_same_moment_as_on_the_card(history: list[Step]) -> None:

@@ -21,7 +21,7 @@ from .peers import start_and_cancel
 
 INTERRUPTED = 130
 
-DELAYS = [0, 1, 2, 4, 8, 16, 32, 64, 128, 200]
+DELAYS = [0, 4, 16, 64, 200]
 """Milliseconds from a moment of the start-up to the signal. A command runs after 20, or 200 for all of psession."""
 
 SCRIPT = """\

@@ -25,6 +25,7 @@ from psession.channels import memory_pair
 from psession.options import PEER_ROOM
 from psession.testing import lossy
 
+from .effort import examples
 from .peers import Caught, Wire, settle
 from .tables import assert_empty, assert_idle, assert_no_timers
 from .test_exact_histories import DEEDS, World
@@ -293,7 +294,7 @@ def test_on_a_bad_network_two_gateways_with_the_default_numbers_stream_to_each_o
 
 
 @pytest.mark.parametrize("numbers", [1, 2, 50])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(history=st.lists(DEEDS, max_size=50))
 def test_with_the_same_numbers_each_turn_is_run_once_and_answered_rightly_or_fails_truthfully(
     numbers: int, history: list[tuple[Any, ...]]

@@ -17,6 +17,7 @@ from psession.protocol.dialogue import BUSY, AskedTurn, Dialogue
 from psession.protocol.endings import ENDED
 from psession.protocol.sessions import Sessions
 
+from .effort import examples
 from .peers import Caught, Wire, settle
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def test_sessions_that_are_over_do_not_pile_up() -> None:
     assert watched.deadlines.pop(60.0) == [stays]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, 3), st.sampled_from(["rest", "work", "ask", "end", "look"]), st.integers(0, 4)),
@@ -151,7 +152,7 @@ def test_the_session_that_has_been_idle_longest_makes_room() -> None:
     assert (sessions.longest_idle(), sessions.longest_idle(), sessions.longest_idle()) == (idle[3], idle[0], None)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["rest", "rest", "work", "end", "oldest"]), st.integers(0, 5)), max_size=60))
 def test_the_ranks_agree_with_a_plain_table(history: list[tuple[str, int]]) -> None:
     sessions, since = table(), dict[Dialogue, float]()

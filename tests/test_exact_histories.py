@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from psession import Exact, Port, Session, SessionError, SessionManager, SessionRefusedError
 
+from .effort import examples
 from .peers import Wire, settle
 from .tables import assert_empty, assert_no_timers
 
@@ -147,7 +148,7 @@ class World:
 
 @pytest.mark.parametrize("numbers", [1, 2, 50])
 @pytest.mark.parametrize("kept", [4 * 1024 * 1024, 1], ids=["answers kept", "answers forgotten"])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(history=st.lists(DEEDS, max_size=50))
 def test_each_turn_is_run_once_and_answered_rightly_or_fails_truthfully(
     numbers: int, kept: int, history: list[tuple[Any, ...]]

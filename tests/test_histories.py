@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from psession import Session, SessionError, SessionInvalidError, SessionManager, SessionOverflowError
 from psession.channels import memory_pair
 
+from .effort import examples
 from .peers import Wire, plain_pair, settle
 from .tables import assert_empty, assert_idle, assert_no_timers
 
@@ -129,7 +130,7 @@ def check(port: Any) -> None:
     ids=lambda options: "-".join(map(str, options.values())) or "defaults",
 )
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(history=st.lists(DEEDS, max_size=40))
 def test_no_reply_reaches_a_turn_that_it_does_not_answer(
     options: dict[str, Any], is_async: bool, history: list[tuple[Any, ...]]
@@ -166,7 +167,7 @@ def test_no_reply_reaches_a_turn_that_it_does_not_answer(
 
 
 @pytest.mark.parametrize("pair", [memory_pair, plain_pair])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     plan=st.lists(
         st.tuples(

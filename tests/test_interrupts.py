@@ -37,7 +37,7 @@ def _nothing_is_left_for_other_tests() -> Iterator[None]:
     gc.collect()
 
 
-PLACES = int(os.environ.get("PSESSION_INTERRUPTS", "8"))
+PLACES = int(os.environ.get("PSESSION_INTERRUPTS", "5"))
 """Places of each scenario, in each of two ways: let through, and caught by the application."""
 
 SLOW = 1000

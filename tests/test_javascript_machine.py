@@ -22,6 +22,7 @@ from psession.protocol.dialogue import AskedTurn, Dialogue
 from psession.protocol.endings import Ending
 from psession.protocol.states import ANSWERER, ASKER, SESSION, Turn, TurnEvent
 
+from .effort import examples
 from .machines import World, machine, pick
 from .test_states import BEGINNING, DEEDS, OPTIONS
 
@@ -233,7 +234,7 @@ class Told(World):
 
 # With on_request Python keeps no session for a question that stands alone: another way to the same messages.
 @pytest.mark.parametrize("options", [options for options in OPTIONS if "on_request" not in options], ids=repr)
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(50), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(history=st.lists(DEEDS, min_size=10, max_size=40))
 def test_both_machines_say_and_remember_the_same(
     machines: Machines, options: dict[str, Any], history: list[tuple[str, int, Any]]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from psession import Exact, Port, PortClosedError, SessionError
 
+from .effort import examples
 from .links import Network, Work, client
 from .peers import settle
 from .tables import assert_empty
@@ -111,7 +112,7 @@ class World:
             assert len(work.runs) == len(set(work.runs)), "run twice"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(history=st.lists(DEEDS, max_size=40))
 def test_over_links_that_break_each_turn_is_run_once_and_answered_rightly_or_fails_truthfully(
     history: list[tuple[Any, ...]],

@@ -9,6 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from psession.protocol.numbers import MAX_ROTATION, SidPool
 
+from .effort import examples
+
 
 def test_numbers_are_handed_out_in_rotation_not_lowest_first() -> None:
     pool = SidPool(range(1, 4))
@@ -159,10 +161,10 @@ class PoolAgainstModel(RuleBasedStateMachine):
 
 
 TestPoolAgainstModel = PoolAgainstModel.TestCase
-TestPoolAgainstModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestPoolAgainstModel.settings = settings(max_examples=examples(60), stateful_step_count=40, deadline=None)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from(["take", "give", "rest"])), max_size=80))
 def test_numbers_held_by_both_sides_are_disjoint_for_any_history(history: list[tuple[bool, str]]) -> None:
     pools = (SidPool(range(1, 40, 2)), SidPool(range(2, 40, 2)))
@@ -182,7 +184,7 @@ def test_numbers_held_by_both_sides_are_disjoint_for_any_history(history: list[t
         assert len(set(mine)) == len(mine)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.integers(2, 50), st.integers(1, 200))
 def test_a_number_given_back_is_the_last_to_come_again(size: int, rounds: int) -> None:
     pool = SidPool(range(1, size + 1))

@@ -12,6 +12,7 @@ from psession.protocol import peer_turns
 from psession.protocol.peer_turns import FRAME_OVERHEAD_BYTES, MAX_PAGES, PAGE
 from psession.protocol.states import ANSWERER, PeerDo, PeerEvent
 
+from .effort import examples
 from .memories import Memory
 
 SIDS = st.sampled_from([1, 2, PAGE, 5 * PAGE, 9 * PAGE + 3, 2**60])
@@ -23,7 +24,7 @@ STEPS = st.lists(
 
 @pytest.mark.parametrize("pages", [1, 2, 512])
 @pytest.mark.parametrize("room", [0, 2 * FRAME_OVERHEAD_BYTES, 10**6])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(steps=STEPS)
 def test_no_turn_is_run_twice_and_an_answer_is_its_own_turns(
     pages: int, room: int, steps: list[tuple[str, int, int]]

@@ -31,6 +31,7 @@ from psession.protocol.states import (
     TurnEvent,
 )
 
+from .effort import examples
 from .machines import FRAME_BYTES, LIFE, PEER_LIFE, World, begin_turn, machine
 from .memories import Memory
 
@@ -796,7 +797,7 @@ OPTIONS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=repr)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(history=st.lists(DEEDS, min_size=10, max_size=40))
 def test_the_fast_way_of_receive_comes_to_the_same_as_the_long_one(
     options: dict[str, Any], history: list[tuple[str, int, Any]]

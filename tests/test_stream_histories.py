@@ -15,13 +15,14 @@ import trio.testing
 
 from psession import Exact, Port, Replies, Session, SessionError, SessionManager
 
+from .effort import examples
 from .peers import Wire, settle
 from .tables import assert_empty, assert_no_timers
 
 MOVES = ["deliver", "deliver", "lose"]
 ORDERS = ["post", *["post three"] * 4, "finish", "finish with", "return", "raise", "receive", "ask back"]
 TAKERS = [*["take"] * 12, "leave", "cancel", "end"]
-SEEDS = range(150)
+SEEDS = range(examples(150))
 
 
 def deed(dice: random.Random) -> tuple[Any, ...]:

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from psession.channels import ContentLengthFraming, content_length
 from psession.errors import MalformedMessageError, MessageError, MessageTooLargeError
 
+from ..effort import examples
+
 LIMIT = 20
 
 
@@ -255,7 +257,7 @@ def test_messages_survive_any_cut(bodies: list[bytes], cuts: list[int]) -> None:
     assert feed(stream, cuts) == (bodies, "None", "None")
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=examples(500))
 @given(stream=streams, cuts=cuts)
 def test_any_bytes_are_the_same_in_one_piece_and_in_many(stream: bytes, cuts: list[int]) -> None:
     whole = feed(stream)

@@ -11,6 +11,7 @@ from websockets.protocol import Protocol, Side
 
 from psession.errors import MalformedMessageError, MessageTooLargeError
 
+from ..effort import examples
 from .websocket_bytes import LIMIT, MASK, SNOWMAN, close_code, framing, raw
 
 WELL = {
@@ -203,7 +204,7 @@ def test_without_a_limit_none_holds() -> None:
     side=st.sampled_from(list(Side)),
     deflate=st.booleans(),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_messages_survive_any_cut_and_any_fragments(
     messages: list[tuple[bytes, int, bool]], cuts: list[int], side: Side, deflate: bool
 ) -> None:
@@ -230,7 +231,7 @@ def test_messages_survive_any_cut_and_any_fragments(
 
 
 @given(st.binary(max_size=200), st.integers(0, 200), st.sampled_from(list(Side)))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_noise_in_any_cut_ends_the_same_way(data: bytes, cut: int, side: Side) -> None:
     """Whatever comes: no exception, nothing kept beyond the limit, and the cut changes nothing."""
     whole, cut_up = framing(side, limit=50), framing(side, limit=50)

@@ -18,6 +18,7 @@ from psession.channels import FrameChannel, MemoryChannel, length_prefixed, memo
 from psession.errors import MalformedMessageError
 from psession.testing import EventLog, NetworkEvent, check_channel, lossy, sequence_diagram
 
+from ..effort import examples
 from .networks import FAULTS, carry, receive_all, run
 
 
@@ -105,7 +106,7 @@ seeds = st.integers(0, 2**32)
 probabilities = st.floats(0, 1)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(seed=seeds, duplicate=probabilities, reorder=probabilities, high=st.floats(0, 10), count=st.integers(0, 40))
 def test_what_is_not_dropped_arrives_at_least_once(
     seed: int, duplicate: float, reorder: float, high: float, count: int
@@ -116,14 +117,14 @@ def test_what_is_not_dropped_arrives_at_least_once(
     assert len(got) == sum(event.copies for event in link.log) == sum(len(event.arrived) for event in link.log)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(seed=seeds, reorder=probabilities, high=st.floats(0, 10), count=st.integers(0, 40))
 def test_what_is_not_duplicated_arrives_once(seed: int, reorder: float, high: float, count: int) -> None:
     got, _ = run(carry, list(range(count)), seed=seed, reorder=reorder, delay=(0.0, high))
     assert sorted(got) == list(range(count))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(seed=seeds, drop=probabilities, delay=st.floats(0, 10), count=st.integers(0, 40))
 def test_what_is_neither_reordered_nor_delayed_unevenly_arrives_in_order(
     seed: int, drop: float, delay: float, count: int
