@@ -106,6 +106,16 @@ async def test_nobody_there_is_said_at_once_and_nothing_was_done(autojump_clock:
         assert nats.statistics().no_responders == 1
 
 
+async def test_after_a_reconnect_the_inbox_is_there_before_what_is_served(autojump_clock: MockClock) -> None:
+    async with both() as (broker, nats), nats.subscribe("a"), nats.subscribe("b"):
+        nats.take_inbox("door", lambda _: None)
+        await nats.flush()
+        await broker.kill()
+        await nats.flush()
+        said = [line.split()[1] for line in broker.clients[0].heard if line.startswith(b"SUB ")]
+        assert said == [f"{nats._inbox}.*".encode(), b"a", b"b"]
+
+
 async def test_silence_ends_after_as_long_as_the_caller_said(autojump_clock: MockClock) -> None:
     async with both() as (_, nats), nats.subscribe("deaf"):
         for timeout, until in ((3.0, 3.0), (0.5, 3.5), (0.0, 3.5)):

@@ -816,8 +816,8 @@ class Nats:
         self._pings_out = 0
         self._take_info(link.info)
         words = [_word_for(one) for one in self._subscriptions.values()]
-        if self._has_inbox:
-            words.append(wire.sub(self._inbox_bytes + b"*", b"", INBOX_SID))
+        if self._has_inbox:  # first: who comes back by a door must not find what is served without the door
+            words.insert(0, wire.sub(self._inbox_bytes + b"*", b"", INBOX_SID))
         self._out.attach(link, b"".join(words))
         self._options.tell(NatsState("open", link.server.url))
         self._tell_changed()
