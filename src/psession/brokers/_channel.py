@@ -107,7 +107,7 @@ class Mailbox(Waiter):
 
     def __init__(self) -> None:
         self.arrived: deque[Any] = deque()
-        self.size = 0
+        self.size: int = 0
         self.task: trio.lowlevel.Task | None = None
         self.outcome: Delivery | None = None
 

@@ -40,19 +40,22 @@ class Outgoing:
     Args:
         limit_bytes: What may wait before there is no more room.
         is_message: Tells messages from words.
-        ping: A word whose answer would be nobody's after a reconnect, so that it does not wait for the next link.
+        is_of_link: Tells words that are for their own link alone, such as a ping, whose answer is nobody's after a
+            reconnect.
     """
 
-    def __init__(self, limit_bytes: int, is_message: Callable[[bytes], bool], ping: bytes) -> None:
+    def __init__(
+        self, limit_bytes: int, is_message: Callable[[bytes], bool], is_of_link: Callable[[bytes], bool]
+    ) -> None:
         self.number: int = 0
         self.taken: int = 0
         self.queued_bytes: int = 0
-        self.burst = 0
+        self.burst: int = 0
         self.words: int = 0
         self.is_writing: bool = False
         self._limit_bytes = limit_bytes
         self._is_message = is_message
-        self._ping = ping
+        self._is_of_link = is_of_link
         self._frames: deque[bytes] = deque()
         self._words: list[bytes] = []
         self._link: BrokerStream | None = None
@@ -68,6 +71,11 @@ class Outgoing:
     def has_link(self) -> bool:
         """True while what is put is written."""
         return self._link is not None
+
+    @property
+    def has_words(self) -> bool:
+        """True while words that are written before all messages wait."""
+        return bool(self._words)
 
     @property
     def has_room(self) -> bool:
@@ -157,12 +165,12 @@ class Outgoing:
         self._rouse()
 
     def detach(self) -> None:
-        """Write to no link: what was not taken waits for the next one, pings aside: their answers would be nobody's."""
+        """Write to no link: what was not taken waits for the next one, the words for it alone aside."""
         self._link = None
         self._words.clear()
         frames = self._frames
         for place, frame in enumerate(frames):
-            if frame == self._ping:
+            if self._is_of_link(frame):
                 self.queued_bytes -= len(frame)
                 frames[place] = b""
 

@@ -46,6 +46,15 @@ class LinkServer(Generic[C]):
         self._max_links = max_links
         self._lines = Lines(trio.current_time())
 
+    def _note_stranger(self) -> None:
+        self.strangers += 1
+
+    def _has_place(self) -> bool:
+        if self.links < self._max_links:
+            return True
+        self.refused += 1
+        return False
+
     def _start(self, channel: C, nursery: trio.Nursery) -> None:
         self.links += 1
         nursery.start_soon(self._talk, channel, name=f"psession link of {self._address}")

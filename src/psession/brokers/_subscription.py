@@ -45,8 +45,8 @@ class BrokerSubscription(Generic[M]):
 
     def __init__(self, name: str, limit: int, max_pending_messages: int, max_pending_bytes: float) -> None:
         self.received: int = 0
-        self.max_pending_messages = max_pending_messages
-        self.max_pending_bytes = max_pending_bytes
+        self.max_pending_messages: int = max_pending_messages
+        self.max_pending_bytes: float = max_pending_bytes
         self._name = name
         self._limit = limit
         self._pending: deque[M] = deque()

@@ -122,7 +122,7 @@ class Nats:
         self._pool = pool
         self._options = options
         self._credentials = credentials
-        self._out = Outgoing(options.max_queued_bytes, wire.is_message, wire.PING)
+        self._out = Outgoing(options.max_queued_bytes, wire.is_message, wire.PING.__eq__)
         self._link: Link | None = None
         self._past_bytes = (0, 0)
         self._info = wire.Info()

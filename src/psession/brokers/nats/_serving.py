@@ -79,14 +79,13 @@ class NatsServer(LinkServer[NatsChannel]):
         except ValueError:
             back = b""
         if word_of(message) != "open" or not back:
-            self.strangers += 1
+            self._note_stranger()
             if back:
                 why = f"{self.subject} is served by psession's sessions; a plain request is for nats.requests()"
                 block = encode_headers({"Nats-Service-Error": why, "Nats-Service-Error-Code": "400"})
                 out.put(wire.hpub(back, b"", block, b""), out.answers_together())
             return
-        if self.links >= self._max_links:
-            self.refused += 1
+        if not self._has_place():
             out.put(word("refused", back, why=f"there is no place: max_links is {self._max_links}"), 1)
             return
         channel = NatsChannel(self._road, self.subject, **self._options)
