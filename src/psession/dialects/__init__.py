@@ -3,13 +3,14 @@
 `Classic` is the wire of PSession 1.0, `Exact` the one that numbers its turns. Either answers the other's questions.
 
 The others are those of protocols without sessions, each a `TurnDialect`: `JsonRpc`, and made of it `Lsp` and `Mcp`;
-`Cdp`, `Dap`, `GraphqlWs`, `NatsRequests`. What `TurnDialect.read` returns is made of `Answer`, `Part`, `End`,
-`Failure`, `Question`, `Withdrawn` and `Event`. docs/dialects.md says how to write one.
+`Cdp`, `Dap`, `GraphqlWs`, `MqttRequests`, `NatsRequests`. What `TurnDialect.read` returns is made of `Answer`, `Part`,
+`End`, `Failure`, `Question`, `Withdrawn` and `Event`. docs/dialects.md says how to write one.
 """
 
 from psession.dialects.dap import Dap
 from psession.dialects.graphql_ws import GraphqlWs
 from psession.dialects.json_rpc import Cdp, JsonRpc, Lsp, Mcp
+from psession.dialects.mqtt import MqttRequests
 from psession.dialects.nats import NatsRequests
 from psession.dialects.psession import Classic, Exact
 from psession.protocol.dialect import Dialect, ExactFields
@@ -32,6 +33,7 @@ __all__ = [
     "JsonRpc",
     "Lsp",
     "Mcp",
+    "MqttRequests",
     "NatsRequests",
     "Part",
     "Question",
