@@ -46,6 +46,7 @@ PURE = [
     "channels/_content_length.py",
     "channels/_framings.py",
     *[f"brokers/nats/_{room}.py" for room in ("errors", "headers", "subjects", "wire")],
+    *[f"brokers/mqtt/_{room}.py" for room in ("errors", "message", "packets", "server", "topics")],
     "testing/_events.py",
     "testing/_flight.py",
     "testing/_faults.py",
@@ -77,7 +78,7 @@ PUBLIC = [
 ]
 PUBLIC += ["psession.asyncio", "psession.blocking"]
 PUBLIC += ["psession.testing", "psession.testing.contract", "psession.testing.diagram", "psession.testing.lossy"]
-PUBLIC += ["psession.brokers.nats", "psession.testing.pairs"]
+PUBLIC += ["psession.brokers.mqtt", "psession.brokers.nats", "psession.testing.pairs"]
 
 
 def parse(room: str) -> ast.Module:
@@ -130,6 +131,7 @@ def test_imports_go_downward(room: str) -> None:
 def test_a_pure_room_stands_on_pure_rooms_alone(room: str) -> None:
     pure = {module_name(one) for one in PURE} | {
         "psession",
+        "psession.brokers.mqtt",
         "psession.brokers.nats",
         "psession.channels",
         "psession.testing",
