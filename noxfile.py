@@ -218,7 +218,7 @@ def browser(session: nox.Session) -> None:
 def foreign(session: nox.Session) -> None:
     """The tests whose far end is a program that nobody here wrote: language servers, a debugger, QEMU and others."""
     programs = {"qemu_system_x86": "qemu-system-x86_64", "redis_server": "redis-server", "nats_server": "nats-server"}
-    bring(session, aria2="aria2c", curl="curl", fish="fish", mpv="mpv", zsh="zsh", **programs)
+    bring(session, aria2="aria2c", curl="curl", fish="fish", mosquitto="mosquitto", mpv="mpv", zsh="zsh", **programs)
     session.install(".[all]", *group("test"), *group("foreign"))
     run_suite(session, "-m", "foreign")
 
