@@ -21,16 +21,19 @@ if TYPE_CHECKING:
 DOCS = Path(__file__).parent.parent / "docs"
 SOURCES = Path(psession.__file__).parent
 MODULES = ["psession", "psession.channels", "psession.dialects", "psession.hooks", "psession.opentelemetry"]
-MODULES += ["psession.brokers.nats", "psession.inspector", "psession.prometheus", "psession.testing"]
+MODULES += ["psession.brokers.mqtt", "psession.brokers.nats"]
+MODULES += ["psession.inspector", "psession.prometheus", "psession.testing"]
 DIRECTIVE = re.compile(r"^\.\. auto(?:class|exception|function|data):: (\w+)(?:\(\))?$", re.MULTILINE)
 FOR_TYPE_CHECKERS = {"Ask", "Reply", "T", "Function", "ChannelT"}
 """Type variables: nobody imports them."""
 INTERNAL = {
     "Account",
     "Backoff",
+    "Flight",
+    "Inbox",
     "Outgoing",
     "Watched",
-}  # of methods of Budget, Retry and Nats that are psession's own, and not on the page
+}  # of methods of Budget, Retry, Nats and Mqtt that are psession's own, and not on the page
 
 
 def page_of(module: str) -> Path:
