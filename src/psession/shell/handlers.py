@@ -26,6 +26,10 @@ log: logging.Logger = logging.getLogger("psession")
 class PassedOnError(errors.SessionRemoteError):
     """The error of a question that was passed on to another peer: its asker gets the code, the text and the data."""
 
+    code: int | str
+    text: str
+    data: Any
+
     def __init__(self, code: str, text: str, data: Any = None, **known: Any) -> None:
         super().__init__(f"{code}: {text}" if text else code, **known)
         self.code, self.text, self.data = code, text, data

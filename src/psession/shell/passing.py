@@ -149,6 +149,8 @@ class PassedTurn(Turn):
     keeps_deadline: ClassVar[bool] = False
     cancelled: ClassVar[type[BaseException]] = GaveUpError
 
+    deadline: float
+    outcome: Delivery | None
     _coroutine: Coroutine[Any, Any, Any]
 
     def __init__(self, live: LiveSession, asker_due: float, done: Callable[[Any, BaseException | None], None]) -> None:
