@@ -257,6 +257,41 @@ async def test_a_link_that_is_opened_again_goes_back_to_its_process_and_resumes(
         assert nats.statistics().reconnects == 5
 
 
+async def test_what_was_asked_and_answered_without_a_connection_goes_by_the_next_link_to_the_right_end(
+    autojump_clock: MockClock,
+) -> None:
+    """Each link has subjects of its own: a frame that waits for the next link must not carry the last one's."""
+    worker = Worker(resume_within=60)
+    async with a_broker() as broker, a_client(broker, "nats://two") as nats, a_client(broker, "nats://two") as there:
+        async with (
+            served(there, worker),
+            reconnecting(nats.returning("work"), rng=lambda: 0.0) as channel,
+            SessionManager(dialect=Exact(), resume_within=60).port("work", channel) as port,
+            trio.open_nursery() as nursery,
+        ):
+            answers: list[Any] = []
+
+            async def ask(number: int, wait: float) -> None:
+                answers.append((await port.request({"text": number, "wait": wait}, timeout=50))["echo"])
+
+            for number in range(4):
+                nursery.start_soon(ask, number, 1.5 + number / 2)
+            await trio.sleep(1)
+            broker.down.add("two")
+            await broker.kill()
+            for number in range(4, 8):  # asked meanwhile, and the first four are answered meanwhile
+                nursery.start_soon(ask, number, 0)
+            await trio.sleep(10)
+            assert answers == []
+            broker.down.clear()
+            before = trio.current_time()
+            while len(answers) < 8:
+                await trio.sleep(0.1)
+                assert trio.current_time() - before < 10
+        assert sorted(answers) == list(range(8))
+        assert worker.asked == 8
+
+
 async def test_a_process_that_is_gone_for_good_is_followed_by_another(autojump_clock: MockClock) -> None:
     async with a_broker() as broker, a_client(broker, "nats://two") as nats:
         road = nats.returning("work")

@@ -141,6 +141,7 @@ class BrokerChannel(WireChannel, Generic[R]):
         self._road = road
         self._box = Mailbox()
         self._over: Exception | None = None
+        self._follows = False
         self.joins = True
 
     def send_frame_now(self, frame: bytes) -> bytes | None:
@@ -152,9 +153,19 @@ class BrokerChannel(WireChannel, Generic[R]):
         out = self._road.outgoing
         if self._closed or self._over is not None or not out.has_room:
             return None
+        if self._follows:
+            frame = self._addressed(frame)
         out.put(frame, out.answers_together())
         self.bytes_sent += len(frame)
         return b""
+
+    def follow(self) -> None:
+        """The channel goes on for one that broke: frames that were encoded by that one are written to it as well."""
+        self._follows = True
+
+    def _addressed(self, frame: bytes) -> bytes:
+        """A frame for this one's other end which may have been encoded by the channel before. By default it is that."""
+        return frame
 
     async def _write(self, frames: Sequence[bytes]) -> None:
         out = self._road.outgoing
@@ -163,8 +174,9 @@ class BrokerChannel(WireChannel, Generic[R]):
             self._check_open()
             if self._over is not None:
                 raise trio.BrokenResourceError(str(self._over)) from self._over
-            out.put(frame, out.answers_together())
-            self.bytes_sent += len(frame)
+            written = self._addressed(frame) if self._follows else frame
+            out.put(written, out.answers_together())
+            self.bytes_sent += len(written)
 
     async def _read(self) -> list[Message | MessageError]:
         box = self._box

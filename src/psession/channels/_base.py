@@ -85,6 +85,12 @@ class FrameChannel(trio.abc.Channel[Message]):
             more: Seconds of work that the batch leaves to other tasks.
         """
 
+    def follow(self) -> None:
+        """Go on for a channel that broke: frames which that one encoded are written to this one, beside its own.
+
+        For channels of one kind. Nothing happens where a frame does not say by which link it goes.
+        """
+
     def watch_kept_bytes(self, call: Callable[[], None]) -> None:
         """Have `call` called where more of a message has come, and it is not whole: `kept_bytes` grew.
 

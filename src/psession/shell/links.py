@@ -216,8 +216,10 @@ class LinkedChannel(FrameChannel):
     def _stand(self, link: trio.abc.Channel[Any], batch: list[Any], *, known: bool) -> None:
         """`link` is the next; `batch` came on it already."""
         self._link = self._last = link
-        if isinstance(link, FrameChannel) and self._tell_kept is not None:
-            link.watch_kept_bytes(self._tell_kept)
+        if isinstance(link, FrameChannel):
+            link.follow()
+            if self._tell_kept is not None:
+                link.watch_kept_bytes(self._tell_kept)
         self._pending = [Reopened(known), *batch]
         self._peers += not known
         self._note_absence()

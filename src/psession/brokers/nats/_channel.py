@@ -163,6 +163,17 @@ class NatsChannel(BrokerChannel[Road]):
             )
         return wire.pub(self._peer, self._own, data)
 
+    def _addressed(self, frame: bytes) -> bytes:
+        """A frame, or several that were joined, which were encoded for this link or for those before it."""
+        made: list[bytes] = []
+        place = 0
+        while place < len(frame):
+            line_end = frame.index(b"\r\n", place)
+            size = int(frame[frame.rindex(b" ", place, line_end) : line_end])
+            made.append(wire.pub(self._peer, self._own, frame[line_end + 2 : line_end + 2 + size]))
+            place = line_end + 2 + size + 2
+        return b"".join(made)
+
     # -- the link ----------------------------------------------------------------------------------------------------
 
     def stand(self, peer: str, door: str = "") -> None:
