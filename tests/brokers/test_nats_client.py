@@ -912,3 +912,72 @@ async def test_what_on_state_raises_is_logged_and_breaks_nothing(
     async with both(on_state=fail) as (_, nats):
         await nats.flush()
     assert "on_state raised" in caplog.text
+
+
+async def test_a_tap_gives_each_message_to_a_function_also_after_a_reconnect(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with both() as (broker, nats):
+        came: list[bytes] = []
+
+        def take(message: NatsMessage) -> None:
+            if message.data == b"bad":
+                raise RuntimeError("no")
+            came.append(message.data)
+
+        tap = nats.tap("news.*", take)
+        for data in (b"1", b"bad", b"2"):
+            await nats.publish("news.x", data)
+        await nats.flush()
+        assert came == [b"1", b"2"]
+        assert [record.event_name for record in caplog.records] == ["tap_raised"]  # type: ignore[attr-defined]
+        await broker.kill()
+        await nats.until_connected()
+        await nats.publish("news.y", b"3")
+        await nats.flush()
+        assert came == [b"1", b"2", b"3"]
+        assert repr(tap) == "<psession.brokers.nats.Tap of 'news.*', open>"
+        tap.close()
+        tap.close()
+        await nats.publish("news.y", b"4")
+        await nats.flush()
+        assert (came, nats.statistics().subscriptions) == ([b"1", b"2", b"3"], 0)
+        with pytest.raises(TypeError, match="take must be a function"):
+            nats.tap("news", None)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="empty token"):
+            nats.tap("news..x", take)
+        broker.forbidden.add("secret")
+        refused = nats.tap("secret", take)
+        await nats.flush()
+        assert refused.closed
+        last = nats.tap("news.z", take)
+        await nats.drain()
+        assert last.closed
+    with pytest.raises(NatsClosedError):
+        nats.tap("news", take)
+
+
+async def test_publish_nowait_sends_now_or_never(autojump_clock: MockClock) -> None:
+    async with both(max_queued_bytes=1000) as (broker, nats), nats.subscribe("a") as subscription:
+        assert nats.publish_nowait("a", b"1", headers={"X": "y"})
+        message = await subscription.receive()
+        assert (message.data, message.header("X")) == (b"1", "y")
+        assert nats.publish_nowait("a", b"x" * 2000, reply="b")
+        assert not nats.publish_nowait("a", b"2")  # it would have to wait
+        await subscription.receive()
+        with pytest.raises(ValueError, match="wildcard"):
+            nats.publish_nowait("*", b"")
+        broker.down.add("one")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(broker.kill)
+            await nats.until_disconnected()
+        await nats.until_disconnected()
+        assert not nats.publish_nowait("a", b"3")
+        broker.down.clear()
+        await nats.until_connected()
+        assert nats.publish_nowait("a", b"4")
+        await settle()
+        assert [one[2] for one in broker.published][-1] == b"4"
+    with pytest.raises(NatsClosedError):
+        nats.publish_nowait("a", b"5")
+    await nats.until_disconnected()

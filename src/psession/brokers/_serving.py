@@ -55,17 +55,18 @@ class LinkServer(Generic[C]):
         self.refused += 1
         return False
 
-    def _start(self, channel: C, nursery: trio.Nursery) -> None:
+    def _start(self, channel: C, nursery: trio.Nursery, address: str = "") -> None:
+        address = address or self._address
         self.links += 1
-        nursery.start_soon(self._talk, channel, name=f"psession link of {self._address}")
+        nursery.start_soon(self._talk, channel, address, name=f"psession link of {address}")
 
-    async def _talk(self, channel: C) -> None:
+    async def _talk(self, channel: C, address: str) -> None:
         try:
             await self._handler(channel)
         except (trio.EndOfChannel, trio.BrokenResourceError) as error:
             log.debug(
                 "a link of %s ended: %s",
-                self._address,
+                address,
                 str(error) or "closed by the other end",
                 extra={"event_name": "connection_ended"},
             )
@@ -74,7 +75,7 @@ class LinkServer(Generic[C]):
             if more is not None:
                 log.exception(
                     "the handler of a link of %s failed%s",
-                    self._address,
+                    address,
                     more,
                     extra={"event_name": "connection_handler_raised"},
                 )

@@ -32,6 +32,7 @@ from psession.brokers.nats._requests import RequestChannel
 from psession.brokers.nats._serving import NatsServer
 from psession.brokers.nats._subjects import token
 from psession.brokers.nats._subscription import Subscription
+from psession.brokers.nats._tap import Tap
 from psession.brokers.nats._wire import Info, NatsMessage
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "RequestChannel",
     "Returning",
     "Subscription",
+    "Tap",
     "open_nats",
     "token",
 ]

@@ -17,7 +17,7 @@ All else is a message of the port's. Each is published with ``reply``: where nob
 from __future__ import annotations
 
 import secrets
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
@@ -193,6 +193,11 @@ class NatsChannel(BrokerChannel[Road]):
             self.heard = now
             self.say("alive")
 
+    def probe(self) -> None:
+        """Ask at once whether the other end is there: where it is not, the channel breaks as soon as that is known."""
+        if self.peer and self._over is None and not self._closed and self._road.outgoing.has_link:
+            self.say("alive")
+
     def broke(self, error: SessionError) -> None:
         """The client's connection broke, and what came meanwhile is lost."""
         if self._over is None and self.peer:
@@ -270,9 +275,16 @@ class NatsChannel(BrokerChannel[Road]):
         kind = word_of(message)
         if kind == "closed":
             self.end(trio.EndOfChannel())
+        elif kind == "welcome" and message.reply and message.reply != self.peer:
+            self._refuse(message.reply)
         elif kind == "broken":
             self.end(NatsConnectError("the other end lost its connection to the broker, and what came meanwhile"))
         return bool(kind)
+
+    def _refuse(self, second: str) -> None:
+        """Somebody else serves the subject as well, and was second to say welcome."""
+        with suppress(ValueError):
+            self._road.outgoing.put_word(word("closed", subject_bytes(second, "reply")))
 
     def _leave(self) -> None:
         if self.peer and self._over is None:
@@ -312,7 +324,7 @@ async def open_channel(
         if door:
             try:
                 await channel.open(door, connect_timeout)
-            except NatsNoRespondersError:
+            except (NatsNoRespondersError, NatsConnectError):  # it is gone, or serves this no more
                 door = ""
         if not door:
             await channel.open(subject, connect_timeout)

@@ -39,6 +39,7 @@ from psession.brokers.nats._servers import ServerPool
 from psession.brokers.nats._serving import NatsServer
 from psession.brokers.nats._subjects import pattern_bytes, queue_bytes, subject_bytes
 from psession.brokers.nats._subscription import Subscription
+from psession.brokers.nats._tap import Tap
 from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES
 from psession.channels._connecting import DEFAULT_CONNECT_TIMEOUT
 from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT
@@ -126,7 +127,7 @@ class Nats:
         self._link: Link | None = None
         self._past_bytes = (0, 0)
         self._info = wire.Info()
-        self._subscriptions: dict[int, Subscription] = {}
+        self._subscriptions: dict[int, Subscription | Tap] = {}
         self._last_sid = INBOX_SID
         self._inbox = f"{options.inbox_prefix}.{secrets.token_hex(11)}"
         self._inbox_bytes = self._inbox.encode() + b"."
@@ -237,6 +238,30 @@ class Nats:
         if self._is_closed:
             self._check_open()
         out.put(frame, FLUSHED_FRAMES)
+
+    @_protected
+    def publish_nowait(
+        self, subject: str, data: bytes = b"", *, reply: str | None = None, headers: Headers | None = None
+    ) -> bool:
+        """Publish a message now or never: it waits neither for room nor for the next connection.
+
+        Arguments as `publish`.
+
+        Returns:
+            ``False`` where there is no connection, or ``max_queued_bytes`` are queued: it is not sent.
+
+        Raises:
+            TypeError, ValueError, MessageError: As `publish`.
+            NatsClosedError: The client is closed.
+        """
+        frame = self._frame(
+            subject_bytes(subject), subject_bytes(reply, "reply") + b" " if reply else b"", data, headers
+        )
+        self._check_open()
+        if not self._out.has_room:
+            return False
+        self._out.put(frame, FLUSHED_FRAMES)
+        return True
 
     @_protected
     async def respond(self, message: NatsMessage, data: bytes = b"", *, headers: Headers | None = None) -> None:
@@ -428,7 +453,34 @@ class Nats:
         self._out.say(_word_for(made))
         return made
 
-    def end_subscription(self, subscription: Subscription) -> None:
+    @_protected
+    def tap(self, subject: str, take: Callable[[NatsMessage], None]) -> Tap:
+        """Have the messages of a subject given to a function as they come, until `Tap.close`.
+
+        For thousands of subjects: each takes 300 bytes, and no task. It is made again after each reconnect. Never
+        waits.
+
+        Args:
+            subject: A subject, which may have wildcards.
+            take: A plain function. It is called in the reader's own step, so it must be quick. What it raises is
+                logged.
+
+        Raises:
+            NatsClosedError: The client is closed, or being drained.
+            TypeError, ValueError: An argument that will not do; the text says why.
+        """
+        pattern_bytes(subject)
+        if not callable(take):
+            raise TypeError(f"take must be a function, not {take!r}")
+        self._check_open()
+        if self._is_draining:
+            raise NatsClosedError("this client is being drained, and takes no new subscriptions")
+        self._last_sid += 1
+        made = self._subscriptions[self._last_sid] = Tap(self, subject, self._last_sid, take)
+        self._out.say(_word_for(made))
+        return made
+
+    def end_subscription(self, subscription: Subscription | Tap) -> None:
         """Tell the server that nothing more is wanted of a subscription; what is on its way still comes."""
         if self._subscriptions.get(subscription.sid) is not subscription:
             return
@@ -436,11 +488,11 @@ class Nats:
         if subscription.closed:
             del self._subscriptions[subscription.sid]
 
-    def forget_subscription(self, subscription: Subscription) -> None:
+    def forget_subscription(self, subscription: Subscription | Tap) -> None:
         """Take nothing more for a subscription."""
         self._subscriptions.pop(subscription.sid, None)
 
-    def _end_at_server(self, subscription: Subscription) -> None:
+    def _end_at_server(self, subscription: Subscription | Tap) -> None:
         if self._out.has_link:  # else the next link is not told of it
             self._out.put_word(wire.unsub(subscription.sid), FLUSHED_FRAMES)
 
@@ -505,7 +557,7 @@ class Nats:
 
     async def serve(
         self,
-        subject: str,
+        subject: str | None,
         handler: Callable[[NatsChannel], Awaitable[object]],
         *,
         queue: str | None = None,
@@ -523,7 +575,8 @@ class Nats:
         wants no link is answered with an error, if it wants an answer.
 
         Args:
-            subject: What to serve, without wildcards.
+            subject: What to serve, without wildcards. ``None``: what is added to the `NatsServer`, which is then served
+                until cancelled.
             handler: Gets a `NatsChannel`.
             queue: A queue group: each that connects gets one of its members. Without one all that serve the subject are
                 asked, and the first to say welcome is it.
@@ -539,14 +592,17 @@ class Nats:
             NatsClosedError: The client is closed.
             TypeError, ValueError: An argument will not do.
         """
-        subject_bytes(subject)
+        if subject is not None:
+            subject_bytes(subject)
+        elif queue is not None:
+            raise ValueError("queue is for the one subject that serve() is given")
         options = {
             "codec": codec,
             "max_message_bytes": max_message_bytes,
             "close_timeout": close_timeout,
             "keepalive": keepalive,
         }
-        await NatsServer(self, subject, handler, max_links, options).run(queue, task_status)
+        await NatsServer(self, subject or "", handler, max_links, options).run(queue, task_status)
 
     def requests(
         self,
@@ -690,6 +746,13 @@ class Nats:
         await trio.lowlevel.checkpoint()
         while self._link is None:
             self._check_open()
+            await self._changed.wait()
+
+    @_protected
+    async def until_disconnected(self) -> None:
+        """Return when there is no connection, or the client is closed; at once where that is so."""
+        await trio.lowlevel.checkpoint()
+        while self._link is not None and not self._is_closed:
             await self._changed.wait()
 
     # -- the end -----------------------------------------------------------------------------------------------------
@@ -1057,7 +1120,7 @@ class Nats:
         raise NatsConnectError("it will go soon (lame duck mode), and this client moves to another server")
 
 
-def _word_for(subscription: Subscription) -> bytes:
+def _word_for(subscription: Subscription | Tap) -> bytes:
     """The words by which the server is told of a subscription."""
     queue = subscription.queue.encode()
     word = wire.sub(subscription.subject.encode(), queue, subscription.sid)
