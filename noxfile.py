@@ -223,6 +223,13 @@ def foreign(session: nox.Session) -> None:
     run_suite(session, "-m", "foreign")
 
 
+@nox.session(default=False)
+def fleet_kills(session: nox.Session) -> None:
+    """A fleet of processes whose parts are killed with kill -9 under load, by 100 seeds; a quarter of an hour."""
+    session.install(".[all]", *group("test"), *group("foreign"))
+    session.run("pytest", "tests/foreign/test_fleet.py", "-m", "foreign", "-s", env={"PSESSION_FLEET_SEEDS": "100"})
+
+
 def bring_chromium(session: nox.Session) -> None:
     """A browser, whatever it is called here."""
     if not any(map(shutil.which, ("chromium-browser", "google-chrome"))):

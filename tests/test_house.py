@@ -23,6 +23,7 @@ FLOORS = [
     ["_listeners", "channels"],
     ["shell"],
     ["brokers"],
+    ["fleet"],
     [""],
     ["asyncio", "blocking", "inspector", "opentelemetry", "prometheus", "testing"],
     ["_cli"],
@@ -47,6 +48,7 @@ PURE = [
     "channels/_framings.py",
     *[f"brokers/nats/_{room}.py" for room in ("errors", "headers", "subjects", "wire")],
     *[f"brokers/mqtt/_{room}.py" for room in ("errors", "message", "packets", "server", "topics")],
+    *[f"fleet/_{room}.py" for room in ("claims", "epochs", "errors", "flapping", "options", "presence", "words")],
     "testing/_events.py",
     "testing/_flight.py",
     "testing/_faults.py",
@@ -78,7 +80,7 @@ PUBLIC = [
 ]
 PUBLIC += ["psession.asyncio", "psession.blocking"]
 PUBLIC += ["psession.testing", "psession.testing.contract", "psession.testing.diagram", "psession.testing.lossy"]
-PUBLIC += ["psession.brokers.mqtt", "psession.brokers.nats", "psession.testing.pairs"]
+PUBLIC += ["psession.brokers.mqtt", "psession.brokers.nats", "psession.fleet", "psession.testing.pairs"]
 
 
 def parse(room: str) -> ast.Module:
@@ -134,6 +136,7 @@ def test_a_pure_room_stands_on_pure_rooms_alone(room: str) -> None:
         "psession.brokers.mqtt",
         "psession.brokers.nats",
         "psession.channels",
+        "psession.fleet",
         "psession.testing",
     }
     assert imported_modules(room) <= pure

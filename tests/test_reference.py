@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 DOCS = Path(__file__).parent.parent / "docs"
 SOURCES = Path(psession.__file__).parent
 MODULES = ["psession", "psession.channels", "psession.dialects", "psession.hooks", "psession.opentelemetry"]
-MODULES += ["psession.brokers.mqtt", "psession.brokers.nats"]
+MODULES += ["psession.brokers.mqtt", "psession.brokers.nats", "psession.fleet"]
 MODULES += ["psession.inspector", "psession.prometheus", "psession.testing"]
 DIRECTIVE = re.compile(r"^\.\. auto(?:class|exception|function|data):: (\w+)(?:\(\))?$", re.MULTILINE)
 FOR_TYPE_CHECKERS = {"Ask", "Reply", "T", "Function", "ChannelT"}

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 def matches(pattern: str, subject: str) -> bool:
     """Whether a subject is one of those that a pattern stands for."""
+    if pattern == subject or not ("*" in pattern or ">" in pattern):
+        return pattern == subject
     wanted, tokens = pattern.split("."), subject.split(".")
     for place, token in enumerate(wanted):
         if token == ">":

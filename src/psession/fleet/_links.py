@@ -1,0 +1,338 @@
+"""The links that a fleet has to devices: opened when a call needs one, kept for the next, closed when idle."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, final
+
+import trio
+
+from psession.channels import reconnecting
+from psession.errors import SessionError
+from psession.fleet._broker import log
+from psession.fleet._errors import (
+    DeviceNotFoundError,
+    FleetClosedError,
+    FleetDisconnectedError,
+    FleetError,
+    FleetFullError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from psession.brokers.nats import NatsChannel, Tap
+    from psession.fleet._broker import Broker
+    from psession.fleet._options import FleetOptions
+    from psession.fleet._words import Word
+    from psession.shell.manager import SessionManager
+    from psession.shell.port import Port
+
+CONNECT_TIMEOUT: Final = 5.0
+"""Seconds for a gateway to say welcome: a gateway that is busy for so long is of no use."""
+
+PROBE_INTERVAL: Final = 0.5
+"""Seconds of silence after which a link that is in use asks whether the gateway is there still."""
+
+IDLE_PROBE_INTERVAL: Final = 5.0
+"""The same for a link that no call uses: a thousand of them are 200 words a second. What is asked on a link whose
+gateway has died, before that is known, fails as ``"sent"``."""
+
+FIRST_PAUSE: Final = 0.1
+MAX_PAUSE: Final = 1.0
+"""Seconds between two looks for a device that is nowhere: its gateway's claim, which wakes the call, may be lost."""
+
+
+class _FirstLinkError(Exception):
+    """The first link of a port that resumes could not be opened: there is nothing to come back to yet."""
+
+    def __init__(self, error: FleetError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@final
+class DeviceLink:
+    """A link to a device, and the port over it.
+
+    Attributes:
+        name: The device's name.
+        users: The number of calls that use it.
+    """
+
+    __slots__ = ("_port", "channel", "error", "last_used", "name", "probed", "ready", "scope", "users")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.users: int = 0
+        self.last_used: float = trio.current_time()
+        self.probed: float = self.last_used
+        self.channel: NatsChannel | None = None
+        self.error: SessionError | None = None
+        self.ready = trio.Event()
+        self.scope = trio.CancelScope()
+        self._port: Port | None = None
+
+    @property
+    def port(self) -> Port:
+        """The port, once it is ready."""
+        assert self._port is not None
+        return self._port
+
+    @port.setter
+    def port(self, port: Port) -> None:
+        self._port = port
+
+    @property
+    def is_over(self) -> bool:
+        """True where it is of no further use."""
+        return self.error is not None or (self._port is not None and self._port.closed)
+
+
+class _Awaited:
+    """A device that calls wait for."""
+
+    __slots__ = ("came", "tap", "waiters")
+
+    def __init__(self, tap: Tap) -> None:
+        self.tap = tap
+        self.waiters = 0
+        self.came = trio.Event()
+
+
+class LinkPool:
+    """The links of one fleet.
+
+    Args:
+        broker: What they go over.
+        manager: Of their ports.
+        options: Of the fleet.
+        resume_within: Seconds for which a link may be broken.
+        nursery: For a task for each link.
+
+    Attributes:
+        opened, reused, idle_closed, evicted, refused, nowhere, waited, probes: As in `FleetStatistics`.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        manager: SessionManager,
+        options: FleetOptions,
+        resume_within: float,
+        nursery: trio.Nursery,
+    ) -> None:
+        self.opened: int = 0
+        self.reused: int = 0
+        self.idle_closed: int = 0
+        self.evicted: int = 0
+        self.refused: int = 0
+        self.nowhere: int = 0
+        self.waited: int = 0
+        self.probes: int = 0
+        self._broker = broker
+        self._manager = manager
+        self._options = options
+        self._resume_within = resume_within
+        self._nursery: trio.Nursery | None = nursery
+        self._links: dict[str, DeviceLink] = {}
+        self._awaited: dict[str, _Awaited] = {}
+        self._wake = trio.Event()
+
+    def __len__(self) -> int:
+        return len(self._links)
+
+    # -- for calls ---------------------------------------------------------------------------------------------------
+
+    async def take(self, name: str, until: float) -> DeviceLink:
+        """Return a link that stands, to be given back; wait `until` then for a device that is nowhere.
+
+        Raises:
+            FleetError: There is none.
+        """
+        pause, has_waited = FIRST_PAUSE, False
+        while True:
+            try:
+                return await self._take_now(name)
+            except (DeviceNotFoundError, FleetDisconnectedError):
+                if trio.current_time() >= until:
+                    self.nowhere += 1
+                    raise
+            if not has_waited:
+                has_waited = True
+                self.waited += 1
+            await self._wait_for(name, min(until, trio.current_time() + pause))
+            pause = min(MAX_PAUSE, pause * 2)
+
+    async def _take_now(self, name: str) -> DeviceLink:
+        link = self._links.get(name)
+        if link is not None and link.is_over:
+            self.retire(link)
+            link = None
+        if link is None:
+            link = self._begin(name)
+        else:
+            self.reused += 1
+        link.users += 1
+        if not link.ready.is_set():
+            try:
+                await link.ready.wait()
+            except trio.Cancelled:
+                self.give_back(link)
+                raise
+        if link.error is not None:
+            self.give_back(link)
+            raise type(link.error)(link.error.why, outcome="not_sent") from link.error
+        return link
+
+    def give_back(self, link: DeviceLink) -> None:
+        """A call uses a link no more."""
+        link.users -= 1
+        link.last_used = trio.current_time()
+        if self._links.get(link.name) is link:
+            self._links[link.name] = self._links.pop(link.name)  # the last of all, by its use
+        elif not link.users:
+            link.scope.cancel()
+
+    def retire(self, link: DeviceLink) -> None:
+        """Give a link to no further calls; those that have it keep it."""
+        if self._links.get(link.name) is link:
+            del self._links[link.name]
+            if not link.users:
+                link.scope.cancel()
+
+    async def _wait_for(self, name: str, until: float) -> None:
+        """Return when a gateway claims the device, at `until` at the latest."""
+        awaited = self._awaited.get(name)
+        if awaited is None:
+
+            def claimed(word: Word, reply: str) -> None:
+                self._awaited[name].came.set()
+
+            awaited = self._awaited[name] = _Awaited(
+                self._broker.hear(self._broker.claim(name), self._broker.listener(claimed))
+            )
+        awaited.waiters += 1
+        try:
+            with trio.move_on_at(until):
+                if not self._broker.is_connected:
+                    await self._broker.until_connected()
+                await awaited.came.wait()
+        finally:
+            awaited.waiters -= 1
+            awaited.came = trio.Event() if awaited.came.is_set() else awaited.came
+            if not awaited.waiters:
+                awaited.tap.close()
+                del self._awaited[name]
+
+    # -- opening and closing -----------------------------------------------------------------------------------------
+
+    def _begin(self, name: str) -> DeviceLink:
+        if self._nursery is None:
+            raise FleetClosedError("the fleet was left", outcome="not_sent")
+        if not self._broker.is_connected:
+            raise FleetDisconnectedError(
+                f"device {name!r} was not asked: there is no connection to the broker", outcome="not_sent"
+            )
+        if len(self._links) >= self._options.max_links:
+            idle = next((link for link in self._links.values() if not link.users), None)
+            if idle is None:
+                self.refused += 1
+                raise FleetFullError(
+                    f"{self._options.max_links} links are open, and all are in use (max_links)", outcome="not_sent"
+                )
+            self.evicted += 1
+            self.retire(idle)
+        link = self._links[name] = DeviceLink(name)
+        self._wake.set()
+        self._nursery.start_soon(self._run, link)
+        return link
+
+    async def _run(self, link: DeviceLink) -> None:
+        """Open a link, and keep it until it is over."""
+        try:
+            with link.scope:
+                async with self._open(link) as channel, self._manager.port(self._port_name(link.name), channel) as port:
+                    link.port = port
+                    self.opened += 1
+                    link.ready.set()
+                    await port.wait_closed()
+        except _FirstLinkError as failed:
+            link.error = failed.error
+        except SessionError as error:
+            link.error = error
+        except (trio.BrokenResourceError, trio.EndOfChannel) as error:
+            link.error = FleetDisconnectedError(f"the link to device {link.name!r} broke as it was opened: {error}")
+        finally:
+            if link.error is None:
+                link.error = FleetClosedError("the link was closed", outcome="not_sent")
+            if self._links.get(link.name) is link:
+                del self._links[link.name]
+            link.ready.set()
+            log.debug("link to device %r is over", link.name, extra={"event_name": "fleet_link_over"})
+
+    @asynccontextmanager
+    async def _open(self, link: DeviceLink) -> AsyncIterator[trio.abc.Channel[Any]]:
+        returning = self._broker.returning(link.name, CONNECT_TIMEOUT)
+
+        @asynccontextmanager
+        async def connect() -> AsyncIterator[NatsChannel]:
+            opening = self._broker.link(returning, link.name)
+            try:
+                channel = await opening.__aenter__()
+            except FleetError as error:
+                if self._resume_within and not link.ready.is_set():
+                    raise _FirstLinkError(error) from error
+                if isinstance(error, DeviceNotFoundError):
+                    raise ConnectionError(error.why) from error  # it may be somewhere soon
+                raise
+            link.channel = channel
+            try:
+                yield channel
+            finally:
+                link.channel = None
+                await opening.__aexit__(None, None, None)
+
+        if self._resume_within:
+            async with reconnecting(connect, max_delay=MAX_PAUSE) as channel:
+                yield channel
+            return
+        opening = self._broker.link(returning, link.name)
+        async with opening as link.channel:
+            yield link.channel
+
+    def _port_name(self, name: str) -> str:
+        """The name that a port has in the manager: one that is being left has the device's still."""
+        ports, made, number = self._manager.ports, name, 1
+        while made in ports:
+            number += 1
+            made = f"{name} ({number})"
+        return made
+
+    # -- looking after them ------------------------------------------------------------------------------------------
+
+    async def keep(self) -> None:
+        """Probe the links that are in use, and close those that are not."""
+        while True:
+            if not self._links:
+                self._wake = trio.Event()
+                await self._wake.wait()
+            await trio.sleep(PROBE_INTERVAL)
+            now = trio.current_time()
+            for link in list(self._links.values()):
+                if not link.users and now - link.last_used >= self._options.idle:
+                    self.idle_closed += 1
+                    self.retire(link)
+                    continue
+                patience = PROBE_INTERVAL if link.users else IDLE_PROBE_INTERVAL
+                channel = link.channel
+                if channel is not None and now - max(channel.heard, link.probed) >= patience:
+                    link.probed = now
+                    self.probes += 1
+                    channel.probe()
+
+    def close(self) -> None:
+        """Open no more, and close all."""
+        self._nursery = None
+        for link in list(self._links.values()):
+            link.scope.cancel()
