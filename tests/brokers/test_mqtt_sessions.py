@@ -501,3 +501,61 @@ async def test_arguments_that_will_not_do(autojump_clock: MockClock) -> None:
         with pytest.raises(ValueError, match="max_links"):
             await mqtt.serve("a", Worker(), max_links=0)
         assert len(mqtt.inbox) == 0
+
+
+async def test_each_message_of_qos_1_has_a_number_of_its_own_however_many_go_at_once(autojump_clock: MockClock) -> None:
+    async with (
+        a_broker() as broker,
+        a_client(broker) as there,
+        a_client(broker) as mqtt,
+        served(there, Worker(), qos=1),
+        mqtt.connect("work", qos=1) as channel,
+        manager().port("work", channel) as port,
+    ):
+        sessions = [port.create() for _ in range(64)]
+        for _ in range(5):
+            async with trio.open_nursery() as nursery:
+                for session in sessions:
+                    nursery.start_soon(session.send, {"text": 1})
+        await settle()
+        assert mqtt.statistics().in_flight == there.statistics().in_flight == 0
+        numbered = [packet for packet in broker.published if packet.qos == mqtt5.QoS.AT_LEAST_ONCE]
+        assert len(numbered) > 640
+        by_first = sum(packet.packet_id == 1 for packet in numbered)
+        assert by_first < len(numbered) / 4  # where several travelled as one, all but the first had that number
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_what_was_asked_and_answered_without_a_connection_goes_by_the_next_link_to_the_right_end(
+    autojump_clock: MockClock, qos: Any
+) -> None:
+    """Each link has topics of its own: a frame that waits for the next link must not carry the last one's."""
+    worker = Worker(resume_within=60)
+    async with a_broker() as broker, a_client(broker, client_id="two") as mqtt, a_client(broker) as there:
+        async with (
+            served(there, worker, qos=qos),
+            reconnecting(mqtt.returning("work", qos=qos), rng=lambda: 0.0) as channel,
+            manager(resume_within=60).port("work", channel) as port,
+            trio.open_nursery() as nursery,
+        ):
+            answers: list[Any] = []
+
+            async def ask(number: int, wait: float) -> None:
+                answers.append((await port.request({"text": number, "wait": wait}, timeout=50))["echo"])
+
+            for number in range(4):
+                nursery.start_soon(ask, number, 1.5 + number / 2)
+            await trio.sleep(1)
+            broker.down = True
+            await broker.kill("two")
+            for number in range(4, 8):  # asked meanwhile, and the first four are answered meanwhile
+                nursery.start_soon(ask, number, 0)
+            await trio.sleep(10)
+            assert answers == []
+            broker.down = False
+            before = trio.current_time()
+            while len(answers) < 8:
+                await trio.sleep(0.1)
+                assert trio.current_time() - before < 10
+        assert sorted(answers) == list(range(8))
+        assert worker.asked == 8

@@ -288,3 +288,10 @@ def test_what_is_no_url_is_said_without_its_password(url: str, text: str) -> Non
 def test_a_url_is_text() -> None:
     with pytest.raises(TypeError, match="must be a str"):
         read_url(5)  # type: ignore[arg-type]
+
+
+@given(st.lists(st.tuples(st.text(alphabet="abc/", min_size=1), st.binary(max_size=300), st.booleans()), min_size=1))
+def test_what_was_joined_goes_to_another_topic_each_as_it_was(messages: list[tuple[str, bytes, bool]]) -> None:
+    frames = [packets.publish(topic, payload, int(sure)) for topic, payload, sure in messages]
+    written = packets.readdressed(b"".join(frames), b"elsewhere")
+    assert written == b"".join(packets.publish("elsewhere", payload, int(sure)) for _, payload, sure in messages)

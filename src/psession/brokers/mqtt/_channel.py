@@ -126,6 +126,7 @@ class MqttBrokerChannel(BrokerChannel[Road]):
         if qos not in (0, 1):
             raise ValueError(f"qos must be 0 or 1, not {qos!r}")
         self._qos = qos
+        self.joins = not qos  # each message of QoS 1 has a number of its own
 
     def send_frame_now(self, frame: bytes) -> bytes | None:
         """Put a frame among what the client writes, if there is room.
@@ -137,6 +138,8 @@ class MqttBrokerChannel(BrokerChannel[Road]):
         out, flight = self._road.outgoing, self._road.flight
         if self._closed or self._over is not None or not out.has_room:
             return None
+        if self._follows:
+            frame = self._addressed(frame)
         if not frame[0] & 2:
             out.put(frame, out.answers_together())
         elif flight.is_free:
@@ -156,6 +159,8 @@ class MqttBrokerChannel(BrokerChannel[Road]):
             self._check_open()
             if self._over is not None:
                 raise trio.BrokenResourceError(str(self._over)) from self._over
+            if self._follows:
+                frame = self._addressed(frame)
             if is_sure:
                 flight.send(frame, out.answers_together(), self._failed)
             else:
@@ -220,6 +225,10 @@ class MqttChannel(MqttBrokerChannel):
             MessageTooLargeError: It is longer than ``max_message_bytes``, or than the broker takes.
         """
         return self._road.frame(self.peer, self._encode(message), self._qos)
+
+    def _addressed(self, frame: bytes) -> bytes:
+        """A frame, or several that were joined, which were encoded for this link or for those before it."""
+        return packets.readdressed(frame, self.peer.encode())
 
     def _messages_of(self, messages: list[MqttMessage]) -> list[Message | MessageError]:
         return self._decoded([message.payload for message in messages])

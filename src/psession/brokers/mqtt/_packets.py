@@ -278,6 +278,31 @@ def numbered(frame: bytes, packet_id: int) -> bytes:
     return b"%b%b%b" % (frame[:at], packet_id.to_bytes(2, "big"), frame[at + 2 :])
 
 
+def readdressed(frames: bytes, topic: bytes) -> bytes:
+    """Return one PUBLISH, or several that were joined, to another topic."""
+    made: list[bytes] = []
+    start = 0
+    while start < len(frames):
+        read = _length(frames, start + 1, len(frames))
+        assert read is not None, "it was written by `publish`"
+        size, at = read
+        rest = frames[at + 2 + (frames[at] << 8 | frames[at + 1]) : at + size]
+        body = b"%b%b%b" % (len(topic).to_bytes(2, "big"), topic, rest)
+        made.append(b"%c%b%b" % (frames[start], _written_length(len(body)), body))
+        start = at + size
+    return b"".join(made)
+
+
+def _written_length(number: int) -> bytes:
+    """A number as a Variable Byte Integer (section 1.5.5)."""
+    made = bytearray()
+    while number >= 0x80:
+        made.append(number & 0x7F | 0x80)
+        number >>= 7
+    made.append(number)
+    return bytes(made)
+
+
 def again(frame: bytes) -> bytes:
     """Return a PUBLISH that was sent before, marked so (DUP)."""
     return bytes((frame[0] | 8,)) + frame[1:]
