@@ -574,3 +574,29 @@ async def test_an_answer_that_cannot_go_back_was_given_all_the_same(autojump_clo
                 assert caught.value.outcome == "sent"
         user_stream, gateway_stream = trio.testing.memory_stream_pair()
         onward_end, device_end = memory_pair()
+
+
+async def test_a_drain_that_cuts_off_what_is_passed_on_says_so(autojump_clock: MockClock) -> None:
+    async def answer(message: Any) -> Any:
+        await trio.sleep_forever()
+
+    user_end, gateway_end = memory_pair()
+    onward_end, device_end = memory_pair()
+    manager = SessionManager(dialect=Exact(), session_timeout=30)
+
+    async def ask(user: Port) -> None:
+        with pytest.raises(SessionError) as caught:
+            await user.request({"n": 1})
+        assert caught.value.outcome == "sent"
+
+    async with (
+        manager.port("gateway", device_end, on_request=answer),
+        manager.port("device", onward_end) as onward,
+        manager.port("user", gateway_end, on_request=Relay(onward).request) as towards_user,
+        manager.port("the gateway", user_end) as user,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(ask, user)
+        await settle()
+        assert not await towards_user.drain(3)
+        assert trio.current_time() == 3

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Final, final
 
 import trio
 
 from psession.budget import Budget
 from psession.dialects import Exact
-from psession.errors import SessionAbortError, SessionError, SessionRefusedError
-from psession.fleet._words import GONE
+from psession.errors import SessionError
 from psession.nursery import open_quiet_nursery
 from psession.shell.manager import SessionManager
 from psession.shell.relay import Relay
@@ -75,17 +74,8 @@ class Askers:
             self.strays += 1
             return
         relay = Relay(held.port)
-
-        async def request(message: Any) -> Any:
-            try:
-                return await relay.request(message)
-            except SessionError as error:
-                if error.outcome == "refused" and isinstance(error.__cause__, SessionAbortError):
-                    raise SessionRefusedError(error.why, code=GONE) from error
-                raise
-
         accepting = self._manager.accept(
-            channel, on_request=request, on_session=relay.session, on_message=relay.message
+            channel, on_request=relay.request, on_session=relay.session, on_message=relay.message
         )
         async with accepting as port:
             if port in held.askers:  # it came back by resume

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -63,8 +63,12 @@ class Broker:
         return f"{self._root}.claim.{token(name)}"
 
     def gateway(self, id: str) -> str:
-        """Where one gateway is told something."""
+        """Where one gateway is told that it is not the newest that has a device."""
         return f"{self._root}.gateway.{token(id)}"
+
+    def ask(self, id: str) -> str:
+        """Where one gateway is asked something."""
+        return f"{self._root}.ask.{token(id)}"
 
     @property
     def gateways(self) -> str:
@@ -92,12 +96,13 @@ class Broker:
             return False
 
     def listener(
-        self, take: Callable[[Word, str], None], nobody: Callable[[], None] | None = None
+        self, take: Callable[[Any, str], None], *kinds: type[Word], nobody: Callable[[], None] | None = None
     ) -> Callable[[NatsMessage], None]:
         """Make what `hear` gives messages to; one may hear on thousands of subjects.
 
         Args:
             take: Called with each word, and the subject that an answer goes to.
+            kinds: The words that may be said there: who may publish on a subject says nothing else by it.
             nobody: Called where the broker says that nobody hears what was asked.
         """
 
@@ -111,7 +116,10 @@ class Broker:
             except MalformedMessageError as error:
                 self._note_malformed(message, error)
                 return
-            take(word, message.reply)
+            if isinstance(word, kinds):
+                take(word, message.reply)
+            else:
+                self._note_malformed(message, MalformedMessageError(f"a {type(word).__name__} is not said there"))
 
         return took
 

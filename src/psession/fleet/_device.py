@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final, Generic, final, overload
 import trio
 
 from psession.errors import MessageError, SessionAbortError, SessionError, SessionRemoteError, SessionTimeoutError
-from psession.fleet._words import GONE
 from psession.options import checked
 from psession.typed import Ask, Reply, form_of
 
@@ -27,9 +26,10 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-ELSEWHERE: Final = frozenset({f"refused.{GONE}", "refused.closing"})
-"""What is said of a turn that was not brought to the device, since its connection is over, or one of the two is being
-drained: it may be asked again. What the device's own handlers refuse is not among them."""
+ELSEWHERE: Final = frozenset({"refused.closed", "refused.closing"})
+"""What is said of a turn that was not brought to the device, since its connection is over (`Relay`), or one of the two
+is being drained: it may be asked again. A device whose own handler refuses by one of these is asked again too, which
+does no harm, since nothing was done."""
 
 MOVING: Final = 5.0
 """Seconds that a request waits for a device which was there a moment ago and is moving: a reconnect takes 1 or 2."""
@@ -113,18 +113,22 @@ class FleetDevice(Generic[Ask, Reply]):
         until, due, pause = started + self.wait, started + self.wait + patience.total, 0.0
         bound = math.inf  # the turn's own time is within `due` where it is asked once
         while True:
-            link = await self._link(until, due, started)
+            links = asking.links()
+            link = links.standing(self.name) or await self._link(until, due, started)
             try:
+                asked = link.port.request(
+                    payload,
+                    reply_type=reply_type,
+                    timeout=timeout,
+                    retry=retry,
+                    retry_count=retry_count,
+                    retry_interval=retry_interval,
+                    retry_on=retry_on,
+                )
+                if bound == math.inf:
+                    return await asked
                 with trio.move_on_at(bound):
-                    return await link.port.request(
-                        payload,
-                        reply_type=reply_type,
-                        timeout=timeout,
-                        retry=retry,
-                        retry_count=retry_count,
-                        retry_interval=retry_interval,
-                        retry_on=retry_on,
-                    )
+                    return await asked
                 raise SessionTimeoutError(
                     f"device {self.name!r} was asked again where it had moved, and has not answered in time",
                     waited=trio.current_time() - started,
@@ -133,9 +137,9 @@ class FleetDevice(Generic[Ask, Reply]):
             except SessionError as error:
                 if not is_elsewhere(error) or trio.current_time() + pause >= due:
                     raise
-                asking.links().retire(link)
+                links.retire(link)
             finally:
-                asking.links().give_back(link)
+                links.give_back(link)
             asking.asked_again += 1
             bound = due
             until = max(until, min(due, trio.current_time() + MOVING))

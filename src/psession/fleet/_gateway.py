@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from psession.brokers.nats import Nats, NatsChannel, NatsServer, Tap
     from psession.fleet._epochs import Epoch
     from psession.fleet._options import GatewaySettings
-    from psession.fleet._words import Word
     from psession.options import PortOptions
     from psession.shell.port import Port
 
@@ -83,7 +82,7 @@ class Gateway:
         self.id: str = secrets.token_hex(8)
         self.name: str = self.id if name is None else checked_name("gateway", name, MAX_LABEL_BYTES)
         self._broker = Broker(nats, fleet, self._options.prefix)
-        self._listener = self._broker.listener(self._hear)
+        self._claims_heard = self._broker.listener(self._hear, Claim)
         self._holdings = Holdings(self.id, self._options.settle)
         self._announcer = Announcer(
             self._broker, self._holdings, self.id, self.name, self._claim, self._options.announce_interval
@@ -128,10 +127,10 @@ class Gateway:
         async with open_quiet_nursery() as nursery:
             self._nursery = nursery
             try:
-                taps += [
-                    self._broker.hear(at, self._listener)
-                    for at in (self._broker.gateway(self.id), self._broker.gateways)
-                ]
+                asked = self._broker.listener(self._hear_ask, Ask)
+                taps += [self._broker.hear(at, asked) for at in (self._broker.ask(self.id), self._broker.gateways)]
+                held_heard = self._broker.listener(self._hear, Held)
+                taps.append(self._broker.hear(self._broker.gateway(self.id), held_heard))
                 self._server = await nursery.start(self._serve_links)
                 for task in (self._announcer.beat, self._announcer.publish_changes, self._announcer.claim_again):
                     nursery.start_soon(task)
@@ -306,7 +305,7 @@ class Gateway:
             self._replaced += 1
             self._give_up(older, "it connected anew to this gateway")
         tap = self._broker.hear(
-            self._broker.claim(name), self._listener
+            self._broker.claim(name), self._claims_heard
         )  # where the client is closed, nothing was changed
         epoch = self._holdings.take(name, time.time_ns())
         held = HeldDevice(name, port, epoch, subject)
@@ -361,23 +360,23 @@ class Gateway:
 
     # -- what others say ---------------------------------------------------------------------------------------------
 
-    def _hear(self, word: Word, reply: str) -> None:
+    def _hear_ask(self, ask: Ask, reply: str) -> None:
+        if reply:
+            self._announcer.asked(ask, reply)
+
+    def _hear(self, word: Claim | Held, reply: str) -> None:
         now = trio.current_time()
-        if isinstance(word, Ask):
-            if reply:
-                self._announcer.asked(word, reply)
-        elif isinstance(word, Claim | Held):
-            verdict = self._holdings.hear(word, time.time_ns(), now)
-            if verdict == "give_up":
-                self._given_up += 1
-                self._give_up(self._held[word.device], f"gateway {word.gateway} has a newer connection")
-            elif verdict == "answer":
-                self._answered += 1
-                self._broker.say(self._broker.gateway(word.gateway), self._holdings.answer(word.device, now))
-            elif verdict == "claim_again":
-                self._again += 1
-                held, epoch = self._held[word.device], self._holdings.epoch(word.device)
-                assert epoch is not None
-                held.epoch = epoch
-                self._claim(word.device)
-                self._announcer.joined(word.device, epoch.number)
+        verdict = self._holdings.hear(word, time.time_ns(), now)
+        if verdict == "give_up":
+            self._given_up += 1
+            self._give_up(self._held[word.device], f"gateway {word.gateway} has a newer connection")
+        elif verdict == "answer":
+            self._answered += 1
+            self._broker.say(self._broker.gateway(word.gateway), self._holdings.answer(word.device, now))
+        elif verdict == "claim_again":
+            self._again += 1
+            held, epoch = self._held[word.device], self._holdings.epoch(word.device)
+            assert epoch is not None
+            held.epoch = epoch
+            self._claim(word.device)
+            self._announcer.joined(word.device, epoch.number)

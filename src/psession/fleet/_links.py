@@ -17,6 +17,7 @@ from psession.fleet._errors import (
     FleetError,
     FleetFullError,
 )
+from psession.fleet._words import Claim
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from psession.brokers.nats import NatsChannel, Tap
     from psession.fleet._broker import Broker
     from psession.fleet._options import FleetOptions
-    from psession.fleet._words import Word
     from psession.shell.manager import SessionManager
     from psession.shell.port import Port
 
@@ -37,6 +37,9 @@ PROBE_INTERVAL: Final = 0.5
 IDLE_PROBE_INTERVAL: Final = 5.0
 """The same for a link that no call uses: a thousand of them are 200 words a second. What is asked on a link whose
 gateway has died, before that is known, fails as ``"sent"``."""
+
+ALARM_INTERVAL: Final = 0.1
+"""Seconds between two times that all links are looked after, since others break."""
 
 FIRST_PAUSE: Final = 0.1
 MAX_PAUSE: Final = 1.0
@@ -144,6 +147,15 @@ class LinkPool:
 
     # -- for calls ---------------------------------------------------------------------------------------------------
 
+    def standing(self, name: str) -> DeviceLink | None:
+        """Return a link that stands, to be given back; ``None`` where one has to be waited for."""
+        link = self._links.get(name)
+        if link is None or link.is_over or not link.ready.is_set():
+            return None
+        self.reused += 1
+        link.users += 1
+        return link
+
     async def take(self, name: str, until: float) -> DeviceLink:
         """Return a link that stands, to be given back; wait `until` then for a device that is nowhere.
 
@@ -206,11 +218,11 @@ class LinkPool:
         awaited = self._awaited.get(name)
         if awaited is None:
 
-            def claimed(word: Word, reply: str) -> None:
+            def claimed(word: Claim, reply: str) -> None:
                 self._awaited[name].came.set()
 
             awaited = self._awaited[name] = _Awaited(
-                self._broker.hear(self._broker.claim(name), self._broker.listener(claimed))
+                self._broker.hear(self._broker.claim(name), self._broker.listener(claimed, Claim))
             )
         awaited.waiters += 1
         try:
@@ -266,6 +278,8 @@ class LinkPool:
         finally:
             if link.error is None:
                 link.error = FleetClosedError("the link was closed", outcome="not_sent")
+                if not link.scope.cancel_called:
+                    self._look_after_all()  # its gateway may be dead, and others go there
             if self._links.get(link.name) is link:
                 del self._links[link.name]
             link.ready.set()
@@ -324,12 +338,24 @@ class LinkPool:
                     self.idle_closed += 1
                     self.retire(link)
                     continue
-                patience = PROBE_INTERVAL if link.users else IDLE_PROBE_INTERVAL
                 channel = link.channel
-                if channel is not None and now - max(channel.heard, link.probed) >= patience:
-                    link.probed = now
-                    self.probes += 1
-                    channel.probe()
+                if channel is not None:
+                    patience = PROBE_INTERVAL if link.users else IDLE_PROBE_INTERVAL
+                    self._look_after(link, max(channel.heard, link.probed) + patience, now)
+
+    def _look_after(self, link: DeviceLink, due: float, now: float) -> None:
+        """Ask whether the other end of a link is there, if it is time."""
+        channel = link.channel
+        if channel is not None and now >= due:
+            link.probed = now
+            self.probes += 1
+            channel.probe()
+
+    def _look_after_all(self) -> None:
+        """Ask whether the other ends of all links are there."""
+        now = trio.current_time()
+        for link in self._links.values():
+            self._look_after(link, link.probed + ALARM_INTERVAL, now)
 
     def close(self) -> None:
         """Open no more, and close all."""

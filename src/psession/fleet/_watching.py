@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from psession.fleet._epochs import Epoch
     from psession.fleet._options import FleetOptions
     from psession.fleet._presence import GatewayInfo
-    from psession.fleet._words import Word
 
 QUIET: Final = 0.25
 """Seconds without a word of another gateway after which all that are there have answered: a round trip takes 0.001."""
@@ -104,9 +103,9 @@ class Presence:
     def open(self) -> list[Tap]:
         """Want to hear of everything, and ask for what there is."""
         broker = self._broker
-        listener = broker.listener(self._hear)
+        listener = broker.listener(self._hear, Beat, Change)
         taps = [broker.hear(subject, listener) for subject in (broker.beat(), broker.change())]
-        taps.append(broker.hear(self._inbox, broker.listener(self._hear_answer, self._hear_nobody)))
+        taps.append(broker.hear(self._inbox, broker.listener(self._hear_answer, Beat, Part, nobody=self._hear_nobody)))
         self._ask_all()
         return taps
 
@@ -116,14 +115,14 @@ class Presence:
     def _hear_nobody(self) -> None:
         self._nobody = True
 
-    def _hear_answer(self, word: Word, reply: str) -> None:
+    def _hear_answer(self, word: Beat | Part, reply: str) -> None:
         if isinstance(word, Beat):
             self.view.hear_beat(word, trio.current_time())  # the list that was asked for follows
             self._note_gateways()
         else:
             self._hear(word, reply)
 
-    def _hear(self, word: Word, reply: str) -> None:
+    def _hear(self, word: Beat | Change | Part, reply: str) -> None:
         now = trio.current_time()
         if isinstance(word, Beat):
             if self.view.hear_beat(word, now):
@@ -144,7 +143,7 @@ class Presence:
             self._known, self._heard_new = count, trio.current_time()
 
     def _ask_for_list(self, gateway: str) -> None:
-        self._broker.say(self._broker.gateway(gateway), Ask(list=True), self._inbox)
+        self._broker.say(self._broker.ask(gateway), Ask(list=True), self._inbox)
 
     def _put(self, news: Iterable[Joined | Left]) -> None:
         if self._is_lost or not self._has_begun:

@@ -5,13 +5,16 @@ subject                                  what                     who listens
 ======================================== ======================== ======================================================
 ``<prefix>.<fleet>.device.<device>``     links of ports           the gateway that has the device
 ``<prefix>.<fleet>.claim.<device>``      `Claim`                  the same; and calls that wait for the device
-``<prefix>.<fleet>.gateway.<gateway>``   `Held`, `Ask`            that gateway
+``<prefix>.<fleet>.gateway.<gateway>``   `Held`                   that gateway
+``<prefix>.<fleet>.ask.<gateway>``       `Ask`                    the same
 ``<prefix>.<fleet>.gateways``            `Ask`                    every gateway
 ``<prefix>.<fleet>.beat.<gateway>``      `Beat`                   watchers
 ``<prefix>.<fleet>.change.<gateway>``    `Change`                 watchers
 ======================================== ======================== ======================================================
 
-Answers to `Ask` go to its ``reply``: a `Beat`, and `Part` where the list is wanted. All are JSON.
+Only gateways may publish `Claim`, `Held`, `Beat` and `Change`, and nothing else is heard on those subjects: a broker's
+permissions see to it that nobody poses as a gateway. Answers to `Ask` go to its ``reply``: a `Beat`, and `Part` where
+the list is wanted. All are JSON.
 """
 
 from __future__ import annotations
@@ -28,9 +31,6 @@ MAX_NAME_BYTES: Final = 256
 
 MAX_LABEL_BYTES: Final = 64
 """The bytes of a fleet's name, a gateway's and a prefix, likewise."""
-
-GONE: Final = "fleet.gone"
-"""The code by which a gateway refuses a turn that it could not bring to the device: its connection is over."""
 
 Numbers: TypeAlias = list[tuple[str, int]]
 """Devices, with the numbers of their epochs."""

@@ -633,9 +633,10 @@ class Port(Generic[Ask, Reply]):
         try:
             with trio.move_on_after(timeout):
                 await drained.wait()
+            has_ended = drained.is_set()  # to close ends at once what is passed on without a task
         finally:
             self.close()
-        return drained.is_set()
+        return has_ended
 
     async def wait_closed(self) -> None:
         """Return when the peer has gone, the channel broke, or the port was closed."""
