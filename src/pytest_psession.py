@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator
     from contextlib import AbstractAsyncContextManager
 
-    from psession.testing import LossyChannel, PortPair
+    from psession.testing import EventLog, LossyChannel, PortPair
 
     OpenPair: TypeAlias = Callable[..., AbstractAsyncContextManager[PortPair]]
 
@@ -37,23 +37,32 @@ class _Network:
     """A network whose messages a report may show.
 
     Attributes:
-        link: The network itself.
+        log: What happened to its messages.
+        note: Returns what it did, in a line; ``None`` where the log alone is known.
         left: The name of the side that holds it.
         right: The name of the other.
     """
 
-    link: LossyChannel
+    log: EventLog
+    note: Callable[[], str] | None
     left: str
     right: str
 
     def drawn(self, most: int) -> str:
-        """Return its last messages as a diagram, below what it did."""
+        """Return its last messages as a diagram, below what it did. Never raises: a report is made of it."""
+        try:
+            return self._drawn(most)
+        except Exception as error:
+            return f"[its messages cannot be drawn: {type(error).__name__}]"
+
+    def _drawn(self, most: int) -> str:
         from psession.testing import sequence_diagram
 
-        shown = self.link.log[-most:]
-        hidden = self.link.log.forgotten + len(self.link.log) - len(shown)
+        shown = self.log[-most:]
+        hidden = self.log.forgotten + len(self.log) - len(shown)
         left_out = [f"{hidden} earlier messages are not shown (--psession-messages={most})"] if hidden else []
-        return "\n".join([self.link.note(), *left_out, sequence_diagram(shown, left=self.left, right=self.right)])
+        diagram = sequence_diagram(shown, left=self.left, right=self.right)
+        return "\n".join([*([] if self.note is None else [self.note()]), *left_out, diagram])
 
 
 _NETWORKS: Final = pytest.StashKey[list[_Network]]()
@@ -134,12 +143,23 @@ def pytest_runtest_makereport(
 def sequence_diagram(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Attach the messages of a network to the test's report if it fails: ``sequence_diagram(link)``.
 
-    ``link`` is a `psession.testing.lossy` channel, ``left=`` and ``right=`` name its two sides. The networks of
-    ``port_pair`` and ``lossy_pair`` are attached without that.
+    ``link`` is a `psession.testing.lossy` channel, or its ``log``; ``left=`` and ``right=`` name its two sides. The
+    networks of ``port_pair`` and ``lossy_pair`` are attached without that. Anything else is a TypeError.
     """
 
-    def attach(link: LossyChannel, *, left: str = "here", right: str = "there") -> None:
-        request.node.stash.setdefault(_NETWORKS, []).append(_Network(link, left, right))
+    def attach(link: LossyChannel | EventLog, *, left: str = "here", right: str = "there") -> None:
+        from psession.testing import EventLog, LossyChannel
+
+        if isinstance(link, LossyChannel):
+            network = _Network(link.log, link.note, left, right)
+        elif isinstance(link, EventLog):
+            network = _Network(link, None, left, right)
+        else:
+            raise TypeError(
+                f"sequence_diagram takes a channel that psession.testing.lossy made, or its log, not {link!r:.100}: "
+                "`async with lossy(channel, seed=1) as link` keeps a log of what passes"
+            )
+        request.node.stash.setdefault(_NETWORKS, []).append(network)
 
     return attach
 

@@ -154,6 +154,65 @@ def test_a_network_of_the_tests_own_is_attached_where_it_says_so(suite: pytest.P
     assert "the same network again" not in result.stdout.str()  # its seed is in the test
 
 
+def test_the_log_of_a_network_may_be_attached_as_well(suite: pytest.Pytester) -> None:
+    suite.makepyfile(
+        """
+        from psession.channels import memory_pair
+        from psession.testing import lossy
+
+        async def test_it(sequence_diagram):
+            here, there = memory_pair()
+            async with lossy(here, seed=1, drop=1) as link:
+                sequence_diagram(link.log, left="client", right="server")
+                await link.send({"n": 1})
+            assert False
+
+        def test_the_next():
+            pass
+        """
+    )
+    result = run(suite, *TRIO)
+    result.assert_outcomes(failed=1, passed=1)
+    names, message = section(result, "messages between client and server")
+    assert (names.split(), message.split("|")[1]) == (["time", "client", "server"], "-- #1 {'n': 1} --x ")
+
+
+def test_what_is_no_network_is_refused_where_it_is_given(suite: pytest.Pytester) -> None:
+    suite.makepyfile(
+        """
+        import pytest
+        from psession.channels import memory_pair
+
+        def test_it(sequence_diagram):
+            with pytest.raises(TypeError, match="takes a channel that psession.testing.lossy made, or its log, not <"):
+                sequence_diagram(memory_pair()[0])
+        """
+    )
+    run(suite, *TRIO).assert_outcomes(passed=1)
+
+
+def test_messages_that_cannot_be_drawn_stop_no_run(suite: pytest.Pytester) -> None:
+    suite.makepyfile(
+        """
+        class Unshowable:
+            def __repr__(self):
+                raise RuntimeError("no")
+
+        async def test_it(port_pair):
+            async with port_pair() as (near, far, link):
+                await near.post({"x": Unshowable()})
+                raise ValueError("what the test failed of")
+
+        def test_the_next():
+            pass
+        """
+    )
+    result = run(suite, *TRIO)
+    result.assert_outcomes(failed=1, passed=1)
+    assert section(result, "messages between near and far") == ["[its messages cannot be drawn: RuntimeError]"]
+    result.stdout.fnmatch_lines(["*ValueError: what the test failed of"])
+
+
 def test_a_failure_in_a_fixture_or_after_the_test_has_the_messages_too(suite: pytest.Pytester) -> None:
     suite.makepyfile(
         LAMP
