@@ -92,6 +92,33 @@ async def test_what_is_sent_while_the_link_is_down_waits_for_the_next(autojump_c
         assert network.work.runs == [1, 3]
 
 
+async def test_a_turn_that_times_out_without_a_link_says_since_when_why_and_for_how_long(
+    autojump_clock: MockClock,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        network = Network(nursery, Work(), resume_within=30)
+        async with client(network) as port:
+            caught = Caught()
+            nursery.start_soon(caught.run, partial(port.request, timeout=2), {"n": 1, "sleep": 20})
+            await trio.sleep(0.5)
+            network.up = False
+            await network.cut()
+            await trio.sleep(0.6)
+            with pytest.raises(SessionTimeoutError) as unsent:
+                await port.request({"n": 2}, timeout=1)
+            await trio.sleep(1)
+            link = "the port has had no link for {} s (the link broke: this side closed it); by resume_within it waits "
+            link += "for the next one for {} s more"
+            unsent_link, sent_link = link.format(1.6, 28.4), link.format(1.5, 28.5)
+            assert str(unsent.value) == f"port 'server', session 2: no reply: not sent, {unsent_link} (1 attempt, 1 s)"
+            assert str(caught.error) == f"port 'server', session 1: no reply: sent once, but {sent_link} (1 attempt, 2 s)"
+            network.up = True
+            await trio.sleep(10)
+            with pytest.raises(SessionTimeoutError) as with_link:
+                await port.request({"n": 3, "sleep": 20}, timeout=1)
+            assert "link" not in str(with_link.value)
+
+
 async def test_a_peer_that_lost_its_memory_is_noticed_and_the_outcome_is_sent(autojump_clock: MockClock) -> None:
     work = Work()
     async with trio.open_nursery() as nursery:

@@ -18,6 +18,7 @@ from psession.protocol.turn_dialect import TurnDialect
 from psession.shell.timekeeper import Timekeeper
 from psession.shell.told import Told
 from psession.shell.waiting import Handed, WaitingLine
+from psession.text import short
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -436,6 +437,18 @@ class Engine:
             queued_bytes=self.outbox.queued_bytes,
             bytes_sent=sent,
             bytes_received=received,
+        )
+
+    def absence(self) -> str:
+        """The words for a link that is missing, and how long the port waits for the next; empty while there is one."""
+        if self.told.lost is None:
+            return ""
+        why, since = self.told.lost
+        gone = self.now() - since
+        left = max(self.options.resume_within - gone, 0.0)
+        return (
+            f"the port has had no link for {gone:.3g} s ({short(why)}); by resume_within it waits for the next one for "
+            f"{left:.3g} s more"
         )
 
     def hints(self) -> str:

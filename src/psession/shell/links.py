@@ -238,7 +238,7 @@ class LinkedChannel(FrameChannel):
             self._past_bytes = sent + lost.bytes_sent, received + lost.bytes_received
         self._note_absence()
         self._tell()
-        self._on_lost(f"the link broke: {error}")
+        self._on_lost(f"the link broke: {_words_of(error)}")
         return lost
 
     async def drop(self, error: Exception) -> None:
@@ -427,6 +427,12 @@ class LinkedChannel(FrameChannel):
             await link.aclose()
         else:
             await trio.lowlevel.checkpoint()
+
+
+def _words_of(error: Exception) -> str:
+    """The text of an error, also of one of Trio's that has none."""
+    silent = {trio.EndOfChannel: "the peer closed it", trio.ClosedResourceError: "this side closed it"}
+    return str(error) or silent.get(type(error), type(error).__name__)
 
 
 def _give_nothing_up(_: str) -> None:

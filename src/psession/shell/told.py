@@ -139,6 +139,9 @@ class Told(Audience):
         said: What is said about the port.
         above: The audience of its manager.
         now: The clock.
+
+    Attributes:
+        lost: Why the port has no link, and since when; ``None`` where it has one.
     """
 
     def __init__(self, name: str, said: Said, above: Audience, now: Callable[[], float]) -> None:
@@ -148,6 +151,7 @@ class Told(Audience):
         self._now = now
         self._turns: dict[object, Turn] = {}
         self._has_link = False
+        self.lost: tuple[str, float] | None = None
         above.join(self)
         self.changed()
 
@@ -178,13 +182,13 @@ class Told(Audience):
 
     def link_up(self, *, resumed: bool | None = None) -> None:
         """Tell that there is a link, the first or another one."""
-        self._has_link = True
+        self._has_link, self.lost = True, None
         self.tell(LinkUp(self._now(), self._name, resumed))
 
     def link_down(self, reason: str) -> None:
         """Tell that there is none any more, once."""
         if self._has_link:
-            self._has_link = False
+            self._has_link, self.lost = False, (reason, self._now())
             self.tell(LinkDown(self._now(), self._name, reason))
 
     def port_closed(self, ending: Ending) -> None:

@@ -352,6 +352,10 @@ class Turn(Waiter, AskedTurn):
 
     def advice(self) -> str:
         """The likely meaning of the silence."""
+        absence = self.live.engine.absence()
+        if absence:
+            times = "once" if self.sent == 1 else f"{self.sent} times"
+            return f"sent {times}, but {absence}" if self.sent else f"not sent, {absence}"
         if not self.sent:
             return "not sent, the channel took nothing in that time"
         if self.sent < self.attempts:
