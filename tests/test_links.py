@@ -111,7 +111,9 @@ async def test_a_turn_that_times_out_without_a_link_says_since_when_why_and_for_
             link += "for the next one for {} s more"
             unsent_link, sent_link = link.format(1.6, 28.4), link.format(1.5, 28.5)
             assert str(unsent.value) == f"port 'server', session 2: no reply: not sent, {unsent_link} (1 attempt, 1 s)"
-            assert str(caught.error) == f"port 'server', session 1: no reply: sent once, but {sent_link} (1 attempt, 2 s)"
+            assert (
+                str(caught.error) == f"port 'server', session 1: no reply: sent once, but {sent_link} (1 attempt, 2 s)"
+            )
             network.up = True
             await trio.sleep(10)
             with pytest.raises(SessionTimeoutError) as with_link:

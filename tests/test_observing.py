@@ -82,7 +82,8 @@ async def test_the_log_is_json(autojump_clock: MockClock, capsys: pytest.Capture
             log.removeHandler(handler)
     line = capsys.readouterr().err
     assert line.startswith(
-        '{"level": "WARNING", "event_name": "message_dropped", "port": "lamp", "sid": 70000, "reason": "no_handler", '
+        '{"level": "WARNING", "event_name": "message_dropped", "port": "lamp", "label": "", "sid": 70000, '
+        '"reason": "no_handler", '
     )
 
 

@@ -180,6 +180,15 @@ class Port(Generic[Ask, Reply]):
     def __repr__(self) -> str:
         return repr(self._port).replace("psession.", "psession.blocking.", 1)
 
+    @property
+    def label(self) -> str:
+        """The words of the application's for this port: as `psession.Port.label`."""
+        return self._port.label
+
+    @label.setter
+    def label(self, label: str) -> None:
+        self._port.label = label
+
     @overload
     def request(self, payload: Ask, *, reply_type: None = None, **options: Unpack[TurnOptions]) -> Reply: ...
     @overload

@@ -26,6 +26,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from psession.text import port_named
+
 __all__ = [
     "MalformedMessageError",
     "MessageError",
@@ -59,6 +61,7 @@ class SessionError(Exception):
     Attributes:
         why: What happened and what to do about it, without the data below.
         port: The port's name, ``None`` where no port is involved.
+        label: The port's `Port.label`, empty where it has none.
         sid: The session's number, ``None`` where no session is involved.
         attempts: How many times the turn's message was handed to the channel.
         waited: Seconds from the start of the turn to the error, on Trio's clock.
@@ -74,10 +77,12 @@ class SessionError(Exception):
         attempts: int = 0,
         waited: float = 0.0,
         outcome: TurnOutcome | None = None,
+        label: str = "",
     ) -> None:
         super().__init__(why)
         self.why = why
         self.port = port
+        self.label = label
         self.sid = sid
         self.attempts = attempts
         self.waited = waited
@@ -86,7 +91,7 @@ class SessionError(Exception):
     def __str__(self) -> str:
         place = []
         if self.port is not None:
-            place.append(f"port {self.port!r}")
+            place.append(port_named(self.port, self.label))
         if self.sid is not None:
             place.append(f"session {self.sid}")
         text = self.why or type(self).__name__

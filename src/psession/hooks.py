@@ -107,10 +107,12 @@ class PortClosed(Event, frozen=True, eq=False):
     Attributes:
         reason: Why, in words.
         error: What the world did, where it was not one of the two sides that closed it.
+        label: Its `Port.label`.
     """
 
     reason: str
     error: BaseException | None = None
+    label: str = ""
 
 
 class LinkUp(Event, frozen=True, eq=False):
@@ -290,6 +292,7 @@ class Waiting(msgspec.Struct, frozen=True, eq=False):
         attempts: How often it was asked.
         sent: How many of these left this side.
         started: The moment from which its time is counted, in seconds on Trio's clock.
+        label: The `Port.label` of its port.
     """
 
     sid: Any
@@ -299,6 +302,7 @@ class Waiting(msgspec.Struct, frozen=True, eq=False):
     attempts: int
     sent: int
     started: float
+    label: str = ""
 
 
 Listener: TypeAlias = "Callable[[Any], object]"

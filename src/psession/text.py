@@ -13,6 +13,11 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
+def port_named(name: str, label: str = "") -> str:
+    """A port in words: its name, and beside it the label that the application gave it."""
+    return f"port {name!r} ({printable(label)})" if label else f"port {name!r}"
+
+
 def short(text: str) -> str:
     """The beginning of the text, made printable."""
     return printable(text) if len(text) <= SHORT_CHARS else printable(text[:SHORT_CHARS]) + "..."

@@ -114,26 +114,38 @@ def lines(seen: dict[str, Any]) -> Iterator[str]:
     )
     yield ""
     waiting = [
-        f"{turn['port']}, session {turn['sid']}: since {clock(turn['started'])} ({now - turn['started']:.1f} s),"
-        f" {turn['why']}: {turn['payload']}"
+        f"{_called(turn['port'], turn)}, session {turn['sid']}: since {clock(turn['started'])}"
+        f" ({now - turn['started']:.1f} s), {turn['why']}: {turn['payload']}"
         for turn in seen["waiting"][:FEW]
     ]
     yield from _part("waiting turns, the oldest first", waiting, seen["waiting_total"])
     in_need = sorted(seen["ports"], key=lambda port: (port["state"] == "open", -port["waiting"]))
     yield from _part("ports, those in need first", [_port(port) for port in in_need[:FEW]], seen["ports_total"])
+    labels = {port["name"]: port for port in seen["ports"]}
     drops = [
-        f"{drop['port']}: {drop['reason']}, {drop['count']} times, last at {clock(drop['t'])} {drop['detail']}".rstrip()
+        f"{_called(drop['port'], labels.get(drop['port'], {}))}: {drop['reason']}, {drop['count']} times,"
+        f" last at {clock(drop['t'])} {drop['detail']}".rstrip()
         for drop in seen["drops"][:FEW]
     ]
     yield from _part("dropped messages, the last first", drops, len(seen["drops"]))
-    closed = [f"{port['port']}: at {clock(port['t'])}, {port['reason']}" for port in seen["closed"][: -FEW - 1 : -1]]
+    closed = [
+        f"{_called(port['port'], port)}: at {clock(port['t'])}, {port['reason']}"
+        for port in seen["closed"][: -FEW - 1 : -1]
+    ]
     yield from _part("ports that closed, the last first", closed, len(seen["closed"]))
+
+
+def _called(name: str, known: dict[str, Any]) -> str:
+    """Return a port's name, and its label beside it. A program of an older version knows no labels."""
+    label = known.get("label")
+    return f"{name} ({label})" if label else name
 
 
 def _port(port: dict[str, Any]) -> str:
     state = f"{port['state']}: {port['why']}" if port["why"] else port["state"]
     silent = "ever" if port["silent"] is None else f"{port['silent']:.1f} s"
-    return f"{port['name']}: {state}, {port['sessions']} sessions, {port['waiting']} waiting, peer silent for {silent}"
+    counts = f"{port['sessions']} sessions, {port['waiting']} waiting"
+    return f"{_called(port['name'], port)}: {state}, {counts}, peer silent for {silent}"
 
 
 def _part(title: str, items: list[str], total: int) -> Iterator[str]:

@@ -259,6 +259,15 @@ class Port(Generic[Ask, Reply]):
     def __repr__(self) -> str:
         return repr(self._port).replace("psession.", "psession.asyncio.", 1)
 
+    @property
+    def label(self) -> str:
+        """The words of the application's for this port: as `psession.Port.label`."""
+        return self._port.label
+
+    @label.setter
+    def label(self, label: str) -> None:
+        self._port.label = label
+
     @overload
     async def request(self, payload: Ask, *, reply_type: None = None, **options: Unpack[TurnOptions]) -> Reply: ...
     @overload

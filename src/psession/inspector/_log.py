@@ -14,6 +14,7 @@ from psession.hooks import LinkDown, LinkUp, PortClosed
 from psession.inspector._look import why
 from psession.inspector._record import Record
 from psession.inspector._redaction import redact_secrets
+from psession.text import port_named
 
 if TYPE_CHECKING:
     from psession.hooks import Waiting
@@ -30,7 +31,8 @@ async def log_waiting(manager: SessionManager, *, after: float = 10.0, every: fl
     """Log the ports whose oldest turn waits long, with how many wait, since when, and why; until it is cancelled.
 
     ``nursery.start_soon(inspector.log_waiting, manager)``. A warning for each such port, the longest wait first, for at
-    most 10 a round: its ``event_name`` is ``"turns_waiting"``, its fields are ``port``, ``waiting`` and ``oldest``.
+    most 10 a round: its ``event_name`` is ``"turns_waiting"``, its fields are ``port``, ``label``, ``waiting`` and
+    ``oldest``.
 
     Args:
         manager: The manager.
@@ -63,13 +65,19 @@ def _say(port: Port, waiting: list[Waiting], lost: tuple[str, float] | None) -> 
     oldest = waiting[0]
     since = time.strftime("%H:%M:%S", time.localtime(time.time() - oldest.seconds))
     log.warning(
-        "port %r: %d %s for an answer, the oldest (session %s) since %s (%.1f s): %s",
-        port.name,
+        "%s: %d %s for an answer, the oldest (session %s) since %s (%.1f s): %s",
+        port_named(port.name, port.label),
         len(waiting),
         "turn waits" if len(waiting) == 1 else "turns wait",
         oldest.sid,
         since,
         oldest.seconds,
         why(oldest, port.statistics().silent, lost),
-        extra={"event_name": "turns_waiting", "port": port.name, "waiting": len(waiting), "oldest": oldest.seconds},
+        extra={
+            "event_name": "turns_waiting",
+            "port": port.name,
+            "label": port.label,
+            "waiting": len(waiting),
+            "oldest": oldest.seconds,
+        },
     )

@@ -12,6 +12,7 @@ import trio
 
 from psession.inspector._record import Record
 from psession.inspector._redaction import shown
+from psession.text import printable
 
 if TYPE_CHECKING:
     from psession.hooks import Waiting
@@ -93,6 +94,7 @@ class Looker:
         state = "closed" if port.closed else "no link" if lost is not None else "open"
         return {
             "name": port.name,
+            "label": printable(port.label),
             "state": state,
             "why": f"{lost[0]}, for {now - lost[1]:.1f} s" if lost is not None else "",
             "sessions": counted.open,
@@ -106,6 +108,7 @@ class Looker:
     def _waiting(self, port: Port, silent: float, turn: Waiting) -> dict[str, Any]:
         return {
             "port": port.name,
+            "label": printable(port.label),
             "sid": turn.sid,
             "number": turn.number,
             "payload": shown(turn.payload, self._redact),

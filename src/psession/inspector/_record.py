@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from psession import hooks
 from psession.inspector._redaction import cut, shown
 from psession.protocol.counters import BOUNDS, Histogram
+from psession.text import printable
 
 if TYPE_CHECKING:
     from psession.inspector._redaction import Redact
@@ -196,7 +197,8 @@ class Record:
         elif isinstance(event, hooks.PortClosed):
             self._links.pop(event.port, None)
             reason = cut(event.reason, MAX_DETAIL_CHARS)
-            self._closed.append({"port": event.port, "reason": reason, "t": event.time})
+            label = printable(event.label)
+            self._closed.append({"port": event.port, "label": label, "reason": reason, "t": event.time})
             text = f"port closed: {reason}"
         elif isinstance(event, hooks.SessionOpened):
             sid, text = event.sid, f"session opened by {'the peer' if event.incoming else 'this side'}"

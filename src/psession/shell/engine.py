@@ -241,8 +241,8 @@ class Engine:
         try:
             return outbox.put(frame, None, at_once=at_once)
         except Exception as error:  # what a sender of the user's raises has nobody to go to
-            extra = {"event_name": "own_message_not_sent", "port": self.name}
-            log.debug("port %r: a message of the protocol's own was not sent: %r", self.name, error, extra=extra)
+            extra = {"event_name": "own_message_not_sent", "port": self.name, "label": self.said.label}
+            log.debug("%s: a message of the protocol's own was not sent: %r", self.said.who, error, extra=extra)
             return None
 
     def _say(self, event: events.Say) -> None:
@@ -371,7 +371,7 @@ class Engine:
         """
         if get_ident() != self.thread and self.ending is None:
             raise RuntimeError(
-                f"port {self.name!r} belongs to another trio.run: open a port in this one, or call this one from a "
+                f"{self.said.who} belongs to another trio.run: open a port in this one, or call this one from a "
                 "thread by trio.from_thread.run"
             )
 
@@ -384,7 +384,8 @@ class Engine:
         self.check_run()
         if self.ending is not None:
             why = f"the port is closed: {self.ending.why}"
-            raise self.ending.after(why, port=self.name, outcome="not_sent") from self.ending.cause
+            error = self.ending.after(why, port=self.name, label=self.said.label, outcome="not_sent")
+            raise error from self.ending.cause
 
     def note_drained(self) -> None:
         """Set `drained` if that is so."""
@@ -468,7 +469,13 @@ class Engine:
 
     def error(self, kind: type[errors.SessionError], why: str, sid: int | None = None) -> errors.SessionError:
         """A fresh error that says port and session."""
-        return kind(why, port=self.name, sid=sid)
+        return kind(why, port=self.name, label=self.said.label, sid=sid)
+
+    def place(self, error: errors.SessionError, sid: int | None = None) -> None:
+        """Let an error that knows no place say port and session."""
+        error.port, error.label = self.name, self.said.label
+        if sid is not None:
+            error.sid = sid
 
 
 _DEEDS: Final[dict[type, Callable[[Engine, Any], None]]] = {

@@ -111,13 +111,23 @@ class Handlers:
         engine = self._engine
         self._tell_crashed(dialogue, error)
         if isinstance(error, errors.SessionRefusedError):
-            extra = {"event_name": "handler_refused", "port": engine.name, "sid": dialogue.sid}
-            log.debug("port %r: handler of session %s refused: %s", engine.name, dialogue.sid, error, extra=extra)
+            extra = {
+                "event_name": "handler_refused",
+                "port": engine.name,
+                "label": engine.said.label,
+                "sid": dialogue.sid,
+            }
+            log.debug("%s: handler of session %s refused: %s", engine.said.who, dialogue.sid, error, extra=extra)
         elif engine.ending is None and (dialogue.ending is None or error.sid != dialogue.sid):
             engine.crashed(dialogue.sid, error)
         else:
-            extra = {"event_name": "handler_ended", "port": engine.name, "sid": dialogue.sid}
-            log.debug("port %r: handler of session %s: %s", engine.name, dialogue.sid, error, extra=extra)
+            extra = {
+                "event_name": "handler_ended",
+                "port": engine.name,
+                "label": engine.said.label,
+                "sid": dialogue.sid,
+            }
+            log.debug("%s: handler of session %s: %s", engine.said.who, dialogue.sid, error, extra=extra)
 
     @trio.lowlevel.enable_ki_protection
     def _over(self, live: LiveSession) -> None:

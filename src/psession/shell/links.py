@@ -450,8 +450,8 @@ async def linked(
     *,
     within: float,
     asks_exactly: bool,
-    name: str,
     said: Said,
+    port: Said,
     pending: Sequence[Any] = (),
 ) -> Any:
     """Open what a port reads and writes over `target`: that itself, or its links one after the other.
@@ -462,14 +462,14 @@ async def linked(
     """
 
     def on_given_up(why: str) -> None:
-        said.limited("port_given_up", "port %r was given up: %s", name, why)
+        said.limited("port_given_up", "%s was given up: %s", port.who, why)
 
     make = partial(LinkedChannel, handshake=handshake, absences=absences, on_given_up=on_given_up, within=within)
     if getattr(target, "comes_back", False):
         if not within:
             return await target.open()
         if not asks_exactly:
-            raise ValueError(f"port {name!r}: resume_within needs dialect=Exact() on this side")
+            raise ValueError(f"{port.who}: resume_within needs dialect=Exact() on this side")
         return make(await target.open(), opener=target)
     if (within or pending) and isinstance(target, trio.abc.Channel):
         return make(target, pending=pending)

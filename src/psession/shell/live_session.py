@@ -252,7 +252,7 @@ class LiveSession:
                     await outbox.post(frame, self.check_open, self)
             except BaseException as error:
                 if isinstance(error, errors.SessionOverrunError) and error.sid is None:
-                    error.port, error.sid = engine.name, dialogue.sid
+                    engine.place(error, dialogue.sid)
                 if answers or opens:
                     connection.not_posted(dialogue, answers, opened=opens)
                 raise

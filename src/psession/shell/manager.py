@@ -154,6 +154,7 @@ class SessionManager:
         dialect = options.wire
         handshake = Handshake(dialect, name, life)
         budget = options.budget or self._budget
+        said = self._said.of_port(name)
         self._opening.add(name)
         try:
             channel = await linked(
@@ -162,14 +163,13 @@ class SessionManager:
                 budget.absences,
                 within=options.resume_within,
                 asks_exactly=dialect.asks_exactly,
-                name=name,
                 said=self._said,
+                port=said,
                 pending=pending,
             )
         finally:
             self._opening.discard(name)
         try:
-            said = self._said.of_port(name)
             async with live(name, channel, options, budget, handshake, life, said, self._audience) as (port, take):
                 self._ports[name] = port
                 self._takers[name] = take

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Literal, Never, final, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Never, final, overload
 
 import trio
 
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 _protected = trio.lowlevel.enable_ki_protection
+
+MAX_LABEL_CHARS: Final = 200
+"""As much as an error repeats of a text (`psession.text.SHORT_CHARS`): it is in each of a port's lines."""
 
 
 @final
@@ -73,7 +76,7 @@ class Session(Generic[Ask, Reply]):
                 state += f", {len(self._live.waiting_turns)} more behind it"
         else:
             state = "open"
-        return f"<psession.Session {self.sid} of port {self.port.name!r}, {state}>"
+        return f"<psession.Session {self.sid} of {engine_of(self.port).said.who}, {state}>"
 
     # -- what is known -----------------------------------------------------------------------------------------------
 
@@ -346,7 +349,7 @@ class SessionsView(Mapping[int, Session]):
         return len(own) + sum(sid not in own and isinstance(peers[sid].owner, LiveSession) for sid in peers)
 
     def __repr__(self) -> str:
-        return f"<{len(self)} open sessions of port {self._port.name!r}>"
+        return f"<{len(self)} open sessions of {engine_of(self._port).said.who}>"
 
 
 @final
@@ -368,15 +371,37 @@ class Port(Generic[Ask, Reply]):
 
     def __repr__(self) -> str:
         engine = self._engine
+        named = engine.said.who.replace("port", "psession.Port", 1)
         if engine.ending is not None:
-            return f"<psession.Port {self.name!r}, closed: {engine.ending.why}>"
+            return f"<{named}, closed: {engine.ending.why}>"
         now, turns = engine.now(), [dialogue.turn for dialogue in engine.connection.sessions.all()]
         waiting = [turn for turn in turns if turn is not None and turn.state is not State.IDLE]
         state = f"open, {len(engine.connection.sessions)} sessions"
         if waiting:
             oldest = max(now - turn.started for turn in waiting)
             state += f", {len(waiting)} turns wait, the oldest for {oldest:.3g} s"
-        return f"<psession.Port {self.name!r}, {state}>"
+        return f"<{named}, {state}>"
+
+    @property
+    def label(self) -> str:
+        """The words of the application's for this port, such as the name that a device logged in by; ``""`` at first.
+
+        It stands beside the name wherever people read it: in errors, lines of the log, ``repr``, `waiting` and the
+        inspector. May be set at any time, to at most 200 characters; what programs find the port by stays its name.
+
+        Raises:
+            TypeError: It is set to something else than a str.
+            ValueError: It is set to more than 200 characters.
+        """
+        return self._engine.said.label
+
+    @label.setter
+    def label(self, label: str) -> None:
+        if not isinstance(label, str):
+            raise TypeError(f"a port's label must be a str, not {label!r:.100}")
+        if len(label) > MAX_LABEL_CHARS:
+            raise ValueError(f"a port's label must have {MAX_LABEL_CHARS} characters or less, not {len(label)}")
+        self._engine.said.label = label
 
     # -- sessions ----------------------------------------------------------------------------------------------------
 
@@ -501,7 +526,7 @@ class Port(Generic[Ask, Reply]):
         try:
             dialogue = engine.connection.open(max_life, engine.now(), recycles=recycles, choose=choose, once=once)
         except errors.SessionError as error:
-            error.port = self.name
+            engine.place(error)
             raise
         finally:
             left = engine.connection.take()
@@ -666,6 +691,7 @@ class Port(Generic[Ask, Reply]):
                 turn.attempts,
                 turn.sent,
                 turn.started,
+                self.label,
             )
             for turn in turns
             if isinstance(turn, Turn)

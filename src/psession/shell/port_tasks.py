@@ -299,7 +299,7 @@ class PortTasks:
         """Take what came in place of a message, or a message that is no dict."""
         engine = self._engine
         if isinstance(message, errors.MessageError):
-            message.port = self._name
+            engine.place(message)
             engine.perform(engine.connection.malformed(message.why))
         elif isinstance(message, Reopened):
             engine.told.link_up(resumed=message.known)

@@ -11,7 +11,7 @@ from psession import errors
 from psession.nursery import open_quiet_nursery
 from psession.shell.handlers import PassedOnError
 from psession.shell.passing import Onward, Passing, lost, passed_on
-from psession.shell.port import live_of
+from psession.shell.port import engine_of, live_of
 from psession.shell.turn import Turn
 from psession.typed import Ask, Reply
 
@@ -73,7 +73,7 @@ class Relay(Generic[Ask, Reply]):
         self.port = port
 
     def __repr__(self) -> str:
-        return f"<psession.Relay to port {self.port.name!r}>"
+        return f"<psession.Relay to {engine_of(self.port).said.who}>"
 
     def request(self, message: Ask) -> Awaitable[Reply]:
         """Pass on one question; the answer is awaited: for ``on_request=``.

@@ -426,8 +426,13 @@ class Request:
                 engine.told.failed(dialogue, codes.REFUSED if is_expected else codes.CRASHED, error)
             self._reply_to_error(error)
         if is_expected:
-            extra = {"event_name": "request_refused", "port": engine.name, "sid": dialogue.sid}
-            log.debug("port %r: request %s was refused: %s", engine.name, dialogue.sid, error, extra=extra)
+            extra = {
+                "event_name": "request_refused",
+                "port": engine.name,
+                "label": engine.said.label,
+                "sid": dialogue.sid,
+            }
+            log.debug("%s: request %s was refused: %s", engine.said.who, dialogue.sid, error, extra=extra)
         else:
             requests.crashed(dialogue.sid, error)
         self._over()

@@ -9,6 +9,7 @@ import trio
 
 from psession.protocol.bucket import Lines
 from psession.protocol.counters import ADVICE, EXPECTED
+from psession.text import port_named
 
 if TYPE_CHECKING:
     from psession.protocol.counters import Drop
@@ -25,24 +26,33 @@ class Said:
         who: The beginning of each line.
         budget: The manager's, by kind.
         port: The name of the port, where it is about one.
+
+    Attributes:
+        label: What the application calls the port.
     """
 
-    __slots__ = ("_budget", "_port", "_said", "_unsaid", "_who")
+    __slots__ = ("_budget", "_port", "_said", "_unsaid", "_who", "label")
 
     def __init__(self, who: str, budget: dict[str, Lines] | None = None, port: str | None = None) -> None:
         self._who = who
         self._port = port
+        self.label: str = ""
         self._budget: dict[str, Lines] = {} if budget is None else budget
         self._said: set[str] = set()
         self._unsaid: dict[tuple[str, str], int] = {}
 
     def of_port(self, name: str) -> Said:
         """What is said about one port."""
-        return Said(f"port {name!r}", self._budget, name)
+        return Said("", self._budget, name)
+
+    @property
+    def who(self) -> str:
+        """The beginning of each line."""
+        return self._who if self._port is None else port_named(self._port, self.label)
 
     def _extra(self, event_name: str, fields: dict[str, object]) -> dict[str, object]:
         """The fields of a record, for programs: its stable name, and what it is about."""
-        port = {} if self._port is None else {"port": self._port}
+        port = {} if self._port is None else {"port": self._port, "label": self.label}
         return {"event_name": event_name, **port, **fields}
 
     def _paid(self, about: str) -> str | None:
@@ -78,7 +88,7 @@ class Said:
         if more is None:
             level = logging.DEBUG
         extra = self._extra(event_name, fields)
-        log.log(level, f"%s: {text} (said once; see statistics())%s", self._who, *values, more or "", extra=extra)
+        log.log(level, f"%s: {text} (said once; see statistics())%s", self.who, *values, more or "", extra=extra)
 
     def dropped(self, reason: Drop, sid: int | None = None, detail: str = "") -> None:
         """Say that a message was dropped, why, and what would be right; the counters go on.
@@ -110,13 +120,13 @@ class Said:
             return
         self._unsaid.pop((event_name, what), None)
         extra = self._extra(event_name, fields)
-        log.error("%s: %s%s raised%s", self._who, what, whose, more, exc_info=error, extra=extra)
+        log.error("%s: %s%s raised%s", self.who, what, whose, more, exc_info=error, extra=extra)
 
     def limited(self, event_name: str, text: str, *values: object) -> None:
         """Log a warning that may come often, within the budget of its name."""
         more = self._paid(event_name)
         if more is not None:
-            log.warning(f"%s: {text}%s", self._who, *values, more, extra=self._extra(event_name, {}))
+            log.warning(f"%s: {text}%s", self.who, *values, more, extra=self._extra(event_name, {}))
 
     def end(self) -> None:
         """Say what has not been said: there will be no next line."""
@@ -124,5 +134,5 @@ class Said:
             more = self._paid(f"the end of {what}")
             if more is not None:
                 extra = self._extra(event_name, {"times": times})
-                log.error("%s: %s raised %s times more%s", self._who, what, f"{times:,}", more, extra=extra)
+                log.error("%s: %s raised %s times more%s", self.who, what, f"{times:,}", more, extra=extra)
         self._unsaid.clear()

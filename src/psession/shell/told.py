@@ -194,7 +194,7 @@ class Told(Audience):
     def port_closed(self, ending: Ending) -> None:
         """Tell that the port is over, and its link with it."""
         self.link_down(ending.why)
-        self.tell(PortClosed(self._now(), self._name, ending.why, ending.cause))
+        self.tell(PortClosed(self._now(), self._name, ending.why, ending.cause, self._said.label))
 
     # -- sessions and messages ---------------------------------------------------------------------------------------
 
