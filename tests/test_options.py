@@ -10,6 +10,7 @@ import pytest
 from psession import Classic, Exact, PortOptions, Retry, SessionManager
 from psession.options import Options
 from psession.protocol.retry import Patience
+from psession.testing import port_pair
 
 from .peers import Wire
 
@@ -128,3 +129,26 @@ def test_a_field_name_that_contradicts_the_dialect_is_refused() -> None:
 def test_the_smallest_session_count_bounds_the_numbers_too() -> None:
     assert Options(max_session_count=3).own_ids == range(1, 4)
     assert Options(max_session_count=3, session_ids=range(10, 20)).own_ids == range(10, 20)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ({"session_timout": 5}, "session_timout; did you mean session_timeout?"),
+        ({"on_reqest": print}, "on_reqest; did you mean on_request?"),
+        ({"dept": 1, "grase": 1}, "dept, grase; there are budget, busy_wait, "),
+    ],
+)
+def test_an_option_that_does_not_exist_is_refused_with_the_one_that_was_meant(given: Any, meant: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        SessionManager(**given)
+    assert str(caught.value).startswith(f"no such option: {meant}")
+
+
+async def test_so_are_those_of_a_pair_of_ports_and_of_a_stream() -> None:
+    with pytest.raises(TypeError, match=r"^no such option: dorp; did you mean drop\?$"):
+        async with port_pair(dorp=0.2):  # type: ignore[call-arg]
+            pass
+    async with port_pair(dialect=Exact()) as (near, _, _):
+        with pytest.raises(TypeError, match=r"^a stream has no such option: cuont; did you mean count\?$"):
+            near.stream({}, cuont=3)  # type: ignore[call-overload]

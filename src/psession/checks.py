@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 LARGEST: Final = 2**53 - 1
 """ECMA-262, Number.MAX_SAFE_INTEGER: RFC 8259, section 6, recommends no integer past it in JSON."""
+
+ALIKE: Final = 0.7
+"""How much two names have in common where one is meant for the other: two letters changed places in one of four."""
 
 
 def seconds(name: str, value: object) -> None:
@@ -71,3 +77,12 @@ def one_of(name: str, value: object, choices: Any, *, or_callable: bool = False)
     if value not in allowed and not (or_callable and callable(value)):
         extra = " or a callable" if or_callable else ""
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}{extra}, not {value!r}")
+
+
+def no_option(unknown: Collection[str], known: Collection[str], whose: str = "") -> TypeError:
+    """An error for options that do not exist: it says which are meant or, where that is not clear, what there is."""
+    from difflib import get_close_matches  # for this error alone
+
+    near = [match for name in sorted(unknown) for match in get_close_matches(name, known, 1, ALIKE)]
+    right = f"did you mean {', '.join(near)}?" if len(near) == len(unknown) else f"there are {', '.join(sorted(known))}"
+    return TypeError(f"{whose}no such option: {', '.join(sorted(unknown))}; {right}")

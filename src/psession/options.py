@@ -254,8 +254,7 @@ class Options:
         """
         unknown = changes.keys() - PortOptions.__annotations__.keys()
         if unknown:
-            known = ", ".join(sorted(PortOptions.__annotations__))
-            raise TypeError(f"no such option: {', '.join(sorted(unknown))}; there are {known}")
+            raise checks.no_option(unknown, PortOptions.__annotations__)
         given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
         if "retry" in given:  # it is nearer than a count or an interval that these options have
             given = {"retry_count": None, "retry_interval": None, **given}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic
 import trio
 
 from psession import errors
+from psession.checks import no_option
 from psession.options import TurnOptions, checked
 from psession.protocol import states as codes
 from psession.shell.handler_scope import answering
@@ -58,7 +59,7 @@ class Onward(Generic[Ask, Reply]):
     def __init__(self, port: Port[Ask, Reply], options: TurnOptions) -> None:
         unknown = options.keys() - TurnOptions.__annotations__.keys()
         if unknown:
-            raise TypeError(f"a relay has no such option: {', '.join(sorted(unknown))}")
+            raise no_option(unknown, TurnOptions.__annotations__, "a relay has ")
         self.port: Port[Ask, Reply] = port
         self.options: TurnOptions = options
         self._own_time = _checked(port, options)

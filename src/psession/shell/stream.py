@@ -80,7 +80,7 @@ def plan(patience: Patience, options: StreamOptions) -> Plan:
     """
     unknown = options.keys() - StreamOptions.__annotations__.keys()
     if unknown:
-        raise TypeError(f"a stream has no such option: {', '.join(sorted(unknown))}")
+        raise checks.no_option(unknown, StreamOptions.__annotations__, "a stream has ")
     total, count, credit = options.get("total"), options.get("count"), options.get("credit")
     if total is not None:
         checks.seconds("total", total)

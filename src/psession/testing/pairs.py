@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from psession import PortOptions, SessionManager
 from psession.channels import memory_pair
+from psession.checks import no_option
 from psession.testing.lossy import LossyChannel, lossy
 
 if TYPE_CHECKING:
@@ -75,6 +76,9 @@ async def port_pair(**options: Unpack[PairOptions]) -> AsyncIterator[PortPair]:
         TypeError: There is no such option, or its value is of the wrong type.
         ValueError: A value is out of its range.
     """
+    unknown = options.keys() - PairOptions.__annotations__.keys()
+    if unknown:
+        raise no_option(unknown, PairOptions.__annotations__)
     both: dict[str, Any] = dict(options)
     near, far, seed = both.pop("near", {}), both.pop("far", {}), both.pop("seed", 0)
     faults = {name: both.pop(name) for name in FAULTS if name in both}
