@@ -1,4 +1,4 @@
-"""A port's label: the application's words for it, beside its name wherever people read it."""
+"""A port's name and label, which is the application's word for it: wherever people read of a port, they say which."""
 
 from __future__ import annotations
 
@@ -9,12 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+from trio.testing import memory_stream_pair
 
 import psession.asyncio
-from psession import PortClosedError, SessionAbortError, SessionCancelError, SessionManager, SessionTimeoutError
+from psession import (
+    Exact,
+    MalformedMessageError,
+    MessageError,
+    PortClosedError,
+    Session,
+    SessionAbortError,
+    SessionCancelError,
+    SessionManager,
+    SessionTimeoutError,
+)
 from psession._cli import watch
 from psession.blocking import open_port
-from psession.channels import memory_pair
+from psession.channels import lines, memory_pair
 from psession.hooks import PortClosed
 from psession.inspector import log_waiting, redact_secrets
 from psession.inspector._look import Looker
@@ -169,3 +180,60 @@ def test_ports_for_asyncio_have_it() -> None:
                     await port.request({"q": 1}, timeout=0)
 
     asyncio.run(main())
+
+
+async def test_a_payload_that_cannot_travel_is_refused_with_port_and_session() -> None:
+    here, there = (lines(end) for end in memory_stream_pair())
+
+    async def handler(session: Session) -> None:
+        async for message in session:
+            try:
+                await session.post({"x": object()})
+            except MessageError as error:
+                await session.post({"error": str(error)})
+            assert message == {"q": 1}
+
+    async with (
+        SessionManager(dialect=Exact(), on_session=handler).port("asker", there) as asker,
+        SessionManager(dialect=Exact()).port("peer 12", here) as port,
+    ):
+        port.label = "lamp"
+        seen = []
+        async with port.session() as session:
+            for call in (
+                port.request({"x": object()}),
+                session.send({"x": object()}),
+                session.post({"x": object()}),
+                port.post({"x": object()}),
+                port.stream({"x": object()}).__aenter__(),
+            ):
+                with pytest.raises(MessageError) as caught:
+                    await call
+                seen.append(str(caught.value))
+                assert (caught.value.port, caught.value.label) == ("peer 12", "lamp")
+        places = [text.partition(": no JSON for it: ")[0] for text in seen]
+        at = "port 'peer 12' (lamp)"
+        assert places == [f"{at}, session 2", f"{at}, session 1", f"{at}, session 1", at, f"{at}, session 3"]
+        async with port.stream({"q": 1}) as replies:
+            said = await replies.receive()
+            assert said["error"].startswith("port 'asker', session 4: no JSON for it: ")
+        reply = await port.request({"q": 1})
+        assert reply["error"].startswith("port 'asker', session 5: no JSON for it: ")
+        assert not asker.closed
+
+
+async def test_so_it_is_by_a_channel_that_makes_no_frames() -> None:
+    class Refusing(trio.abc.Channel[Any]):
+        async def send(self, value: Any) -> None:
+            await trio.lowlevel.checkpoint()
+            raise MalformedMessageError("no form for it")
+
+        async def receive(self) -> Any:
+            await trio.sleep_forever()
+
+        async def aclose(self) -> None:
+            await trio.lowlevel.checkpoint()
+
+    async with SessionManager().port("peer 12", Refusing()) as port:
+        with pytest.raises(MalformedMessageError, match=r"^port 'peer 12', session 1: no form for it"):
+            await port.request({"q": 1})

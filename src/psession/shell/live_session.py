@@ -243,7 +243,11 @@ class LiveSession:
                 await trio.lowlevel.cancel_shielded_checkpoint()
         else:
             connection, outbox = engine.connection, engine.outbox
-            frame, answers, opens = connection.post(dialogue, payload)
+            try:
+                frame, answers, opens = connection.post(dialogue, payload)
+            except errors.MessageError as error:
+                engine.place(error, dialogue.sid)
+                raise
             if answers and self.handler is not None and self.handler.is_visible:
                 self.handler.lift_deadline()
             try:
@@ -287,7 +291,11 @@ class LiveSession:
         if stream.spent >= stream.credit or stream.is_over or not engine.outbox.has_room:
             return False
         now = engine.now()
-        frame = engine.connection.part(self.dialogue, payload, now, is_last=False)
+        try:
+            frame = engine.connection.part(self.dialogue, payload, now, is_last=False)
+        except errors.MessageError as error:
+            engine.place(error, self.dialogue.sid)
+            raise
         stream.spent += 1
         stream.in_a_row += 1
         engine.outbox.put_part(frame, now)
@@ -382,7 +390,11 @@ class LiveSession:
 
     def _make_part(self, payload: Any, now: float, *, is_last: bool, is_mark: bool = False) -> Any:
         engine = self.engine
-        frame = engine.connection.part(self.dialogue, payload, now, is_last=is_last)
+        try:
+            frame = engine.connection.part(self.dialogue, payload, now, is_last=is_last)
+        except errors.MessageError as error:
+            engine.place(error, self.dialogue.sid)
+            raise
         if engine.told.listens and not is_mark:
             engine.told.sent_part(self.dialogue, payload)
         if is_last:

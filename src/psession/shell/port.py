@@ -509,7 +509,12 @@ class Port(Generic[Ask, Reply]):
         """Send a payload that is no session's, as it is. Waits and raises as `Session.post`."""
         engine = self._engine
         engine.check_open()
-        await engine.outbox.post(engine.connection.plain(payload), engine.check_open)
+        try:
+            frame = engine.connection.plain(payload)
+        except errors.MessageError as error:
+            engine.place(error)
+            raise
+        await engine.outbox.post(frame, engine.check_open)
         if engine.told.listens:
             engine.told.posted(None, payload, incoming=False)
 

@@ -220,7 +220,11 @@ class Turn(Waiter, AskedTurn):
             self.attempts += 1
             return
         engine = self.live.engine
-        frame = self._frame(caller_due) if self.number else engine.connection.ask(self, self.payload, math.inf)
+        try:
+            frame = self._frame(caller_due) if self.number else engine.connection.ask(self, self.payload, math.inf)
+        except errors.MessageError as error:
+            engine.place(error, self.dialogue.sid)
+            raise
         self.attempts += 1
         if frame is not None:  # else it is not asked again, and waits on
             try:
@@ -402,6 +406,8 @@ class Turn(Waiter, AskedTurn):
     def sender_failed(self, error: BaseException) -> None:
         """The sender raised on this turn's message; an outcome that is there already counts."""
         if self.state is State.WAITING and self.dialogue.turn is self:
+            if isinstance(error, errors.MessageError):
+                self.live.engine.place(error, self.dialogue.sid)
             self.advance(TurnEvent.SENDER_FAILED)
             self.live.engine.connection.not_sent(self)
             self.wake(Error(error))
