@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
+import psession.asyncio
 from psession import Exact, Port, PortClosedError, Session, SessionError, SessionManager
 from psession.channels import memory_pair
 
@@ -116,3 +118,28 @@ async def test_a_port_that_is_over_may_be_let_go_of_in_any_run() -> None:
         assert port.closed
 
     await trio.to_thread.run_sync(let_go)
+
+
+async def test_a_session_that_is_not_entered_by_async_with_says_how() -> None:
+    async with SessionManager().port("p", memory_pair()[0]) as port:
+        assert_says_how_it_is_entered(port)
+
+
+def test_so_does_a_session_for_asyncio() -> None:
+    async def main() -> None:
+        async with (
+            psession.asyncio.bridge() as bridged,
+            bridged.open(SessionManager().port("p", memory_pair()[0])) as port,
+        ):
+            assert_says_how_it_is_entered(port)
+
+    asyncio.run(main())
+
+
+def assert_says_how_it_is_entered(port: Any) -> None:
+    """Misuse what ``port.session()`` returns in the two ways that come to mind."""
+    how = r"^port.session\(\) is to be entered: `async with port.session\(\) as session`"
+    with pytest.raises(AttributeError, match=f"{how}, then session.send"):
+        port.session().send({})
+    with pytest.raises(TypeError, match=f"{how}, not by a plain `with`"), port.session():
+        pass

@@ -13,7 +13,7 @@ import trio
 from psession.asyncio._guest import NOTHING
 from psession.asyncio._turn import AsyncioTurn
 from psession.options import checked
-from psession.shell.port import engine_of, live_of, open_at_once
+from psession.shell.port import ENTER_IT, engine_of, live_of, open_at_once
 from psession.shell.replies import leave, reply_now
 from psession.typed import Ask, Reply, form_of
 
@@ -238,6 +238,17 @@ class Opening(Generic[Ask, Reply]):
     async def __aexit__(self, *_: object) -> None:
         if self._session is not None:
             self._session.end()
+
+    if not TYPE_CHECKING:  # to type checkers neither is there
+
+        def __getattr__(self, name: str) -> Never:
+            raise AttributeError(f"{ENTER_IT}, then session.{name}")
+
+        def __enter__(self) -> Never:
+            raise TypeError(f"{ENTER_IT}, not by a plain `with`")
+
+        def __exit__(self, *_: object) -> None:
+            raise AssertionError("never entered")
 
 
 @final

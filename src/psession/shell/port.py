@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 _protected = trio.lowlevel.enable_ki_protection
 
+ENTER_IT: Final = "port.session() is to be entered: `async with port.session() as session`"
+
 MAX_LABEL_CHARS: Final = 200
 """As much as an error repeats of a text (`psession.text.SHORT_CHARS`): it is in each of a port's lines."""
 
@@ -317,11 +319,16 @@ class Opening(Generic[Ask, Reply]):
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:
         self._session.end()
 
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(
-            f"port.session() is to be entered: `async with port.session() as session`, then session.{name}; "
-            "or port.create(), which makes a session at once"
-        )
+    if not TYPE_CHECKING:  # to type checkers neither is there
+
+        def __getattr__(self, name: str) -> Never:
+            raise AttributeError(f"{ENTER_IT}, then session.{name}; or port.create(), which makes a session at once")
+
+        def __enter__(self) -> Never:
+            raise TypeError(f"{ENTER_IT}, not by a plain `with`")
+
+        def __exit__(self, *_: object) -> None:
+            raise AssertionError("never entered")
 
 
 class SessionsView(Mapping[int, Session]):
