@@ -10,7 +10,7 @@ import pytest
 import trio
 
 import psession.asyncio
-from psession import Exact, Port, PortClosedError, Session, SessionError, SessionManager
+from psession import Exact, Port, PortClosedError, Session, SessionError, SessionManager, SessionRemoteError
 from psession.channels import memory_pair
 
 from .tables import assert_empty
@@ -143,3 +143,39 @@ def assert_says_how_it_is_entered(port: Any) -> None:
         port.session().send({})
     with pytest.raises(TypeError, match=f"{how}, not by a plain `with`"), port.session():
         pass
+
+
+@pytest.mark.parametrize("kind", ["on_request", "on_session"])
+@pytest.mark.parametrize("deed", [lambda: asyncio.sleep(0.01), lambda: asyncio.wait_for(asyncio.sleep(0), 1)])
+def test_a_handler_of_asyncios_that_is_not_wrapped_is_told_by_what_to_wrap_it(
+    kind: str, deed: Callable[[], Awaitable[Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def handler(_: Any) -> None:
+        await deed()
+
+    async def main() -> None:
+        here, there = memory_pair()
+        manager = SessionManager(dialect=Exact())
+        async with (
+            psession.asyncio.bridge() as bridged,
+            bridged.open(manager.port("lamp", there, **{kind: handler})),
+            bridged.open(manager.port("app", here)) as port,
+        ):
+            with pytest.raises(SessionRemoteError, match="crashed"):
+                await port.request({"q": 1}, timeout=5)
+
+    asyncio.run(main())
+    assert "give bridged.handler(function) in its place" in caplog.text
+
+
+async def test_other_errors_of_a_handler_have_no_such_hint(caplog: pytest.LogCaptureFixture) -> None:
+    def handler(_: Any) -> None:
+        raise TypeError("of its own")
+
+    here, there = memory_pair()
+    manager = SessionManager(dialect=Exact())
+    async with manager.port("lamp", there, on_request=handler), manager.port("app", here) as port:
+        with pytest.raises(SessionRemoteError, match="crashed"):
+            await port.request({"q": 1}, timeout=5)
+    assert "TypeError: of its own" in caplog.text
+    assert "bridged.handler" not in caplog.text

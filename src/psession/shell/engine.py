@@ -40,6 +40,14 @@ log: logging.Logger = logging.getLogger("psession")
 
 _NEVER = float("inf")
 
+_ASYNCIOS: Final = ("trio.run received unrecognized yield message", "Timeout should be used inside a task")
+"""What Trio, and ``asyncio.timeout``, say of a coroutine of asyncio's in a task of Trio's."""
+
+_WRAP_IT: Final = (
+    "this handler awaits what is asyncio's, and runs as a task of Trio's: beside psession.asyncio.bridge() give "
+    "bridged.handler(function) in its place"
+)
+
 
 class Tasks(Protocol):
     """The tasks of a port, as its engine needs them."""
@@ -408,6 +416,8 @@ class Engine:
     def crashed(self, sid: int | None, error: Exception) -> None:
         """Count and log what user code raised: its session ends alone, unless ``strict``."""
         self.connection.counters.crashed += 1
+        if isinstance(error, TypeError | RuntimeError) and any(sign in str(error) for sign in _ASYNCIOS):
+            error.add_note(_WRAP_IT)
         if self.options.strict:
             raise error
         if sid is None:
