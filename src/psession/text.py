@@ -1,4 +1,4 @@
-"""Text of a peer's, made safe for a log or an error: a line break in it would forge a line. Pure."""
+"""Text for a log or an error: of a peer's, made safe, since a line break in it would forge a line. Pure."""
 
 from __future__ import annotations
 
@@ -21,3 +21,14 @@ def port_named(name: str, label: str = "") -> str:
 def short(text: str) -> str:
     """The beginning of the text, made printable."""
     return printable(text) if len(text) <= SHORT_CHARS else printable(text[:SHORT_CHARS]) + "..."
+
+
+def innermost(error: BaseException) -> BaseException:
+    """Return the underlying error: the first inside an exception group, or the cause that a library wrapped."""
+    while True:
+        if isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        elif isinstance(error.__cause__, OSError | ExceptionGroup):
+            error = error.__cause__
+        else:
+            return error

@@ -333,6 +333,28 @@ async def test_each_step_is_told_in_order_with_what_is_known_of_it(autojump_cloc
     assert log == [LinkState("closed")]
 
 
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (LinkState("connecting", 2, REFUSED), "connecting (try 2)"),
+        (LinkState("open", 2), "open (try 2)"),
+        (LinkState("waiting", 2, REFUSED, 0.1435294480761513), "next try in 0.144 s (try 2): nobody there"),
+        (LinkState("broken", error=trio.EndOfChannel()), "broken: EndOfChannel"),
+        (LinkState("broken", error=OSError("a\nforged line")), "broken: a\\nforged line"),
+        (LinkState("closed"), "closed"),
+    ],
+)
+def test_a_step_in_words_is_short_and_says_why_once(state: LinkState, words: str) -> None:
+    assert str(state) == words
+
+
+async def test_the_words_have_the_innermost_cause() -> None:
+    with pytest.raises(OSError, match="all attempts") as caught:
+        await trio.open_tcp_stream("127.0.0.1", 1)
+    words = str(LinkState("waiting", 1, caught.value, 1.0))
+    assert words.startswith("next try in 1 s (try 1): all attempts to connect to 127.0.0.1:1 failed: [Errno ")
+
+
 async def test_a_context_that_fails_by_itself_says_why_the_link_broke(autojump_clock: MockClock) -> None:
     log = Log()
     crash = OSError("pump")

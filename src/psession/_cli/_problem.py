@@ -6,6 +6,7 @@ import os
 from enum import IntEnum
 
 from psession import _interrupt
+from psession.text import innermost
 
 
 class Exit(IntEnum):
@@ -30,17 +31,6 @@ class Problem(Exception):
     def __init__(self, text: str, code: Exit) -> None:
         super().__init__(text)
         self.code = code
-
-
-def innermost(error: BaseException) -> BaseException:
-    """Return the underlying error: the first inside an exception group, or the cause that a library wrapped."""
-    while True:
-        if isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        elif isinstance(error.__cause__, OSError | ExceptionGroup):
-            error = error.__cause__
-        else:
-            return error
 
 
 def reason(error: BaseException) -> str:

@@ -17,6 +17,7 @@ from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT
 from psession.checks import count, exceptions, seconds
 from psession.checks import number as check_number
 from psession.protocol.backoff import Backoff
+from psession.text import innermost, short
 
 log = logging.getLogger("psession")
 
@@ -38,7 +39,7 @@ Connect: TypeAlias = Callable[[], AbstractAsyncContextManager[trio.abc.Channel[A
 
 @dataclass(frozen=True, slots=True)
 class LinkState:
-    """A step in the life of a link.
+    """A step in the life of a link. ``str()`` puts it in words: ``next try in 0.143 s (try 2): the server is off``.
 
     Attributes:
         state: ``"connecting"``: a try begins; ``"open"``: it gave a link; ``"broken"``: the link is of no further use;
@@ -52,6 +53,20 @@ class LinkState:
     attempt: int = 0
     error: Exception | None = None
     delay: float = 0.0
+
+    def __str__(self) -> str:
+        words = f"next try in {self.delay:.3g} s" if self.state == "waiting" else self.state
+        attempt = f" (try {self.attempt})" if self.attempt else ""
+        why = "" if self.error is None or self.state == "connecting" else f": {reason_of(self.error)}"
+        return f"{words}{attempt}{why}"
+
+
+def reason_of(error: BaseException) -> str:
+    """An error in words, with what underlies it: a library says what it did, and the system why that failed."""
+    inner = innermost(error)
+    outer = "" if isinstance(error, BaseExceptionGroup) else str(error)
+    text = str(inner) or type(inner).__name__
+    return short(outer if text in outer else f"{outer}: {text}" if outer else text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
