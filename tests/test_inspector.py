@@ -218,7 +218,7 @@ async def test_of_many_turns_that_wait_the_oldest_are_shown_with_since_when_and_
         msgspec.json.encode(seen)
         text = "\n".join(watch.lines(seen))
         assert "1010 turns waiting" in text
-        assert "1000 left out" in text
+        assert "deaf: 1010 turns, the oldest in session " in text
         assert 'the peer has said nothing since: {"n":0,"password":"[redacted]"}' in text
 
 
@@ -390,8 +390,60 @@ async def test_the_terminal_shows_a_look(capsys: pytest.CaptureFixture[str]) -> 
             assert await watch.run(address_of(page.url), every=1, once=True) == Exit.OK
     said = capsys.readouterr().out
     assert "1 ports, 20 turns waiting" in said
-    assert "waiting turns, the oldest first (20, 10 left out):" in said
+    assert "ports whose turns wait, the oldest first (20 turns): 1" in said
     assert "hunter2" not in said
+
+
+def look(turns: dict[str, int], now: float = 100.0) -> dict[str, Any]:
+    """What a program answers to a look, with so many turns that wait at each port."""
+    port = {"label": "", "state": "open", "why": "", "sessions": 1, "silent": None}
+    waiting = {"label": "", "payload": "{}" * 60, "why": "asked once, and the peer has said nothing since"}
+    of_port = [
+        {"port": name, "sid": n, "started": now - 50 + n, **waiting} for name in turns for n in range(turns[name])
+    ]
+    return {
+        "now": now,
+        "wall": 0.0,
+        "seconds": [],
+        "ports": [{"name": name, "waiting": count, **port} for name, count in turns.items()],
+        "ports_total": len(turns),
+        "waiting": sorted(of_port, key=lambda turn: turn["started"]),
+        "waiting_total": sum(turns.values()),
+        "drops": [],
+        "closed": [],
+    }
+
+
+def test_turns_that_wait_are_one_row_a_port_with_its_count_and_its_oldest() -> None:
+    shown = list(watch.lines(look({"deaf": 50, "lamp": 1})))
+    start = shown.index("ports whose turns wait, the oldest first (51 turns): 2")
+    deaf, lamp = shown[start + 1 : start + 3]
+    assert re.match(r"  deaf: 50 turns, the oldest in session 0 since \d\d:\d\d:\d\d \(50\.0 s\), asked once", deaf)
+    assert re.match(r"  lamp, session 0: since \d\d:\d\d:\d\d \(50\.0 s\), asked once", lamp)
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(80, 29), (60, 23), (40, 7), (20, 3)])
+def test_a_look_fits_the_terminal(columns: int, rows: int) -> None:
+    seen = look({f"device {n}" + "\N{CJK UNIFIED IDEOGRAPH-71C8}" * 30: 3 for n in range(40)})
+    shown = watch.fitting(seen, columns, rows)
+    assert len(shown) <= rows
+    assert max(len(line) + line.count("\N{CJK UNIFIED IDEOGRAPH-71C8}") for line in shown) <= columns
+    assert "40 ports, 120 turns waiting"[: columns - 13] in shown[0]
+    assert any("..." in line for line in shown)
+    whole = watch.fitting(seen)
+    assert (len(whole), len([line for line in whole if line.startswith("  device")])) == (26, 20)
+
+
+async def test_columns_are_kept_where_the_environment_says_them(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with trio.fail_after(20):
+        async with crowd(20, []) as manager, inspector.serve(manager) as page:
+            for columns in ("60", ""):
+                monkeypatch.setenv("COLUMNS", columns)
+                await watch.run(address_of(page.url), every=1, once=True)
+                longest = max(map(len, capsys.readouterr().out.splitlines()))
+                assert longest == 60 if columns else longest > 80
 
 
 async def test_the_page_can_be_served_elsewhere_with_a_token_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:

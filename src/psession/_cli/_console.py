@@ -7,6 +7,7 @@ import os
 import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
+from unicodedata import combining, east_asian_width
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,6 +71,24 @@ def show_status(text: str) -> None:
 def one_line(text: str) -> str:
     """Return `text` with each unprintable character as an escape sequence: a peer may have written it."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def cut(text: str, columns: float) -> str:
+    """Return `text`, or as much of its beginning as these columns have room for, and three dots."""
+    if len(text) * 2 <= columns or _columns(text) <= columns:
+        return text
+    kept, used = 0, 3
+    for char in text:
+        used += _columns(char)
+        if used > columns:
+            break
+        kept += 1
+    return text[:kept] + "..."
+
+
+def _columns(text: str) -> int:
+    """Return the width of the text: East Asian characters take two columns, combining ones none (UAX #11)."""
+    return sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text)
 
 
 def can_say(text: str) -> bool:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
 import sys
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from psession import Port, SessionError, SessionManager
-from psession._cli._console import in_colour, one_line, say
+from psession._cli._console import cut, in_colour, one_line, say
 from psession._cli._problem import Exit, Problem, reason
 from psession.channels import HandshakeError, open_websocket
 from psession.inspector._page import MAX_MESSAGE_BYTES, serve_page
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 WITHIN: Final = 10.0
 """Seconds for the connection, and for each answer."""
 FEW: Final = 10
-"""Waiting turns, ports and so on that a terminal shows of each."""
+"""Ports whose turns wait, ports and so on that a terminal shows of each."""
 _CLEAR: Final = "\x1b[H\x1b[2J"
 
 
@@ -44,7 +47,7 @@ async def run(address: Address, *, every: float, once: bool) -> Exit:
     async with _connected(address) as port:
         while True:
             seen = await _ask(port, {"do": "look"})
-            say(clear + "\n".join(lines(seen)))
+            say(clear + "\n".join(fitting(seen, *_room(refreshes=bool(clear)))))
             if once:
                 return Exit.OK
             await trio.sleep(every)
@@ -98,8 +101,28 @@ def _named(address: Address) -> str:
     return f"{address.host} port {address.port}"
 
 
-def lines(seen: dict[str, Any]) -> Iterator[str]:
-    """Return what a look shows, line by line."""
+def _room(*, refreshes: bool) -> tuple[float, float]:
+    """Return the columns and lines there are: those of the terminal, or of ``COLUMNS``; elsewhere no limit."""
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    size = shutil.get_terminal_size()
+    columns = size.columns if is_terminal or os.environ.get("COLUMNS") else math.inf
+    return columns, size.lines - 1 if refreshes else math.inf  # the cursor has the last line
+
+
+def fitting(seen: dict[str, Any], columns: float = math.inf, rows: float = math.inf) -> list[str]:
+    """Return what a look shows, line by line: as many of each kind as there is room for, cut to the columns."""
+    shown = list(lines(seen))
+    for few in range(FEW - 1, 0, -1):
+        if len(shown) <= rows:
+            break
+        shown = list(lines(seen, few))
+    if len(shown) > rows:
+        shown = shown[: int(rows)]
+    return [cut(line, columns) for line in shown]
+
+
+def lines(seen: dict[str, Any], few: int = FEW) -> Iterator[str]:
+    """Return what a look shows, line by line, with `few` of each kind."""
     now, offset = seen["now"], seen["wall"] - seen["now"]
 
     def clock(moment: float) -> str:
@@ -113,24 +136,31 @@ def lines(seen: dict[str, Any]) -> Iterator[str]:
         + (f"; 99 % within {last['p99']:g} s" if last is not None and last["p99"] is not None else "")
     )
     yield ""
-    waiting = [
-        f"{_called(turn['port'], turn)}, session {turn['sid']}: since {clock(turn['started'])}"
-        f" ({now - turn['started']:.1f} s), {turn['why']}: {turn['payload']}"
-        for turn in seen["waiting"][:FEW]
-    ]
-    yield from _part("waiting turns, the oldest first", waiting, seen["waiting_total"])
+    by_port: dict[str, list[dict[str, Any]]] = {}
+    for turn in seen["waiting"]:
+        by_port.setdefault(turn["port"], []).append(turn)
+    counted = {port["name"]: port["waiting"] for port in seen["ports"]}
+    waiting = []
+    for name, turns in islice(by_port.items(), few):
+        turn, count = turns[0], max(counted.get(name, 0), len(turns))
+        oldest = f", session {turn['sid']}" if count == 1 else f": {count} turns, the oldest in session {turn['sid']}"
+        since = f"since {clock(turn['started'])} ({now - turn['started']:.1f} s)"
+        between = ":" if count == 1 else ""
+        waiting.append(f"{_called(name, turn)}{oldest}{between} {since}, {turn['why']}: {turn['payload']}")
+    title = f"ports whose turns wait, the oldest first ({seen['waiting_total']} turns)"
+    yield from _part(title, waiting, len(by_port))
     in_need = sorted(seen["ports"], key=lambda port: (port["state"] == "open", -port["waiting"]))
-    yield from _part("ports, those in need first", [_port(port) for port in in_need[:FEW]], seen["ports_total"])
+    yield from _part("ports, those in need first", [_port(port) for port in in_need[:few]], seen["ports_total"])
     labels = {port["name"]: port for port in seen["ports"]}
     drops = [
         f"{_called(drop['port'], labels.get(drop['port'], {}))}: {drop['reason']}, {drop['count']} times,"
         f" last at {clock(drop['t'])} {drop['detail']}".rstrip()
-        for drop in seen["drops"][:FEW]
+        for drop in seen["drops"][:few]
     ]
     yield from _part("dropped messages, the last first", drops, len(seen["drops"]))
     closed = [
         f"{_called(port['port'], port)}: at {clock(port['t'])}, {port['reason']}"
-        for port in seen["closed"][: -FEW - 1 : -1]
+        for port in seen["closed"][: -few - 1 : -1]
     ]
     yield from _part("ports that closed, the last first", closed, len(seen["closed"]))
 
@@ -151,6 +181,6 @@ def _port(port: dict[str, Any]) -> str:
 def _part(title: str, items: list[str], total: int) -> Iterator[str]:
     if total:
         left = f", {total - len(items)} left out" if total > len(items) else ""
-        yield f"{title} ({total}{left}):"
+        yield f"{title}: {total}{left}"
         yield from (f"  {one_line(item)}" for item in items)
         yield ""
