@@ -17,7 +17,7 @@ from psession import Port, SessionCancelError, SessionManager, inspector
 from psession._cli import watch
 from psession._cli._address import Address
 from psession._cli._problem import Exit, Problem
-from psession.channels import HandshakeError, memory_pair, open_websocket
+from psession.channels import HandshakeError, memory_pair, open_websocket, serve_websocket
 from psession.hooks import MessageDropped, Turn, TurnAnswered, TurnFailed, TurnStarted, Waiting
 from psession.inspector._look import MAX_PORTS, MAX_WAITING, Looker, why
 from psession.inspector._record import MAX_DROPS, MAX_FOLLOWED, MAX_ROWS, SECONDS, TURNS_A_SECOND, Record
@@ -469,6 +469,40 @@ async def test_a_wrong_token_and_a_program_that_is_gone_are_told_without_the_tok
         with pytest.raises(Problem, match=r"cannot connect to 127\.0\.0\.1 port") as caught:
             await watch.run(address, every=1, once=True)
         assert TOKEN.replace(" ", "%20") not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("deed", "why"),
+    [
+        ("closes", "the peer closed the channel"),
+        ("echoes", "what answers there is something else"),
+        ("is deaf", "no reply"),
+    ],
+)
+async def test_a_server_that_is_no_inspector_is_told_to_be_none(
+    deed: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def handle(channel: Any) -> None:
+        async for message in channel:
+            if deed == "closes":
+                return
+            if deed == "echoes":
+                await channel.send(message)
+
+    monkeypatch.setattr(watch, "WITHIN", 0.2)
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            server = await nursery.start(serve_websocket, handle, "127.0.0.1", 0)
+            for run in (
+                partial(watch.run, every=1, once=True),
+                lambda address: watch.serve(address, "127.0.0.1", 0),
+            ):
+                with pytest.raises(
+                    Problem, match=rf"^no inspector at 127\.0\.0\.1 port {server.port}: {why}"
+                ) as caught:
+                    await run(Address.parse(f"ws://127.0.0.1:{server.port}"))
+                assert caught.value.code == Exit.CONNECTION
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_program_that_ends_ends_the_watching() -> None:

@@ -28,6 +28,8 @@ WITHIN: Final = 10.0
 """Seconds for the connection, and for each answer."""
 FEW: Final = 10
 """Ports whose turns wait, ports and so on that a terminal shows of each."""
+_PARTS: Final = {"now", "wall", "ports", "waiting", "drops", "closed", "seconds"}
+"""Of what an inspector answers to a look."""
 _CLEAR: Final = "\x1b[H\x1b[2J"
 
 
@@ -86,7 +88,24 @@ async def _connected(address: Address) -> AsyncIterator[Port]:
             raise Problem(f"{_named(address)}: {text}", Exit.CONNECTION) from error
         except OSError as error:
             raise Problem(f"cannot connect to {_named(address)}: {reason(error)}", Exit.CONNECTION) from error
-        yield await stack.enter_async_context(SessionManager(session_timeout=WITHIN).port("inspector", channel))
+        port = await stack.enter_async_context(SessionManager(session_timeout=WITHIN).port("inspector", channel))
+        await _check(port, address)
+        yield port
+
+
+async def _check(port: Port, address: Address) -> None:
+    """Ask for a first look: at the other end there may be any WebSocket server.
+
+    Raises:
+        Problem: It is no inspector, or did not say so in time.
+    """
+    try:
+        seen = await port.request({"do": "look"})
+    except SessionError as error:
+        raise Problem(f"no inspector at {_named(address)}: {error.why}", Exit.CONNECTION) from error
+    if not isinstance(seen, dict) or not seen.keys() >= _PARTS:
+        text = "what answers there is something else; give the URL that inspector.serve printed"
+        raise Problem(f"no inspector at {_named(address)}: {text}", Exit.CONNECTION)
 
 
 async def _ask(port: Port, question: Any) -> Any:
