@@ -56,12 +56,16 @@ class _Network:
             return f"[its messages cannot be drawn: {type(error).__name__}]"
 
     def _drawn(self, most: int) -> str:
+        from psession.inspector._redaction import without_secrets
         from psession.testing import sequence_diagram
+
+        def label(message: object) -> str:
+            return repr(without_secrets(message))
 
         shown = self.log[-most:]
         hidden = self.log.forgotten + len(self.log) - len(shown)
         left_out = [f"{hidden} earlier messages are not shown (--psession-messages={most})"] if hidden else []
-        diagram = sequence_diagram(shown, left=self.left, right=self.right)
+        diagram = sequence_diagram(shown, left=self.left, right=self.right, label=label)
         return "\n".join([*([] if self.note is None else [self.note()]), *left_out, diagram])
 
 
@@ -117,6 +121,8 @@ class _Tracer:
         for title, text in report.sections:
             if title.startswith(TITLE):
                 terminal.ensure_newline()
+                if self._config.get_terminal_writer().width_of_current_line:  # dots, with -q
+                    terminal.line("")
                 terminal.write_line(f"{report.nodeid}: {title.removeprefix(TITLE)}", bold=True)
                 terminal.write_line(text)
 

@@ -21,7 +21,7 @@ from psession.channels import HandshakeError, memory_pair, open_websocket, serve
 from psession.hooks import MessageDropped, Turn, TurnAnswered, TurnFailed, TurnStarted, Waiting
 from psession.inspector._look import MAX_PORTS, MAX_WAITING, Looker, why
 from psession.inspector._record import MAX_DROPS, MAX_FOLLOWED, MAX_ROWS, SECONDS, TURNS_A_SECOND, Record
-from psession.inspector._redaction import MAX_CHARS, redact_secrets, shown
+from psession.inspector._redaction import MAX_CHARS, redact_secrets, shown, without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -56,6 +56,28 @@ def test_objects_with_fields_are_shown_by_these(payload: Any) -> None:
     assert '"name":"ann"' in text
     assert "[redacted]" in text
     assert "hunter2" not in text
+
+
+@pytest.mark.parametrize(
+    ("payload", "text"),
+    [
+        ({"sid": 1, "secret": "hunter2"}, "{'sid': 1, 'secret': '[redacted]'}"),
+        ([({"API-Key": b"hunter2"}, 1)], "[[{'API-Key': '[redacted]'}, 1]]"),
+        (Login("ann", "hunter2"), "{'name': 'ann', 'api_key': '[redacted]'}"),
+        ({1: Card("ann", b"hunter2")}, "{1: {'name': 'ann', 'secret': '[redacted]'}}"),
+    ],
+)
+def test_for_a_repr_secrets_are_hidden_and_the_payload_is_left_as_it_is(payload: Any, text: str) -> None:
+    before = repr(payload)
+    assert (repr(without_secrets(payload)), repr(payload)) == (text, before)
+
+
+def test_for_a_repr_what_has_no_secret_is_the_same_object_and_what_holds_itself_comes_to_an_end() -> None:
+    for payload in ({"a": [1, (2, {"b": None})]}, [float("nan")], b"x", Speaking(), (1, [])):
+        assert without_secrets(payload) is payload
+    endless: list[Any] = []
+    endless.append(endless)
+    assert repr(without_secrets(endless)).strip("[]") == "'<1 items>'"
 
 
 class Speaking:

@@ -213,6 +213,22 @@ def test_messages_that_cannot_be_drawn_stop_no_run(suite: pytest.Pytester) -> No
     result.stdout.fnmatch_lines(["*ValueError: what the test failed of"])
 
 
+def test_secrets_are_hidden_in_a_report(suite: pytest.Pytester) -> None:
+    suite.makepyfile(
+        """
+        async def test_it(port_pair):
+            async with port_pair(far={"on_request": lambda message: {"token": "t-1"}}) as (near, far, link):
+                await near.request({"login": "lamp", "secret": "lamp-1"})
+            assert not link.log
+        """
+    )
+    result = run(suite, *TRIO)
+    result.assert_outcomes(failed=1)
+    _, _, asked, answered = section(result, "messages between near and far")
+    assert "{'login': 'lamp', 'secret': '[redacted]', 'sid': 1}" in asked
+    assert "{'token': '[redacted]', 'sid': 1}" in answered
+
+
 def test_a_failure_in_a_fixture_or_after_the_test_has_the_messages_too(suite: pytest.Pytester) -> None:
     suite.makepyfile(
         LAMP
@@ -254,6 +270,17 @@ def test_the_messages_of_a_test_that_passes_are_shown_on_demand(workers: list[st
             "0.000  |<* #1 {'light': 'on', 'sid': 1} --|*",
         ]
     )
+
+
+def test_messages_on_demand_begin_on_a_line_of_their_own_also_with_q(suite: pytest.Pytester) -> None:
+    suite.makepyfile(LAMP + CLOCK + PASSES + PASSES.replace("test_a_lamp", "test_another_lamp"))
+    lines = run(suite, *TRIO, "-q", "--psession-trace").stdout.str().splitlines()
+    titles = [line for line in lines if "messages between near and far" in line]
+    assert titles == [
+        f"{titles[0].partition('::')[0]}::test_{name}_answers: messages between near and far"
+        for name in ("a_lamp", "another_lamp")
+    ]
+    assert titles[0].startswith("test_")
 
 
 def test_it_works_with_anyios_plugin(suite: pytest.Pytester) -> None:

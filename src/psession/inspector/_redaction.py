@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from itertools import islice
+from operator import is_
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -15,6 +16,8 @@ MAX_CHARS: Final = 300
 """Of a payload as text; a line of the page has less."""
 MAX_VALUES: Final = 60
 MAX_DEPTH: Final = 6
+MAX_REPR_DEPTH: Final = 50
+"""Where a payload for a ``repr`` is cut off: it may hold itself."""
 MAX_TEXT_CHARS: Final = 100
 """Of one text in a payload. Together these bound the time that a payload of any size takes."""
 
@@ -44,6 +47,33 @@ def redact_secrets(name: str, value: Any) -> Any:
     """
     plain = name.lower().replace("_", "").replace("-", "")
     return HIDDEN if any(word in plain for word in _SECRETS) else value
+
+
+def without_secrets(payload: Any, depth: int = 0) -> Any:
+    """Return a payload with the values of fields that `redact_secrets` hides replaced, for its ``repr``.
+
+    What has no such field is the same object; a Struct or a dataclass that has one becomes a dict.
+    """
+    if isinstance(payload, msgspec.Struct):
+        members: Any = {name: getattr(payload, name) for name in payload.__struct_fields__}
+    elif is_dataclass(payload) and not isinstance(payload, type):
+        members = {field.name: getattr(payload, field.name) for field in fields(payload)}
+    elif isinstance(payload, Mapping):
+        members = payload
+    elif isinstance(payload, list | tuple):
+        if depth == MAX_REPR_DEPTH:
+            return f"<{len(payload)} items>"
+        items = [without_secrets(item, depth + 1) for item in payload]
+        return payload if all(map(is_, items, payload)) else items
+    else:
+        return payload
+    if depth == MAX_REPR_DEPTH:
+        return f"<{len(members)} fields>"
+    copy = {
+        name: without_secrets(redact_secrets(name, value) if isinstance(name, str) else value, depth + 1)
+        for name, value in members.items()
+    }
+    return payload if all(map(is_, copy.values(), members.values())) else copy
 
 
 def shown(payload: Any, redact: Redact) -> str:
