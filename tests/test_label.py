@@ -30,7 +30,7 @@ from psession.hooks import PortClosed
 from psession.inspector import log_waiting, redact_secrets
 from psession.inspector._look import Looker
 
-from .peers import settle
+from .peers import Caught, settle
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -95,6 +95,28 @@ async def test_lines_of_the_log_say_it_and_have_it_as_a_field(caplog: pytest.Log
     assert {(record.label, record.port) for record in caplog.records} == {("lamp", "peer 12")}  # type: ignore[attr-defined]
     assert len(caplog.messages) == 2
     assert all(line.startswith("port 'peer 12' (lamp): ") for line in caplog.messages)
+
+
+async def test_who_closes_a_port_may_say_why_and_whoever_waits_reads_it(autojump_clock: MockClock) -> None:
+    ends: list[PortClosed] = []
+    async with trio.open_nursery() as nursery, peer() as (port, there, manager):
+        manager.observe(ends.append, PortClosed)
+        caught = Caught()
+        nursery.start_soon(caught.run, port.request, {"q": 1})
+        await settle()
+        with pytest.raises(TypeError, match=r"a reason is words, a str, not ValueError\('x'\); abort\(error\) gives"):
+            port.close(ValueError("x"))  # type: ignore[arg-type]
+        assert not port.closed
+        port.close("the device was\nstarted anew")
+        port.close("for another reason")
+        await settle()
+        why = "the port was closed: the device was\\nstarted anew"
+        assert str(caught.error) == f"port 'peer 12', session 1: {why} (1 attempt, 0 s)"
+        assert repr(port) == f"<psession.Port 'peer 12', closed: {why}>"
+        assert [end.reason for end in ends] == [why]
+        with pytest.raises(PortClosedError, match="the port is closed: the port was closed: the device was"):
+            await port.request({"q": 2})
+        assert await there.receive() == {"q": 1, "sid": 1}
 
 
 async def test_turns_that_wait_and_the_end_of_a_port_say_it(autojump_clock: MockClock) -> None:

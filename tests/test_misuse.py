@@ -132,6 +132,9 @@ def test_so_does_a_session_for_asyncio() -> None:
             bridged.open(SessionManager().port("p", memory_pair()[0])) as port,
         ):
             assert_says_how_it_is_entered(port)
+            port.close("enough")
+            with pytest.raises(PortClosedError, match="the port was closed: enough"):
+                await port.request({})
 
     asyncio.run(main())
 

@@ -383,9 +383,9 @@ class Port(Generic[Ask, Reply]):
         """End every session; a send that waits gets the error that `behavior` names."""
         self._port.clear(behavior)
 
-    def close(self) -> None:
-        """Close the port before its block is left: every send that waits gets `SessionAbortError`. Idempotent."""
-        self._port.close()
+    def close(self, reason: str = "") -> None:
+        """Close the port before its block is left, for a reason in words: as `psession.Port.close`. Idempotent."""
+        self._port.close(reason)
 
 
 async def _ask(guest: Guest, live: LiveSession, payload: Any, patience: Patience, reply_type: Any) -> Any:

@@ -19,6 +19,7 @@ from psession.shell.live_session import LiveSession
 from psession.shell.replies import replies_to
 from psession.shell.stream import NEEDS_EXACT, plan
 from psession.shell.turn import Turn
+from psession.text import short
 from psession.typed import Ask, Reply, form_of
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 _protected = trio.lowlevel.enable_ki_protection
 
 ENTER_IT: Final = "port.session() is to be entered: `async with port.session() as session`"
+
+CLOSED_BY_CLOSE: Final = "the port was closed by close()"
 
 MAX_LABEL_CHARS: Final = 200
 """As much as an error repeats of a text (`psession.text.SHORT_CHARS`): it is in each of a port's lines."""
@@ -643,10 +646,22 @@ class Port(Generic[Ask, Reply]):
             self._engine.end(dialogue, CLEARED[behavior])
 
     @_protected
-    def close(self) -> None:
-        """Close the port before its block is left: every send that waits gets `SessionAbortError`. Idempotent."""
+    def close(self, reason: str = "") -> None:
+        """Close the port before its block is left: every send that waits gets `SessionAbortError`. Idempotent.
+
+        Args:
+            reason: Why, in words for this side's errors and listeners: ``"the device was started anew"``. The peer is
+                not told.
+
+        Raises:
+            TypeError: The reason is no str.
+        """
+        if not isinstance(reason, str):
+            raise TypeError(
+                f"a reason is words, a str, not {reason!r:.100}; abort(error) gives sends that wait a cause"
+            )
         self._engine.check_run()
-        self._engine.close(port_left("the port was closed by close()"))
+        self._engine.close(port_left(f"the port was closed: {short(reason)}" if reason else CLOSED_BY_CLOSE))
         self._engine.stop()
 
     @_protected
