@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
+
+from trio.testing import memory_stream_pair
 
 from psession import PortOptions, SessionManager
-from psession.channels import memory_pair
+from psession.channels import length_prefixed, lines, memory_pair
 from psession.checks import no_option
 from psession.testing.lossy import LossyChannel, lossy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from typing import Unpack
+
+    import trio
 
     from psession import Port
     from psession.testing._faults import Delay, Directions
@@ -34,6 +38,8 @@ class PairOptions(PortOptions, total=False):
         reorder: The probability that it lets later ones go ahead.
         delay: Seconds that it is on its way, or ``(from, to)``.
         disconnect: The probability that the link breaks at it.
+        codec: ``"json"`` or ``"msgpack"``: what is sent is encoded, and decoded at the other end, as on a socket. Left
+            out: the very objects travel, also those that no wire has a form for.
         directions: ``"send"`` spoils only what the near port sends, ``"receive"`` only what it receives.
     """
 
@@ -46,6 +52,7 @@ class PairOptions(PortOptions, total=False):
     delay: Delay
     disconnect: float
     directions: Directions
+    codec: Literal["json", "msgpack"]
 
 
 class PortPair(NamedTuple):
@@ -82,10 +89,22 @@ async def port_pair(**options: Unpack[PairOptions]) -> AsyncIterator[PortPair]:
     both: dict[str, Any] = dict(options)
     near, far, seed = both.pop("near", {}), both.pop("far", {}), both.pop("seed", 0)
     faults = {name: both.pop(name) for name in FAULTS if name in both}
-    here, there = memory_pair()
+    here, there = _ends(both.pop("codec", None))
     async with (
         lossy(here, seed=seed, **faults) as link,
         SessionManager(**cast("PortOptions", both | far)).port("near", there) as far_port,
         SessionManager(**cast("PortOptions", both | near)).port("far", link) as near_port,
     ):
         yield PortPair(near_port, far_port, link)
+
+
+def _ends(codec: str | None) -> tuple[trio.abc.Channel[Any], trio.abc.Channel[Any]]:
+    """Two channels that are connected in memory, by objects or by encoded messages."""
+    if codec is None:
+        return memory_pair()
+    here, there = memory_stream_pair()
+    if codec == "json":
+        return lines(here), lines(there)
+    if codec == "msgpack":
+        return length_prefixed(here, codec=codec), length_prefixed(there, codec=codec)
+    raise ValueError(f"codec must be 'json' or 'msgpack', not {codec!r}; leave it out for objects as they are")
