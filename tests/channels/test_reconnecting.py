@@ -333,6 +333,43 @@ async def test_each_step_is_told_in_order_with_what_is_known_of_it(autojump_cloc
     assert log == [LinkState("closed")]
 
 
+async def test_without_on_state_each_kind_of_failure_is_a_warning_once(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = [REFUSED, ConnectionRefusedError("nobody there, still"), HandshakeError("denied", status=403), REFUSED]
+    net = Net(*script, HandshakeError("down", status=502))
+    async with reopening(net.dial, max_delay=5) as channel:
+        await channel.open()
+        assert [(record.levelname, record.event_name) for record in caplog.records] == [("WARNING", "no_link")] * 3  # type: ignore[attr-defined]
+        reasons = [line.partition("tried again: ")[2].partition(" (said once")[0] for line in caplog.messages]
+        assert reasons == ["nobody there", "denied", "down"]
+        net.script = [REFUSED]
+        await channel.open(trio.BrokenResourceError("at once"))
+        assert len(caplog.messages) == 3
+        await trio.sleep(5)
+        net.script = [REFUSED]
+        await channel.open(trio.BrokenResourceError("after a long time"))
+        assert len(caplog.messages) == 4
+
+
+async def test_who_is_told_of_each_step_has_no_warnings(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    net, log = Net(REFUSED), Log()
+    async with reopening(net.dial, on_state=log) as channel:
+        await channel.open()
+    assert (caplog.messages, len(log)) == ([], 5)
+
+
+async def test_a_server_with_a_new_reason_each_time_does_not_fill_the_log(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    net = Net(*[HandshakeError("no", status=400 + n) for n in range(50)])
+    async with reopening(net.dial) as channel:
+        await channel.open()
+    assert len(caplog.messages) == 8
+
+
 @pytest.mark.parametrize(
     ("state", "words"),
     [

@@ -21,15 +21,21 @@ from psession.channels._reconnect_options import (
     LinkState,
     Pace,
     ReconnectOptions,
+    log,
+    reason_of,
 )
 from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT
 from psession.nursery import close_forcefully, open_quiet_nursery
+from psession.text import innermost
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
 LINK_ENDS = (trio.BrokenResourceError, trio.ClosedResourceError, trio.EndOfChannel)
 """How a link says that it is over. Closed: by who found it broken first, or by its own context."""
+
+MAX_REASONS = 8
+"""Kinds of failures that are logged before a link stands: there are as many statuses of HTTP as a server likes."""
 
 
 class _Opening:
@@ -65,6 +71,8 @@ class ReconnectingChannel(trio.abc.Channel[Any]):
         self._why = ""
         self._unheard: Exception | None = None
         """The same, as long as nobody has been given it as it is."""
+        self._said: set[str] = set()
+        """The kinds of failures that were logged, since the last link that stood for long."""
         self._ended = False
         """Whether it is that the peer closed, and that is to be the end."""
 
@@ -235,6 +243,8 @@ class ReconnectingChannel(trio.abc.Channel[Any]):
             self._end(error, "the peer closed the channel")
             return
         self._went_wrong = error
+        if trio.current_time() - link.opened_at >= self._options.max_delay:
+            self._said.clear()
         self._pace.broke(link.opened_at)
         self._options.tell(LinkState("broken", error=error))
 
@@ -302,6 +312,17 @@ class ReconnectingChannel(trio.abc.Channel[Any]):
             self._end(error, f"no link in {attempt} {'try' if attempt == 1 else 'tries'}, the last one: {error!r}")
         else:
             self._pace.failed()
+            self._warn(error)
+
+    def _warn(self, error: Exception) -> None:
+        """Log why there is no link, once for each kind of reason, unless the application is told of each step."""
+        inner = innermost(error)
+        kind = f"{type(inner).__name__} {getattr(inner, 'errno', None)} {getattr(inner, 'status', None)}"
+        if self._options.on_state is not None or kind in self._said or len(self._said) >= MAX_REASONS:
+            return
+        self._said.add(kind)
+        text = "no link yet, and it is tried again: %s (said once for each reason; on_state= is told of each try)"
+        log.warning(text, reason_of(error), extra={"event_name": "no_link"})
 
     def _spawn(self, function: Callable[..., Awaitable[None]], *arguments: Any, name: str) -> None:
         """Start a task in the context variables of who made this channel, whoever's deed it follows from."""
@@ -353,7 +374,7 @@ async def reconnecting(
         reopen_after_end: Whether a link that its peer closed cleanly is opened again too, as a server that restarts
             would want it. A `send` that finds it closed first cannot tell: to it the link is broken.
         on_state: Called with a `LinkState` at each step, by whichever task makes it; must not wait. What it raises is
-            logged.
+            logged. ``None``: why a try failed is logged as a warning, once for each kind of reason.
         rng: Gives random numbers from 0 to 1; for tests.
 
     Raises:

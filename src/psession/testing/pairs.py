@@ -98,7 +98,7 @@ async def port_pair(**options: Unpack[PairOptions]) -> AsyncIterator[PortPair]:
         yield PortPair(near_port, far_port, link)
 
 
-def _ends(codec: str | None) -> tuple[trio.abc.Channel[Any], trio.abc.Channel[Any]]:
+def _ends(codec: Literal["json", "msgpack"] | None) -> tuple[trio.abc.Channel[Any], trio.abc.Channel[Any]]:
     """Two channels that are connected in memory, by objects or by encoded messages."""
     if codec is None:
         return memory_pair()
