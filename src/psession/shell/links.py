@@ -431,8 +431,11 @@ class LinkedChannel(FrameChannel):
 
 def _words_of(error: Exception) -> str:
     """The text of an error, also of one of Trio's that has none."""
-    silent = {trio.EndOfChannel: "the peer closed it", trio.ClosedResourceError: "this side closed it"}
-    return str(error) or silent.get(type(error), type(error).__name__)
+    if isinstance(error, trio.EndOfChannel):
+        silent = "the peer closed it"
+    else:
+        silent = "this side closed it" if isinstance(error, trio.ClosedResourceError) else type(error).__name__
+    return str(error) or silent
 
 
 def _give_nothing_up(_: str) -> None:
