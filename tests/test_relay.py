@@ -384,6 +384,34 @@ async def test_the_asker_on_the_classic_wire_gets_the_error_reply(autojump_clock
         assert await user.request({"n": 1}) == {"error": "not now"}
 
 
+async def test_what_befell_a_device_is_no_fault_of_the_gateways_handler_whatever_its_asker_speaks(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def ask(message: Any) -> Any:
+        return await Relay(onward, timeout=2).request(message)
+
+    async def converse(session: Session) -> None:
+        await ask({"n": 2})
+
+    gateway, (onward_end, _silent) = SessionManager(dialect=Exact()), memory_pair()
+    async with gateway.port("device", onward_end) as onward:
+        for handlers in ({"on_request": ask}, {"on_request": Relay(onward, timeout=2).request}):
+            user_end, gateway_end = memory_pair()
+            async with (
+                gateway.port("user", gateway_end, error_reply=lambda error: {"error": error.code}, **handlers),
+                SessionManager(session_timeout=5).port("gateway", user_end) as user,
+            ):
+                assert await user.request({"n": 1}) == {"error": "relay.timeout"}
+        user_end, gateway_end = memory_pair()
+        async with (
+            gateway.port("user", gateway_end, on_session=converse),
+            SessionManager(session_timeout=5).port("gateway", user_end) as user,
+        ):
+            with pytest.raises(SessionTimeoutError):
+                await user.request({"n": 1})
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize("credit", [1, 3, 32])
 async def test_a_stream_goes_on_part_by_part_with_no_more_under_way_than_its_asker_has_room_for(
     credit: int, autojump_clock: MockClock

@@ -35,6 +35,17 @@ class PassedOnError(errors.SessionRemoteError):
         self.code, self.text, self.data = code, text, data
 
 
+EXPECTED = (errors.SessionRefusedError, PassedOnError)
+"""What a handler raises on purpose, for its asker to be told of: no fault of its own."""
+
+
+def untold_code(error: Exception) -> str:
+    """The code for the listeners of what a handler raised whose asker, on the classic wire, is not told of it."""
+    if isinstance(error, PassedOnError):
+        return str(error.code)
+    return codes.REFUSED if isinstance(error, errors.SessionRefusedError) else codes.CRASHED
+
+
 class Handlers:
     """The handlers of one port."""
 
@@ -102,15 +113,13 @@ class Handlers:
         """Tell the listeners of an error that its asker, on the classic wire, is not told of."""
         told = self._engine.told
         if told.listens:
-            told.failed(
-                dialogue, codes.REFUSED if isinstance(error, errors.SessionRefusedError) else codes.CRASHED, error
-            )
+            told.failed(dialogue, untold_code(error), error)
 
     def _failed(self, dialogue: Dialogue, error: errors.SessionError) -> None:
         """A handler ended by an error of a session: by its own most often, which is over then."""
         engine = self._engine
         self._tell_crashed(dialogue, error)
-        if isinstance(error, errors.SessionRefusedError):
+        if isinstance(error, EXPECTED):
             extra = {
                 "event_name": "handler_refused",
                 "port": engine.name,

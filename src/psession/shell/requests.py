@@ -17,6 +17,7 @@ from psession.protocol.events import Dropped
 from psession.protocol.turn_dialect import TurnDialect
 from psession.service import Service
 from psession.shell.handler_scope import HandlerScope, answering
+from psession.shell.handlers import EXPECTED, untold_code
 from psession.shell.live_session import LiveSession
 from psession.shell.passing import Passing, passed_on
 from psession.shell.user_code import OVER, await_, call, next_
@@ -421,9 +422,9 @@ class Request:
         if dialogue.exact is not None and question:
             is_expected = requests.handlers.tell(dialogue, error)
         else:
-            is_expected = isinstance(error, errors.SessionRefusedError)
+            is_expected = isinstance(error, EXPECTED)
             if engine.told.listens:
-                engine.told.failed(dialogue, codes.REFUSED if is_expected else codes.CRASHED, error)
+                engine.told.failed(dialogue, untold_code(error), error)
             self._reply_to_error(error)
         if is_expected:
             extra = {
