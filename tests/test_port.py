@@ -392,6 +392,25 @@ async def test_all_sends_end_together_each_with_its_own_right_error(
     assert_empty(manager, port)
 
 
+@pytest.mark.parametrize(
+    ("cause", "said"),
+    [
+        (None, "the turn was aborted by abort()"),
+        (ConnectionError("lamp was started anew"), "the turn was aborted by abort(): lamp was started anew"),
+        (ConnectionError(), "the turn was aborted by abort(): ConnectionError()"),
+    ],
+)
+async def test_who_is_cut_off_reads_why(autojump_clock: MockClock, cause: Exception | None, said: str) -> None:
+    async with SessionManager(Wire()).port("p") as port, trio.open_nursery() as nursery:
+        waiter = Caught()
+        nursery.start_soon(waiter.run, port.create().send, {})
+        await settle()
+        port.abort(cause)
+        await settle()
+    assert isinstance(waiter.error, SessionAbortError)
+    assert (waiter.error.why, waiter.error.__cause__) == (said, cause)
+
+
 async def test_clear_refuses_a_behavior_that_it_does_not_know() -> None:
     async with SessionManager(Wire()).port("p") as port:
         session = port.create()

@@ -59,9 +59,10 @@ CLEARED = {
 
 def aborted(cause: BaseException | None) -> Ending:
     """The ending of turns that ``abort(cause)`` cut off."""
-    return Ending(
-        errors.SessionAbortError, "the turn was aborted by abort()", cause, counter="aborted", code=rules.ABORTED
-    )
+    why = "the turn was aborted by abort()"
+    if cause is not None:
+        why += f": {str(cause) or repr(cause)}"
+    return Ending(errors.SessionAbortError, why, cause, counter="aborted", code=rules.ABORTED)
 
 
 def port_left(why: str) -> Ending:
