@@ -385,6 +385,16 @@ def test_a_step_in_words_is_short_and_says_why_once(state: LinkState, words: str
     assert str(state) == words
 
 
+def test_the_same_trouble_has_the_same_words_in_each_step() -> None:
+    steps = [
+        LinkState("broken", 0, REFUSED),
+        LinkState("waiting", 2, REFUSED, 0.1),
+        LinkState("connecting", 3, REFUSED),
+    ]
+    assert {step.why for step in steps} == {"nobody there"}
+    assert LinkState("open", 1).why == ""
+
+
 async def test_the_words_have_the_innermost_cause() -> None:
     with pytest.raises(OSError, match="all attempts") as caught:
         await trio.open_tcp_stream("127.0.0.1", 1)

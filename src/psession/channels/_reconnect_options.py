@@ -57,8 +57,13 @@ class LinkState:
     def __str__(self) -> str:
         words = f"next try in {self.delay:.3g} s" if self.state == "waiting" else self.state
         attempt = f" (try {self.attempt})" if self.attempt else ""
-        why = "" if self.error is None or self.state == "connecting" else f": {reason_of(self.error)}"
+        why = "" if self.state == "connecting" or not self.why else f": {self.why}"
         return f"{words}{attempt}{why}"
+
+    @property
+    def why(self) -> str:
+        """The last error in words, with what underlies it: the same text for the same trouble; ``""`` without one."""
+        return "" if self.error is None else reason_of(self.error)
 
 
 def reason_of(error: BaseException) -> str:
