@@ -26,15 +26,34 @@ manager = SessionManager(dialect=Exact())
 ports = {}  # the lamp's, while it is connected
 
 
+def noting(name):
+    """For `on_state`: why there is no link goes to the log, once until it is another reason or the link is back."""
+    noted = ""
+
+    def note(state):
+        nonlocal noted
+        if state.state == "open":
+            noted = ""
+        elif state.why and state.why != noted:
+            noted = state.why
+            log.warning("no link to the %s: %s", name, noted)
+
+    return note
+
+
 async def keep(bridged):
     """Hold a port to the lamp. It ends with its link, and the next link has the next port."""
-    async with bridged.open(reconnecting(lambda: open_websocket(LAMP), max_delay=2)) as channel:
-        while True:
-            async with bridged.open(manager.port("lamp", channel)) as ports["lamp"]:
-                log.info("the lamp is here")
-                await ports["lamp"].wait_closed()
-            del ports["lamp"]
-            log.info("the lamp is gone")
+    links = reconnecting(lambda: open_websocket(LAMP), max_delay=2, on_state=noting("lamp"))
+    try:
+        async with bridged.open(links) as channel:
+            while True:
+                async with bridged.open(manager.port("lamp", channel)) as ports["lamp"]:
+                    log.info("the lamp is here")
+                    await ports["lamp"].wait_closed()
+                del ports["lamp"]
+                log.info("the lamp is gone")
+    except Exception:  # a mistake, in the address for one: what else the app does goes on
+        log.exception("the lamp is not looked for any more")
 
 
 @asynccontextmanager
@@ -94,6 +113,8 @@ def status_of(error):
             return 404
         case psession.MessageTooLargeError():
             return 413
+        case psession.MessageError() if error.outcome != "sent":  # what the app asks cannot travel
+            return 500
         case psession.SessionRemoteError(code="refused.unknown_method" | "refused.bad_arguments"):
             return 422
         case psession.SessionRemoteError(code="refused.full" | "refused.closing"):
@@ -106,4 +127,7 @@ def status_of(error):
 
 @app.exception_handler(psession.SessionError)
 async def as_http(request, error):
-    return JSONResponse({"detail": str(error)}, status_of(error))
+    status = status_of(error)
+    if status == 500:
+        log.error("a mistake of the app's own", exc_info=error)
+    return JSONResponse({"detail": str(error)}, status)

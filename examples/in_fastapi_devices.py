@@ -8,10 +8,11 @@ from contextlib import asynccontextmanager
 
 import trio
 from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
+from fastapi.responses import PlainTextResponse
 from fastapi.websockets import WebSocketState
 from in_fastapi import as_http, unless_gone
 
-from psession import Exact, PortNotFoundError, SessionError, SessionManager
+from psession import Exact, PortNotFoundError, SessionError, SessionManager, SessionRemoteError
 from psession.asyncio import bridge
 
 log = logging.getLogger("uvicorn.error")
@@ -58,19 +59,34 @@ app = FastAPI(lifespan=lifespan)
 app.add_exception_handler(SessionError, as_http)
 
 
+async def is_alive(port):
+    try:
+        await port.request({"command": "status"}, timeout=1)
+    except SessionRemoteError:  # it refuses to say, but it does so
+        return True
+    except SessionError:
+        return False
+    return True
+
+
 @app.websocket("/devices/{name}")  # a dependency that checks a token belongs here
 async def device(socket: WebSocket, name: str):
     bridged = socket.app.state.bridged
+    if name in devices and await is_alive(devices[name]):
+        log.warning("a second %s is refused", name)
+        await socket.send_denial_response(PlainTextResponse(f"another {name} is here", 409))
+        return
     await socket.accept()
     async with bridged.open(manager.accept(RouteChannel(bridged, socket))) as port:
-        if name in devices:
-            devices[name].close()  # it was started anew
+        if name in devices:  # which says nothing any more
+            devices[name].close(f"{name} was started anew")  # those who wait for it read why
+        port.label = name  # in errors and in the log
         devices[name] = port
         log.info("%s is here", name)
         try:
             await port.wait_closed()
         finally:
-            if devices[name] is port:
+            if devices.get(name) is port:
                 del devices[name]
                 log.info("%s is gone", name)
 

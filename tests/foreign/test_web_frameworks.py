@@ -5,25 +5,30 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from contextlib import asynccontextmanager
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
-from psession import SessionManager
-from psession.channels import serve_websocket
+from psession import Exact, MalformedMessageError, SessionManager, SessionRefusedError
+from psession.channels import HandshakeError, open_websocket, reconnecting, serve_websocket
 
 from ..pages import Reader, blocks_of, name_of
 from .test_systems import free_port, need
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from psession import TurnOutcome
 
 pytestmark = pytest.mark.foreign
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -141,6 +146,90 @@ async def test_a_route_of_fastapis_asks_a_device_with_a_timeout_and_gives_up_wit
             await device.until_given_up(2)
             device.is_slow = False
             assert await fetched(url) == (200, {"light": "on"})
+
+
+async def test_an_address_that_is_wrong_for_good_leaves_the_app_at_work_and_is_logged() -> None:
+    pytest.importorskip("fastapi", reason="pip install --group foreign")
+    number = free_port()
+    command = [sys.executable, "-m", "uvicorn", "--app-dir", str(EXAMPLES), "--port", str(number), "in_fastapi:app"]
+    with trio.fail_after(LONGEST_RUN):
+        async with a_process(command, env=os.environ | {"LAMP": "127.0.0.1:1"}, stderr=subprocess.PIPE) as process:
+            assert process.stderr is not None
+            said = b""
+            while b"the lamp is not looked for any more" not in said:
+                said += await process.stderr.receive_some()
+            assert b"no link to the lamp: 127.0.0.1:1 isn't a valid URI: scheme isn't ws or wss" in said
+            assert (await fetched(f"http://127.0.0.1:{number}/lamp/status"))[0] == 503
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+async def test_the_test_client_of_fastapis_reaches_the_device_on_either_loop(
+    device: Device, loop: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("fastapi", reason="pip install --group foreign")
+    from fastapi.testclient import TestClient
+
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.delitem(sys.modules, "in_fastapi", raising=False)
+    monkeypatch.setenv("LAMP", device.url)
+    in_fastapi = import_module("in_fastapi")
+
+    def ask() -> list[Any]:
+        answers = [TestClient(in_fastapi.app).get("/lamp/status").status_code]
+        with TestClient(in_fastapi.app, backend_options={"use_uvloop": loop == "uvloop"}) as client:
+            while (answer := client.get("/lamp/status")).status_code == 503:
+                time.sleep(0.05)
+            answers.append(answer.json())
+            for outcome in (None, "sent"):
+                monkeypatch.setitem(in_fastapi.ports, "lamp", Mistaken(outcome))
+                answers.append(client.get("/lamp/status").status_code)
+        return answers
+
+    with trio.fail_after(LONGEST_RUN):
+        assert await trio.to_thread.run_sync(ask) == [503, {"light": "on"}, 500, 502]
+    assert [record.exc_info is not None for record in caplog.records if record.levelname == "ERROR"] == [True]
+
+
+class Mistaken:
+    """In the place of a port: asks what cannot travel, or gets a reply that does not fit."""
+
+    def __init__(self, outcome: TurnOutcome | None) -> None:
+        self.outcome: TurnOutcome | None = outcome
+
+    async def request(self, message: Any, timeout: float) -> Any:  # noqa: ASYNC109 - as a port's
+        """Raise what a port would."""
+        raise MalformedMessageError("no JSON for it", outcome=self.outcome)
+
+
+async def test_of_two_devices_of_one_name_the_second_is_refused_while_the_first_gives_a_sign_of_life() -> None:
+    pytest.importorskip("fastapi", reason="pip install --group foreign")
+    number = free_port()
+    url = f"ws://127.0.0.1:{number}/devices/oven"
+    program = "in_fastapi_devices:app"
+    command = [sys.executable, "-m", "uvicorn", "--app-dir", str(EXAMPLES), "--port", str(number), program]
+    hangs = False
+
+    async def answer(message: Any) -> dict[str, Any]:
+        if hangs:
+            await trio.sleep_forever()
+        raise SessionRefusedError("an oven cannot do it")
+
+    ovens = SessionManager(dialect=Exact(), on_request=answer)
+    with trio.fail_after(LONGEST_RUN):
+        async with (
+            a_process(command),
+            reconnecting(lambda: open_websocket(url), max_delay=0.1) as first,
+            ovens.port("first", first) as oven,
+        ):
+            while (await fetched(f"http://127.0.0.1:{number}/devices/oven/dim"))[0] == 404:  # noqa: ASYNC110 - as above
+                await trio.sleep(0.05)
+            with pytest.raises(HandshakeError, match="409 Conflict: another oven is here"):
+                async with open_websocket(url):
+                    pass
+            assert not oven.closed
+            hangs = True
+            async with open_websocket(url) as second, ovens.port("second", second):
+                await oven.wait_closed()
 
 
 def test_a_reader_of_the_page_on_asyncio_gets_what_it_says(tmp_path: Path) -> None:
