@@ -10,10 +10,15 @@ from __future__ import annotations
 import ast
 import asyncio
 import collections.abc
+import datetime
+import decimal
+import enum
 import importlib
 import inspect
 import json
+import math
 import re
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -30,7 +35,7 @@ import psession
 import psession.asyncio
 import psession.blocking
 from psession import Exact, Port, Session, SessionManager, SessionRemoteError
-from psession.channels import JsonCodec, lines, memory_pair
+from psession.channels import JsonCodec, MsgpackCodec, lines, memory_pair
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -647,6 +652,44 @@ def test_a_piece_of_the_guide_runs_to_its_end(block: Block) -> None:
                     await result
 
     trio.run(run, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+class Level(enum.Enum):
+    """A value of the table of payloads."""
+
+    HIGH = "high"
+
+
+FORMS: Names = {name: getattr(datetime, name) for name in ("UTC", "date", "datetime", "timedelta")} | {
+    "Decimal": decimal.Decimal,
+    "Level": Level,
+    "Status": Status,
+    "UUID": uuid.UUID,
+    "inf": math.inf,
+    "nan": math.nan,
+}
+
+
+def test_what_becomes_of_a_payload_on_its_way_is_what_the_table_says() -> None:
+    table = [line.strip("| ").split(" | ") for line in guide_section("Payloads").splitlines() if line.startswith("| ")]
+    heads, unchanged, *rows = table
+    for codec, column in ((JsonCodec(), 1), (MsgpackCodec(), 2)):
+        assert ("JSON", "MessagePack")[column - 1] in heads[column]
+        for same in re.findall(r"`(.*?)`", unchanged[0]):
+            assert codec.decode(codec.encode({"v": eval(same)})) == {"v": eval(same)}
+        for row in rows:
+            sent = [eval(text, FORMS) for text in re.findall(r"`(.*?)`", row[0]) if text not in ("Enum", '"high"')]
+            for value in sent:
+                if "MalformedMessageError" in row[column]:
+                    with pytest.raises(psession.MalformedMessageError):
+                        codec.encode({"v": value})
+                    continue
+                got = codec.decode(codec.encode({"v": value}))["v"]
+                shown = re.findall(r"`(.*?)`", row[column])[0]
+                assert (got, type(got)) == (eval(shown, FORMS), type(eval(shown, FORMS)))
+                kind = dict[int, int] if isinstance(value, dict) else type(value)
+                assert msgspec.convert(got, kind, str_keys=True) == value
+    assert len(rows) >= 12
 
 
 def test_every_block_has_somebody_who_runs_it() -> None:
