@@ -126,7 +126,7 @@ class MqttBrokerChannel(BrokerChannel[Road]):
         if qos not in (0, 1):
             raise ValueError(f"qos must be 0 or 1, not {qos!r}")
         self._qos = qos
-        self.joins = not qos  # each message of QoS 1 has a number of its own
+        self.joins: bool = not qos  # each message of QoS 1 has a number of its own
 
     def send_frame_now(self, frame: bytes) -> bytes | None:
         """Put a frame among what the client writes, if there is room.
