@@ -142,3 +142,25 @@ async def test_the_page_comes_back_when_its_server_does(chromium: str, tmp_path:
                 await nursery.start(serve, page.port)
                 await tab.until(f"{status} === 'connected'")
             nursery.cancel_scope.cancel()
+
+
+async def test_a_label_stands_beside_the_name_of_its_port_wherever_the_page_has_it(
+    chromium: str, tmp_path: Path
+) -> None:
+    with trio.fail_after(LIMIT):
+        async with deaf_and_lively() as (manager, _), inspector.serve(manager) as page:  # noqa: SIM117 - as it reads
+            async with looking_into(chromium, tmp_path, page.url) as tab:
+                names = "[...document.querySelectorAll('#ports td:first-child')].map(c => c.textContent).join()"
+                await tab.until(f"{names} === 'deaf,lively'")
+                manager.ports["deaf"].label = "lamp <b>"
+                await tab.until(f"{names} === 'deaf (lamp <b>),lively'")
+                await tab.until("document.querySelector('#waiting tr').innerText.startsWith('deaf (lamp <b>)')")
+                await tab.until("[...document.querySelector('#port').options].some(o => o.text === 'deaf (lamp <b>)')")
+                assert await tab.run("document.querySelector('#port').options[1].value") == "deaf"
+                manager.ports["lively"].label = "app"
+                await tab.until(
+                    "[...document.querySelectorAll('#rows .answer')].some(r => r.innerText.includes('lively (app)'))"
+                )
+                async with manager.port("third", memory_pair()[0]) as third:
+                    third.label = "bell"
+                await tab.until("document.querySelector('#closed tr')?.innerText.startsWith('third (bell)')")
