@@ -40,9 +40,9 @@ def complaint(capsys: Captured) -> str:
 
 # ------------------------------------------------------------------------------------------------------------ arguments
 WRONG = [
-    ([], "give a command: demo, echo, call, watch, completion"),
+    ([], "give a command: demo, echo, call, watch, gateway, fleet, completion"),
     (["sing"], "choose from"),
-    (["--loud"], "give a command: demo, echo, call, watch, completion"),
+    (["--loud"], "give a command: demo, echo, call, watch, gateway, fleet, completion"),
     (["demo", "now"], "unrecognized arguments: now; usage: psession demo"),
     (["echo"], "required: URL; usage: psession echo"),
     (["echo", "127.0.0.1:80"], f"URL: give {FORM}, not '127.0.0.1:80'"),

@@ -60,9 +60,9 @@ def test_the_changelog_tells_of_this_version() -> None:
     assert f"\n## {psession.__version__} " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
-def test_every_extra_is_in_the_extra_all() -> None:
+def test_every_extra_is_in_the_extra_all_but_the_server_for_the_demo() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    assert extras["all"] == [f"psession[{','.join(sorted(extras.keys() - {'all'}))}]"]
+    assert extras["all"] == [f"psession[{','.join(sorted(extras.keys() - {'all', 'demo'}))}]"]
 
 
 def test_the_client_in_javascript_is_not_in_the_wheel() -> None:

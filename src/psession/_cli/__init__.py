@@ -1,4 +1,4 @@
-"""The command ``psession``: ``demo``, ``echo``, ``call``, ``watch`` and ``completion``.
+"""The command ``psession``: ``demo``, ``echo``, ``call``, ``watch``, ``gateway``, ``fleet`` and ``completion``.
 
 Nothing large is imported before `main` runs, since a Ctrl-C in the middle of it would end in a traceback.
 """

@@ -8,6 +8,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from psession._cli._address import FORM, Address
 from psession._cli._console import complain
+from psession._cli._nats import (
+    DEFAULT_FLEET,
+    DEFAULT_SERVER,
+    NATS_FORM,
+    NATS_SCHEMES,
+    SERVERS_VARIABLE,
+    NatsAddress,
+    checked_server,
+)
 from psession._cli._problem import Exit
 from psession._cli._wires import WIRES
 from psession._version import __version__
@@ -20,11 +29,16 @@ if TYPE_CHECKING:
 MOST_AT_ONCE = 65535
 """As many sessions as a port may have open."""
 
+MOST_DEVICES = 1_000_000
+"""More files than that a process has nowhere by default."""
+
 COMMANDS = {
-    "demo": "see it work: six devices, one server, over real sockets",
+    "demo": "see it work: six devices, one server, over real sockets; or a fleet",
     "echo": "a peer that answers each message with itself",
     "call": "send requests and print the replies",
     "watch": "see what the ports of a running program do",
+    "gateway": "where the devices of a fleet connect, over NATS",
+    "fleet": "see which devices and gateways of a fleet are where",
     "completion": "print what completes these commands in a shell",
 }
 
@@ -70,9 +84,12 @@ def make_parser() -> tuple[Parser, Mapping[str, Parser]]:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     made = {name: commands.add_parser(name, help=text) for name, text in COMMANDS.items()}
     made["call"].epilog = EXIT_CODES
+    _add_demo(made["demo"])
     _add_echo(made["echo"])
     _add_call(made["call"])
     _add_watch(made["watch"])
+    _add_gateway(made["gateway"])
+    _add_fleet(made["fleet"])
     _add_completion(made["completion"])
     return parser, made
 
@@ -107,6 +124,60 @@ def _add_completion(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shell", metavar="SHELL", choices=SHELLS, help="bash, zsh or fish")
 
 
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    text = "a fleet instead: a nats-server, three gateways, 300 devices; one gateway is killed"
+    parser.add_argument("--fleet", action="store_true", help=text)
+
+
+def _add_gateway(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Listen for devices of a fleet, print the URL, and serve each on its own subject of NATS.\n"
+        "A device says who it is by the header Authorization: Bearer TOKEN of its handshake, or by ?token=TOKEN.\n"
+        "SIGTERM and Ctrl-C end it when turns under way are over, or at once when they come a second time."
+    )
+    add = parser.add_argument
+    add("--listen", metavar="URL", type=_gate, required=True, help="ws://HOST:PORT or wss://HOST:PORT, port 0: any")
+    _add_nats(parser)
+    add("--fleet", metavar="NAME", type=_name, default=DEFAULT_FLEET, help=f"the fleet's name ({DEFAULT_FLEET})")
+    add("--name", metavar="NAME", type=_name, help="the gateway's name, for people (its id)")
+    help = (
+        "lines of TOKEN NAME, or sha256:DIGEST NAME; without it the path is the name, on the loopback interface alone"
+    )
+    add("--tokens", metavar="FILE", help=f"{help}; SIGHUP reads it anew")
+    add("--drain", metavar="S", type=_seconds, default=10.0, help="seconds that turns may go on after a signal (10)")
+    add(
+        "--resume",
+        metavar="S",
+        type=_seconds,
+        default=30.0,
+        help="seconds that a device may be away (30)",
+    )
+    add("--max-devices", metavar="N", type=_many, default=10_000, help="devices at once (10000)")
+    add("--certfile", metavar="FILE", help="for wss://: the certificate, in PEM")
+    add("--keyfile", metavar="FILE", help="its key, where that is not in the same file")
+
+
+def _add_fleet(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Print the gateways of a fleet and the devices that each has."
+    _add_nats(parser)
+    add = parser.add_argument
+    add("--fleet", metavar="NAME", type=_name, default=DEFAULT_FLEET, help=f"the fleet's name ({DEFAULT_FLEET})")
+    add("--watch", action="store_true", help="then what changes, as it happens, until Ctrl-C")
+
+
+def _add_nats(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    help = f"a server of the broker's; may be repeated, for a cluster (${SERVERS_VARIABLE}, else {DEFAULT_SERVER})"
+    add("--nats", metavar="SERVER", type=_server, action="append", help=help)
+    _add_nats_user(add)
+    add("--cafile", metavar="FILE", help="for tls:// of the broker's: whom to trust, in PEM")
+
+
+def _add_nats_user(add: Callable[..., argparse.Action]) -> None:
+    add("--creds", metavar="FILE", help="for NATS: who this is, a file with a JWT and a seed")
+    add("--inbox", metavar="PREFIX", type=_name, help="for NATS: what subjects for answers begin with (_INBOX)")
+
+
 def _add_echo(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Listen, print the URL, and answer each message with the message itself, its number included.\n"
@@ -132,7 +203,7 @@ def _add_call(parser: argparse.ArgumentParser) -> None:
         "With --lines there are as many messages as lines on standard input, and a summary on standard error."
     )
     add = parser.add_argument
-    add("url", metavar="URL", type=_calling, help=FORM)
+    add("url", metavar="URL", type=_called, help=f"{FORM}; {NATS_FORM}")
     add("message", metavar="MESSAGE", help="a JSON object, or - to read one from standard input")
     add(
         "--timeout",
@@ -147,7 +218,7 @@ def _add_call(parser: argparse.ArgumentParser) -> None:
     add = wire.add_argument
     dialects = ", ".join(WIRES)
     either = wire.add_mutually_exclusive_group()
-    either.add_argument("--dialect", metavar="NAME", choices=WIRES, default="classic", help=f"{dialects} (classic)")
+    either.add_argument("--dialect", metavar="NAME", choices=WIRES, help=f"{dialects} (classic; for NATS exact)")
     short = "short for --dialect exact"
     either.add_argument("--exact", dest="dialect", action="store_const", const="exact", help=short)
     add("--sid-name", metavar="NAME", type=_name, help="the field for the session's number (sid)")
@@ -158,6 +229,11 @@ def _add_call(parser: argparse.ArgumentParser) -> None:
     add("--insecure", action="store_true", help="trust any certificate, and any name in it")
     add("--header", metavar="NAME: VALUE", type=_header, action="append", help="for WebSockets; may be repeated")
     add("--subprotocol", metavar="NAME", action="append", help="for WebSockets; may be repeated, the best first")
+    broker = parser.add_argument_group("nats://")
+    add = broker.add_argument
+    add("--fleet", metavar="NAME", type=_name, help=f"for device.NAME: the fleet's name ({DEFAULT_FLEET})")
+    add("--wait", metavar="S", type=_seconds, help="for device.NAME: seconds to wait for a device that is nowhere (0)")
+    _add_nats_user(add)
     many = parser.add_argument_group("many messages")
     add = many.add_argument
     add("--lines", action="store_true", help="MESSAGE is -, and each line of standard input is one")
@@ -199,6 +275,8 @@ def _wrong_echo(given: argparse.Namespace) -> str | None:
 
 def _wrong_call(given: argparse.Namespace) -> str | None:
     """Return what does not go together in the arguments of ``call``."""
+    if (wrong := _wrong_nats_call(given)) is not None:
+        return wrong
     wire = WIRES[given.dialect]
     if not given.url.is_secure and (given.cafile or given.insecure):
         return f"--{'cafile' if given.cafile else 'insecure'}: it is for wss:// and tls://, not for {given.url}"
@@ -217,10 +295,37 @@ def _wrong_call(given: argparse.Namespace) -> str | None:
     return None
 
 
+def _wrong_nats_call(given: argparse.Namespace) -> str | None:
+    """Return what does not go together with NATS, or without; and choose the dialect where none is given."""
+    is_nats = isinstance(given.url, NatsAddress)
+    given.dialect = given.dialect or ("exact" if is_nats else "classic")
+    if not is_nats:
+        only = [name for name in ("fleet", "wait", "creds", "inbox") if getattr(given, name) is not None]
+        return f"--{only[0]}: it is for nats://, not for {given.url}" if only else None
+    if given.dialect != "exact":
+        return f"--dialect: over NATS sessions are exact; leave {given.dialect} out"
+    if given.url.device is None and (given.fleet is not None or given.wait is not None):
+        option = "fleet" if given.fleet is not None else "wait"
+        return f"--{option}: it is for a device, such as {given.url.scheme}://{given.url.where}/device.lamp"
+    if given.url.device is not None and given.sid_name:
+        return "--sid-name: gateways and devices have agreed on theirs"
+    return None
+
+
+def _wrong_gateway(given: argparse.Namespace) -> str | None:
+    """Return what does not go together in the arguments of ``gateway``."""
+    if given.listen.is_secure and given.certfile is None:
+        return "--listen: wss:// needs a certificate; give --certfile FILE, and --keyfile FILE"
+    if not given.listen.is_secure and (given.certfile or given.keyfile):
+        return f"--{'certfile' if given.certfile else 'keyfile'}: it is for wss://, not for {given.listen}"
+    return None
+
+
 CHECKS: Mapping[str, Callable[[argparse.Namespace], str | None]] = {
     "echo": _wrong_echo,
     "call": _wrong_call,
     "watch": _wrong_watch,
+    "gateway": _wrong_gateway,
 }
 
 
@@ -241,6 +346,35 @@ def _calling(text: str) -> Address:
     if address.port == 0 and address.scheme != "unix":
         raise argparse.ArgumentTypeError(f"{text!r}: nobody listens on port 0; give the peer's port, 1 to 65535")
     return address
+
+
+def _called(text: str) -> Address | NatsAddress:
+    if text.partition("://")[0] not in NATS_SCHEMES:
+        return _calling(text)
+    try:
+        return NatsAddress.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _gate(text: str) -> Address:
+    address = _address(text)
+    if not address.is_websocket or address.path != "/":
+        raise argparse.ArgumentTypeError(f"give ws://HOST:PORT or wss://HOST:PORT, not {text!r}")
+    return address
+
+
+def _server(text: str) -> str:
+    try:
+        return checked_server(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _many(text: str) -> int:
+    if not 1 <= (number := _count(text)) <= MOST_DEVICES:
+        raise argparse.ArgumentTypeError(f"give 1 to {MOST_DEVICES}, not {text}")
+    return number
 
 
 def _watched(text: str) -> Address:

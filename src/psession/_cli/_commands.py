@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import trio
 
 from psession import _interrupt
-from psession._cli import _load, call, completion, demo, echo, watch
+from psession._cli import _load, call, completion, demo, echo, fleet, fleet_demo, gateway, watch
 from psession._cli._arguments import parse
 from psession._cli._console import OutputLost, abandon_output, complain, quiet_logs
+from psession._cli._nats import DEFAULT_FLEET, NatsAddress, NatsPlace, servers_of_environment
+from psession._cli._nats_peer import NatsPeer
 from psession._cli._problem import Exit, Problem
 from psession._cli._url import check_library, client_tls, server_tls
 from psession._cli._wires import WIRES
@@ -42,10 +44,18 @@ def _command(arguments: argparse.Namespace) -> Callable[[], Awaitable[Exit]]:
     """Return the command that the arguments ask for, after the checks that need no connection."""
     if arguments.command == "demo":
         check_library()
+        if arguments.fleet:
+            return fleet_demo.run
         return demo.run
     if arguments.command == "completion":
         return partial(completion.run, arguments.shell)
+    if arguments.command == "fleet":
+        return partial(fleet.run, _broker(arguments), arguments.fleet, watch=arguments.watch)
+    if arguments.command == "gateway":
+        return _gateway(arguments)
     address = arguments.url
+    if isinstance(address, NatsAddress):
+        return _call(_nats_peer(arguments, address), arguments)
     if address.is_websocket:
         check_library()
     if arguments.command == "watch":
@@ -55,7 +65,10 @@ def _command(arguments: argparse.Namespace) -> Callable[[], Awaitable[Exit]]:
     if arguments.command == "echo":
         tls = server_tls(arguments.certfile, arguments.keyfile) if address.is_secure else None
         return partial(echo.run, address, drain=arguments.drain, tls=tls)
-    peer = _peer(arguments)
+    return _call(_peer(arguments), arguments)
+
+
+def _call(peer: call.AnyPeer, arguments: argparse.Namespace) -> Callable[[], Awaitable[Exit]]:
     if arguments.lines:
         return partial(_load.run, peer, rate=arguments.rate, concurrency=arguments.concurrency or 1)
     return partial(call.run, peer, call.read_message(arguments.message))
@@ -79,6 +92,45 @@ def _peer(arguments: argparse.Namespace) -> call.Peer:
             "on_session_overflow": "refuse",
         },
     )
+
+
+def _nats_peer(arguments: argparse.Namespace, address: NatsAddress) -> NatsPeer:
+    tls = client_tls(arguments.cafile, insecure=arguments.insecure) if address.is_secure else None
+    return NatsPeer(
+        address=address,
+        broker=NatsPlace(servers=[address.server], credentials=arguments.creds, inbox=arguments.inbox, tls=tls),
+        fleet=arguments.fleet or DEFAULT_FLEET,
+        wait=arguments.wait or 0.0,
+        within=arguments.timeout,
+        stream=arguments.stream,
+        options={
+            "session_timeout": arguments.timeout,
+            "retry_count": arguments.retry_count,
+            "retry_interval": arguments.retry_interval,
+            "dialect": WIRES["exact"].make(arguments.sid_name or "sid"),
+            "on_session_overflow": "refuse",
+        },
+    )
+
+
+def _broker(arguments: argparse.Namespace) -> NatsPlace:
+    tls = client_tls(arguments.cafile, insecure=False) if arguments.cafile is not None else None
+    servers = arguments.nats or servers_of_environment()
+    return NatsPlace(servers=servers, credentials=arguments.creds, inbox=arguments.inbox, tls=tls)
+
+
+def _gateway(arguments: argparse.Namespace) -> Callable[[], Awaitable[Exit]]:
+    check_library()
+    options = gateway.Options(
+        fleet=arguments.fleet,
+        name=arguments.name,
+        tokens=arguments.tokens,
+        drain=arguments.drain,
+        resume=arguments.resume,
+        max_devices=arguments.max_devices,
+        tls=server_tls(arguments.certfile, arguments.keyfile) if arguments.listen.is_secure else None,
+    )
+    return partial(gateway.run, arguments.listen, _broker(arguments), options)
 
 
 def _run(command: Callable[[], Awaitable[Exit]]) -> int:

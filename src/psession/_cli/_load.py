@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from psession import MessageError, SessionError
+from psession import MessageError, Port, SessionError
 from psession._cli._console import complain, has_status, show_status
 from psession._cli._problem import Exit, Problem
 from psession._cli._tally import Tally
@@ -18,8 +18,7 @@ from psession._cli.call import failure_of
 from psession.channels import lines
 
 if TYPE_CHECKING:
-    from psession import Port
-    from psession._cli.call import Peer
+    from psession._cli.call import AnyPeer, Way
     from psession.channels import FramedChannel
 
 READ_BYTES: Final = 65536
@@ -63,7 +62,7 @@ class StandardInput(trio.abc.Stream):
         await trio.lowlevel.checkpoint()
 
 
-async def run(peer: Peer, *, rate: float | None, concurrency: int) -> Exit:
+async def run(peer: AnyPeer, *, rate: float | None, concurrency: int) -> Exit:
     """Send each line of standard input to the peer as a message, and write the replies as they come.
 
     A message that fails costs itself alone; the first of each kind is told. When the connection is lost nothing more
@@ -108,7 +107,7 @@ class _Load:
         interval: Seconds between two messages.
     """
 
-    def __init__(self, peer: Peer, port: Port, tally: Tally, concurrency: int, interval: float) -> None:
+    def __init__(self, peer: AnyPeer, port: Way, tally: Tally, concurrency: int, interval: float) -> None:
         self._peer = peer
         self._port = port
         self._tally = tally
@@ -122,8 +121,9 @@ class _Load:
 
             @watching.start_soon
             async def stop_when_the_connection_is_lost() -> None:
-                await self._port.wait_closed()
-                reading.cancel()
+                if isinstance(self._port, Port):  # a device of a fleet may come back
+                    await self._port.wait_closed()
+                    reading.cancel()
 
             async with trio.open_nursery() as asking:
                 with reading:

@@ -167,6 +167,7 @@ async def serve_url(
     *,
     tls: ssl.SSLContext | None = None,
     task_status: trio.TaskStatus[Listening] = trio.TASK_STATUS_IGNORED,
+    **websocket: Any,
 ) -> NoReturn:
     """Call `handler` with the channel of each connection, until cancelled.
 
@@ -177,6 +178,7 @@ async def serve_url(
         address: Where to listen.
         tls: For ``wss`` and ``tls``.
         task_status: Gets the `Listening`.
+        websocket: Further options of `serve_websocket`, for a WebSocket.
 
     Raises:
         Problem: It cannot listen there; the text says why.
@@ -205,7 +207,7 @@ async def serve_url(
         serve = partial(channels.serve_unix, handle, address.path)
     else:
         listen: Any = channels.serve_websocket if address.is_websocket else channels.serve_tcp
-        serve = partial(listen, handle, host=address.host, port=address.port, ssl_context=tls)
+        serve = partial(listen, handle, host=address.host, port=address.port, ssl_context=tls, **websocket)
     async with trio.open_nursery() as nursery:
         try:
             server: Any = await nursery.start(serve)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from psession import (
     MessageError,
     MessageTooLargeError,
+    Port,
     PortClosedError,
     SessionError,
     SessionManager,
@@ -26,18 +27,38 @@ from psession.channels import DEFAULT_MAX_MESSAGE_BYTES, JsonCodec
 if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Sequence
+    from contextlib import AbstractAsyncContextManager
+    from typing import Protocol, TypeAlias
 
-    from psession import Port, PortOptions
+    from psession import PortOptions
     from psession._cli._address import Address
     from psession._cli._wires import Wire
+    from psession.fleet import FleetDevice
 
-FAILURES: Final[list[tuple[type[SessionError], Exit, str]]] = [
+    Way: TypeAlias = "Port | FleetDevice"
+    """What has a port's calls."""
+
+    class AnyPeer(Protocol):
+        """A peer, whatever the way to it."""
+
+        def open(self) -> AbstractAsyncContextManager[Way]:
+            """Open the way."""
+            ...
+
+        async def ask(self, port: Way, message: Any) -> None:
+            """Ask, and write the replies to standard output."""
+            ...
+
+
+FAILURES: Final[list[tuple[type[Exception], Exit, str]]] = [
     (SessionTimeoutError, Exit.TIMEOUT, "timeout"),
     (PortClosedError, Exit.CONNECTION, "connection lost"),
     (SessionRemoteError, Exit.FAILED, "error of the peer"),
     (MessageTooLargeError, Exit.USAGE, "too large"),
     (MessageError, Exit.MESSAGE, "bad message"),
     (SessionOverflowError, Exit.FAILED, "no free number"),
+    (LookupError, Exit.CONNECTION, "device nowhere"),
+    (ConnectionError, Exit.CONNECTION, "no connection"),
     (SessionError, Exit.FAILED, "other"),
 ]
 """The exit status of each error, and what a summary calls it; the first that fits."""
@@ -95,19 +116,24 @@ class Peer:
                     raise problem_of(error, port) from error
             yield port
 
-    async def ask(self, port: Port, message: Any) -> None:
-        """Ask, and write each reply to standard output as it comes.
+    async def ask(self, port: Way, message: Any) -> None:
+        """Ask as `ask` does."""
+        await ask(port, message, stream=self.stream)
 
-        Raises:
-            SessionError: There is none, or no further one though the stream has not ended.
-            OutputLost: It cannot be written.
-        """
-        if not self.stream:
-            say(_as_json(await port.request(message)))
-            return
-        async with port.stream(message) as replies:
-            async for reply in replies:
-                say(_as_json(reply))
+
+async def ask(port: Way, message: Any, *, stream: bool) -> None:
+    """Ask, and write each reply to standard output as it comes.
+
+    Raises:
+        SessionError: There is none, or no further one though the stream has not ended.
+        OutputLost: It cannot be written.
+    """
+    if not stream:
+        say(_as_json(await port.request(message)))
+        return
+    async with port.stream(message) as replies:
+        async for reply in replies:
+            say(_as_json(reply))
 
 
 def read_message(text: str) -> Any:
@@ -136,7 +162,7 @@ def _standard_input() -> bytes:
         raise Problem(f"cannot read standard input: {error}", Exit.MESSAGE) from error
 
 
-async def run(peer: Peer, message: Any) -> Exit:
+async def run(peer: AnyPeer, message: Any) -> Exit:
     """Send `message` to the peer, and write what it replies to standard output.
 
     Raises:
@@ -151,10 +177,10 @@ async def run(peer: Peer, message: Any) -> Exit:
     return Exit.OK
 
 
-def problem_of(error: SessionError, port: Port) -> Problem:
+def problem_of(error: SessionError, port: Way) -> Problem:
     """Return what to tell of a request that failed."""
     text = f"{TOO_LARGE}: {error}" if isinstance(error, MessageTooLargeError) else str(error)
-    if bad := port.statistics().malformed:
+    if isinstance(port, Port) and (bad := port.statistics().malformed):
         text += f"; {bad} came that {'is' if bad == 1 else 'are'} no message"
     code, _ = failure_of(error)
     return Problem(text, code)
