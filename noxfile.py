@@ -281,5 +281,6 @@ def bench(session: nox.Session) -> None:
         files += ["--svg", str(results / f"{name}.svg")] if name != "loads" else []
         session.run("python", f"benchmarks/{name}.py", *effort, *files, *(quick if name != "peers" else []))
     session.run("python", "benchmarks/brokers.py", *effort)
+    session.run("python", "benchmarks/fleet.py", *effort)
     session.run("python", "benchmarks/pauses.py", *(["--sessions", "1000", "--connections", "20"] if quick else []))
     session.log(f"figures and pictures are in {results}")

@@ -350,3 +350,25 @@ def test_the_dependencies_of_the_contestants_are_in_their_group(module: Callable
     names = {re.split(r"[^\w-]", requirement)[0] for requirement in asked} | {"psession"}
     contestants = module("contestants").CONTESTANTS.values()
     assert {one.package for one in contestants} | {one.loop for one in contestants} <= names | {"asyncio"}
+
+
+def test_a_chain_is_held_against_the_slower_of_its_hops_in_the_same_round(
+    module: Callable[[str], Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A machine that is twice as slow in one round, for all, changes nothing."""
+    fleet = module("fleet")
+    found = {
+        "nats": [(1000.0, {"service": 20.0, "gateway": 20.0}), (500.0, {"service": 40.0, "gateway": 40.0})],
+        "websocket": [(800.0, {"gateway": 30.0, "devices": 20.0}), (400.0, {"gateway": 60.0, "devices": 40.0})],
+        "fleet-1": [
+            (400.0, {"service": 20.0, "broker": 10.0, "gateway": 50.0, "devices": 20.0}),
+            (200.0, {"service": 40.0, "broker": 20.0, "gateway": 100.0, "devices": 40.0}),
+        ],
+        "fleet-2": [(1.0, {"gateway": 105.0}), (1.0, {"gateway": 210.0})],
+    }
+    fleet.report(found)
+    out = capsys.readouterr().out
+    assert "rate: 0.50\n" in out
+    assert "by the processor time of all: 0.50\n" in out
+    assert "with a core for each: 0.60\n" in out
+    assert "the chain, 2 gateways beside 1: processor time 1.05, of the gateways 2.10 (at most 1.1)\n" in out
