@@ -47,6 +47,7 @@ ELSEWHERE = {
     "README.md": "tests/test_readme.py",
     "dialects.md": "tests/testing/test_dialects.py",
     "mqtt.md": "tests/brokers/test_mqtt_page.py",
+    "fleet.md": "tests/fleet/test_fleet_page.py",
     "nats.md": "tests/brokers/test_nats_page.py",
     "observing.md": "tests/test_observing.py",
     "testing.md": "tests/testing/test_page.py",
