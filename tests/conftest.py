@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import pytest
 
-from .effort import examples
-
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
@@ -21,7 +19,7 @@ with suppress(ImportError):  # not where the examples alone are tested
     from hypothesis import settings
 
     # New examples are for a desk, where somebody is there to look into them; CI says whether a commit broke something.
-    settings.register_profile("desk", max_examples=examples(100))
+    settings.register_profile("desk", max_examples=round(100 * float(os.environ.get("PSESSION_EFFORT", "0.3"))))
     settings.register_profile("ci", settings.get_profile("desk"), derandomize=True)
     settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
