@@ -314,7 +314,7 @@ def test_a_byte_that_begins_no_value_ends_the_look(size: int) -> None:
 
 def test_keys_that_are_no_text_are_malformed_and_not_more() -> None:
     bad = big_map(100, b"".join(bytes([n, 1]) for n in range(99)) + b"\xa1\xff\x91\x01")
-    with pytest.raises(MalformedMessageError, match="'utf-8' codec can't decode"):
+    with pytest.raises(MalformedMessageError, match=r"'utf-8' codec can't decode|Invalid UTF-8"):
         MsgpackCodec().decode(ROOT + array(3_001, bad + b"\x01" * 3_000))
 
 

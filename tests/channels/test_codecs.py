@@ -258,7 +258,7 @@ def test_json_that_is_none_says_what_is_wrong(data: Any, says: str) -> None:
         (b"\x81\xa1a\xc1", "invalid opcode"),
         (b"\x81\xa1a\x01x", "trailing"),
         (b"\x81\x01\x02", "Expected `str`"),
-        (b"\x81\xa1\xff\x01", "invalid start byte"),
+        (b"\x81\xa1\xff\x01", "invalid start byte|Invalid UTF-8"),
         (b"\xdf\xff\xff\xff\xff", "truncated"),
         (b"\x81\xa1a" + b"\x91" * 60_000, "nested too deeply"),
         ("{}", "text came where MessagePack belongs"),

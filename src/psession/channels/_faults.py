@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
@@ -192,10 +192,14 @@ def not_decoded(form: str, data: bytes | str, error: Exception) -> MalformedMess
         return MalformedMessageError(f"not {form}: nested too deeply")
     if isinstance(error, msgspec.ValidationError):
         return MalformedMessageError(f"not the message that belongs here: {reason(error)}; {_HINT}")
-    if form == "JSON" and isinstance(error, UnicodeDecodeError):
-        # msgspec counts from the start of one text; the byte of the whole message is what a reader can look up.
+    if (
+        form == "JSON"
+        and not isinstance(data, str)
+        and (isinstance(error, UnicodeDecodeError) or "UTF-8" in str(error))
+    ):
+        # msgspec counts from the start of one text, or says no place (0.23); a reader can look up the message's byte.
         try:
-            bytes(cast("bytes", data)).decode()
+            bytes(data).decode()
         except UnicodeDecodeError as whole:
             return MalformedMessageError(f"not {form}: not UTF-8, {whole.reason} (byte {whole.start})")
     return MalformedMessageError(f"not {form}: {reason(error)}")
