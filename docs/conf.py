@@ -66,7 +66,8 @@ nitpick_ignore_regex = [
     ("py:class", r"(psession\.typed\.)?(Ask|Reply|T|Function|psession\.service\.Function)"),  # for type checkers alone
     ("py:obj", r"psession\.(channels\._server|testing\._clauses)\.ChannelT"),
     ("py:class", r"(AbstractAsyncContextManager|WebSocketConnection|ssl\.SSLContext)"),
-    ("py:class", r"(TracerProvider|MeterProvider|TextMapPropagator)"),
+    ("py:class", r"(TracerProvider|MeterProvider|TextMapPropagator|Authenticate|Properties|RetainHandling)"),
+    ("py:class", r"psession\.brokers\._\w+\.[A-Z]"),  # type variables
 ]
 
 # -- the look ----------------------------------------------------------------------------------------------------------

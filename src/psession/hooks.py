@@ -107,7 +107,7 @@ class PortClosed(Event, frozen=True, eq=False):
     Attributes:
         reason: Why, in words.
         error: What the world did, where it was not one of the two sides that closed it.
-        label: Its `Port.label`.
+        label: Its `psession.Port.label`.
     """
 
     reason: str
@@ -292,7 +292,7 @@ class Waiting(msgspec.Struct, frozen=True, eq=False):
         attempts: How often it was asked.
         sent: How many of these left this side.
         started: The moment from which its time is counted, in seconds on Trio's clock.
-        label: The `Port.label` of its port.
+        label: The `psession.Port.label` of its port.
     """
 
     sid: Any

@@ -272,7 +272,7 @@ class Port(Generic[Ask, Reply]):
 
     @property
     def label(self) -> str:
-        """The words of the application's for this port: as `psession.Port.label`."""
+        """The application's words for this port, as `psession.Port.label`."""
         return self._port.label
 
     @label.setter

@@ -62,7 +62,7 @@ class LinkState:
 
     @property
     def why(self) -> str:
-        """The last error in words, with what underlies it: the same text for the same trouble; ``""`` without one."""
+        """The last error in words with what underlies it, the same text for the same trouble; ``""`` without one."""
         return "" if self.error is None else reason_of(self.error)
 
 

@@ -90,7 +90,7 @@ class FleetDevice(Generic[Ask, Reply]):
         retry_interval: float | None = None,
         retry_on: tuple[type[Exception], ...] | None = None,
     ) -> Any:
-        """Ask the device one thing, wherever it is, and return its answer. Arguments as in `Port.request`.
+        """Ask the device one thing, wherever it is, and return its answer. Arguments as in `psession.Port.request`.
 
         A request of which it is certain that nothing was done, since its link was over or the device moved, is asked
         again at the device's next place; one that may have been done never is.
@@ -101,7 +101,7 @@ class FleetDevice(Generic[Ask, Reply]):
             DeviceNotFoundError: The device is nowhere, and was not there in `wait` seconds; ``"not_sent"``.
             FleetDisconnectedError: There is no connection to the broker, likewise.
             FleetError: As the text says; ``"not_sent"``.
-            SessionError: As `Port.request`. A gateway that was lost in the middle is a `PortClosedError` or a
+            SessionError: As `psession.Port.request`. A gateway that was lost in the middle is a `PortClosedError` or a
                 `SessionRemoteError`; the outcome is ``"sent"``.
         """
         asking = self._asking
@@ -161,14 +161,14 @@ class FleetDevice(Generic[Ask, Reply]):
     def stream(
         self, payload: Ask, *, reply_type: Any = None, **options: Unpack[StreamOptions]
     ) -> AbstractAsyncContextManager[Replies]:
-        """``async with device.stream(payload) as replies``: many replies to one message, as `Port.stream`.
+        """``async with device.stream(payload) as replies``: many replies to one message, as `psession.Port.stream`.
 
         It is asked once, at the place where the device is as the block begins, and never again: an error's outcome says
         what is known of it.
 
         Raises:
             FleetError: As `request`, on entering.
-            SessionError: As `Port.stream`.
+            SessionError: As `psession.Port.stream`.
         """
         return self._stream(payload, reply_type, options)
 
@@ -187,13 +187,13 @@ class FleetDevice(Generic[Ask, Reply]):
         retry_on: tuple[type[Exception], ...] | None = None,
         session_max_life: float | None = None,
     ) -> AbstractAsyncContextManager[Session[Ask, Reply]]:
-        """``async with device.session() as session``: a dialogue, as `Port.session`; all its turns go to one place.
+        """``async with device.session() as session``: a dialogue, as `psession.Port.session`, in one place.
 
         It ends where the device leaves that place: nothing of it is asked again elsewhere.
 
         Raises:
             FleetError: As `request`, on entering.
-            SessionError: As `Port.session`.
+            SessionError: As `psession.Port.session`.
         """
         return self._session(
             timeout=timeout,
@@ -216,7 +216,7 @@ class FleetDevice(Generic[Ask, Reply]):
 
         Raises:
             FleetError: As `request`.
-            SessionError: As `Port.post`.
+            SessionError: As `psession.Port.post`.
         """
         async with self._port() as port:
             await port.post(payload)

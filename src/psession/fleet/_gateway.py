@@ -198,8 +198,8 @@ class Gateway:
         It is served at once, also while the broker is gone, and claimed: an older connection of it, here or at another
         gateway, is given up and its port closed. If a newer one turns up anywhere, this port is closed.
 
-        A port that came back by resume, in a second body of `SessionManager.accept`, is the device that it was: the
-        block then does nothing, and the first one goes on.
+        A port that came back by resume, in a second body of `psession.SessionManager.accept`, is the device that it
+        was: the block then does nothing, and the first one goes on.
 
         Args:
             name: Any text, which authentication has proved: whoever has the name gets what is asked of the device.

@@ -60,7 +60,7 @@ class Presence:
 
     @property
     def devices(self) -> Mapping[str, Epoch]:
-        """The devices that are there, as they are now: the epoch has the gateway's id."""
+        """The devices that are there now; the epoch has the gateway's id."""
         return dict(self.view.places)
 
     @property

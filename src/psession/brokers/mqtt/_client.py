@@ -70,7 +70,7 @@ class Mqtt(Messenger):
 
     @property
     def client_id(self) -> str:
-        """The id that the broker knows this client by: the caller's, or the one that the broker gave."""
+        """The id that the broker knows this client by, the caller's or one that the broker gave."""
         return self._connection.client_id
 
     @property
@@ -80,7 +80,7 @@ class Mqtt(Messenger):
 
     @property
     def max_payload(self) -> int:
-        """The bytes that a packet may have, as the broker says: topic, properties and payload."""
+        """The bytes that the broker takes in a packet, with topic, properties and payload."""
         return self._connection.max_packet_bytes
 
     @property

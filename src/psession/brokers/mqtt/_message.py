@@ -44,7 +44,7 @@ class MqttMessage:
 
     @property
     def duplicate(self) -> bool:
-        """True where it may have come before: the broker does not know."""
+        """True where it may have come before, which the broker does not know."""
         return self._packet.duplicate
 
     @property

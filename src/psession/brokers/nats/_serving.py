@@ -39,7 +39,7 @@ class ServingRoad(Road, Protocol):
 class NatsServer(LinkServer[NatsChannel]):
     """The links that one ``nats.serve`` has; ``await nursery.start(nats.serve, subject, handler)`` gives it.
 
-    With `add` it serves further subjects, any number of them, for no task each: `NatsChannel.subject` says which.
+    With `add` it serves further subjects, any number of them, for no task each; a channel's ``subject`` says which.
 
     Attributes:
         subject: The subject that is served; ``""``: those that were added alone.
