@@ -148,8 +148,13 @@ def assert_says_how_it_is_entered(port: Any) -> None:
         pass
 
 
+async def within_time() -> None:
+    async with asyncio.timeout(1):
+        await asyncio.sleep(0)
+
+
 @pytest.mark.parametrize("kind", ["on_request", "on_session"])
-@pytest.mark.parametrize("deed", [lambda: asyncio.sleep(0.01), lambda: asyncio.wait_for(asyncio.sleep(0), 1)])
+@pytest.mark.parametrize("deed", [lambda: asyncio.sleep(0.01), within_time])
 def test_a_handler_of_asyncios_that_is_not_wrapped_is_told_by_what_to_wrap_it(
     kind: str, deed: Callable[[], Awaitable[Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
