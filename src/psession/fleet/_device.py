@@ -31,9 +31,6 @@ ELSEWHERE: Final = frozenset({"refused.closed", "refused.closing"})
 is being drained: it may be asked again. A device whose own handler refuses by one of these is asked again too, which
 does no harm, since nothing was done."""
 
-MOVING: Final = 5.0
-"""Seconds that a request waits for a device which was there a moment ago and is moving: a reconnect takes 1 or 2."""
-
 FIRST_PAUSE: Final = 0.02
 MAX_PAUSE: Final = 1.0
 """Seconds between two times that a request is asked again: the first after 0."""
@@ -110,10 +107,11 @@ class FleetDevice(Generic[Ask, Reply]):
         if reply_type is not None:
             form_of(reply_type)
         started = trio.current_time()
-        until, due, pause = started + self.wait, started + self.wait + patience.total, 0.0
+        due, pause = started + self.wait + patience.total, 0.0
         bound = math.inf  # the turn's own time is within `due` where it is asked once
         while True:
             links = asking.links()
+            until = max(started + self.wait, min(due, links.moving_until(self.name)))
             link = links.standing(self.name) or await self._link(until, due, started)
             try:
                 asked = link.port.request(
@@ -137,12 +135,11 @@ class FleetDevice(Generic[Ask, Reply]):
             except SessionError as error:
                 if not is_elsewhere(error) or trio.current_time() + pause >= due:
                     raise
-                links.retire(link)
+                links.moved(link)
             finally:
                 links.give_back(link)
             asking.asked_again += 1
             bound = due
-            until = max(until, min(due, trio.current_time() + MOVING))
             await trio.sleep(pause)
             pause = min(MAX_PAUSE, max(FIRST_PAUSE, pause * 2))
 
@@ -225,7 +222,7 @@ class FleetDevice(Generic[Ask, Reply]):
     async def _port(self) -> AsyncIterator[Port[Ask, Reply]]:
         self._asking.calls += 1
         started = trio.current_time()
-        until = started + self.wait
+        until = max(started + self.wait, self._asking.links().moving_until(self.name))
         link = await self._link(until, until + self._asking.patience.total, started)
         try:
             yield link.port

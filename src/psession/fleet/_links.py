@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -37,6 +38,9 @@ PROBE_INTERVAL: Final = 0.5
 IDLE_PROBE_INTERVAL: Final = 5.0
 """The same for a link that no call uses: a thousand of them are 200 words a second. What is asked on a link whose
 gateway has died, before that is known, fails as ``"sent"``."""
+
+MOVING: Final = 5.0
+"""Seconds that a call waits for a device which was there a moment ago and is moving: a reconnect takes 1 or 2."""
 
 ALARM_INTERVAL: Final = 0.1
 """Seconds between two times that all links are looked after, since others break."""
@@ -140,6 +144,7 @@ class LinkPool:
         self._nursery: trio.Nursery | None = nursery
         self._links: dict[str, DeviceLink] = {}
         self._awaited: dict[str, _Awaited] = {}
+        self._moving: dict[str, float] = {}
         self._wake = trio.Event()
 
     def __len__(self) -> int:
@@ -213,6 +218,18 @@ class LinkPool:
             if not link.users:
                 link.scope.cancel()
 
+    def moved(self, link: DeviceLink) -> None:
+        """Retire a link whose device is moving: calls look for that a while, since a reconnect takes 1 or 2 seconds."""
+        self.retire(link)
+        self._moving.pop(link.name, None)
+        self._moving[link.name] = trio.current_time() + MOVING
+        if len(self._moving) > self._options.max_links:
+            del self._moving[next(iter(self._moving))]
+
+    def moving_until(self, name: str) -> float:
+        """The moment until which a device is looked for, since it is moving; minus infinity where it is not."""
+        return self._moving.get(name, -math.inf)
+
     async def _wait_for(self, name: str, until: float) -> None:
         """Return when a gateway claims the device, at `until` at the latest."""
         awaited = self._awaited.get(name)
@@ -267,6 +284,7 @@ class LinkPool:
                 async with self._open(link) as channel, self._manager.port(self._port_name(link.name), channel) as port:
                     link.port = port
                     self.opened += 1
+                    self._moving.pop(link.name, None)
                     link.ready.set()
                     await port.wait_closed()
         except _FirstLinkError as failed:
