@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from psession.shell.handler_scope import answering
 from psession.shell.turn import Turn
-from psession.shell.waiting import SILENCE, Handed
+from psession.shell.waiting import LOOK_AGAIN
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from psession.shell.busy_wait import BusyWait
     from psession.shell.live_session import LiveSession
     from psession.shell.waiting import Delivery
-
-_LOOK_AGAIN: Final = Handed(SILENCE)
 
 _pass = partial(asyncio.sleep, 0)
 
@@ -78,4 +76,4 @@ class AsyncioTurn(Turn):
         """Have the waiting task look again."""
         future = self._future
         if future is not None and not future.done():
-            future.set_result(_LOOK_AGAIN)
+            future.set_result(LOOK_AGAIN)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
+from abc import abstractmethod
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 import trio
 
+from psession import checks
 from psession.channels._wire import WireChannel
 from psession.shell.waiting import Waiter
 
@@ -97,7 +100,32 @@ class Outlet(Protocol):
         ...
 
 
+class LinkRoad(Outlet, Protocol):
+    """A client, as far as the end of a link needs it."""
+
+    def take_inbox(self, token: str, take: Callable[[Any], None]) -> str:
+        """Have what comes for a token of the inbox given to `take`; return the address."""
+        ...
+
+    def leave_inbox(self, token: str) -> None:
+        """Want nothing more for that token."""
+        ...
+
+    def watch_link(self, link: Watched) -> None:
+        """Tell a link when the connection breaks, and have it look after its other end."""
+        ...
+
+    def forget_link(self, link: Watched) -> None:
+        """Do so no more."""
+        ...
+
+    def note_link_overrun(self) -> None:
+        """Count a link that was ended since its port was too slow."""
+        ...
+
+
 R = TypeVar("R", bound=Outlet)
+L = TypeVar("L", bound=LinkRoad)
 
 
 class Mailbox(Waiter):
@@ -215,3 +243,82 @@ class BrokerChannel(WireChannel, Generic[R]):
     def _leave(self) -> None:
         """Say that it is over, and want nothing more."""
         raise NotImplementedError
+
+
+class LinkEnd(BrokerChannel[L]):
+    """One end of a link between two ports: it has an address of its own, and looks after the other end.
+
+    Attributes:
+        peer: The address of the other end; ``""``: the link does not stand yet.
+        door: The address by which who serves can be reached again, this very process.
+        heard: The moment at which the other end was heard of.
+        remote: ``None``: over a broker nobody has an address.
+    """
+
+    remote = None
+    peer: str
+    door: str
+    heard: float
+    _overran: ClassVar[type[SessionError]]
+
+    def _begin(self, keepalive: float) -> str:
+        """Have an address, and return it.
+
+        Raises:
+            TypeError, ValueError: A keepalive that will not do.
+        """
+        checks.seconds("keepalive", keepalive)
+        if not keepalive:
+            raise ValueError("keepalive must be above 0 seconds (math.inf for none)")
+        self.peer, self.door = "", ""
+        self._keepalive = keepalive
+        self.heard = trio.current_time()
+        self._token = f"L{secrets.token_hex(11)}"
+        return self._road.take_inbox(self._token, self._take)
+
+    @property
+    def state(self) -> str:
+        """Its state in a word, for people."""
+        return "closed" if self._closed else "over" if self._over is not None else "open" if self.peer else "opening"
+
+    @property
+    def keepalive(self) -> float:
+        """Seconds of silence after which it asks whether the other end is there."""
+        return self._keepalive
+
+    @abstractmethod
+    def say(self, kind: str) -> None:
+        """Say something about the link to the other end."""
+
+    def look(self, now: float) -> None:
+        """Ask whether the other end is there, where it has been silent for long."""
+        if now - self.heard >= self._keepalive and self._over is None:
+            self.heard = now
+            self.say("alive")
+
+    def broke(self, error: SessionError) -> None:
+        """The client's connection broke, and what came meanwhile is lost."""
+        if self._over is None and self.peer:
+            self.say("broken")
+        self.end(error)
+
+    @abstractmethod
+    def _take(self, message: Any) -> None:
+        """A message came for this end."""
+
+    def _keep(self, message: Any) -> None:
+        """Keep a message of the other port's until this one reads it; where there is no room the link is over."""
+        if self._over is None and not self._box.put(message):
+            self._road.note_link_overrun()
+            why = (
+                f"more than {MAX_ARRIVED_MESSAGES} messages or {MAX_ARRIVED_BYTES} bytes wait in the link: its port is "
+                "too slow"
+            )
+            self.say("broken")
+            self.end(self._overran(why))
+
+    def _leave(self) -> None:
+        if self.peer and self._over is None:
+            self.say("closed")
+        self._road.leave_inbox(self._token)
+        self._road.forget_link(self)

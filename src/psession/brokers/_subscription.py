@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import trio
 
-from psession.shell.waiting import SILENCE, Handed, WaitingLine
+from psession.shell.waiting import LOOK_AGAIN, SILENCE, Handed, WaitingLine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,8 +18,6 @@ _protected = trio.lowlevel.enable_ki_protection
 
 MESSAGES_A_PASS = 32
 """Messages that are taken, where so many wait, before the other tasks have a turn."""
-
-_LOOK_AGAIN = Handed(SILENCE)
 
 
 class Sized(Protocol):
@@ -160,7 +158,7 @@ class BrokerSubscription(Generic[M]):
             return
         self._is_over, self._why = True, why
         while self._line:
-            self._line.wake_first(_LOOK_AGAIN)
+            self._line.wake_first(LOOK_AGAIN)
 
     def forget(self) -> None:
         """Let go of what waits: nobody will receive it."""

@@ -249,7 +249,7 @@ class Engine:
         try:
             return outbox.put(frame, None, at_once=at_once)
         except Exception as error:  # what a sender of the user's raises has nobody to go to
-            extra = {"event_name": "own_message_not_sent", "port": self.name, "label": self.said.label}
+            extra = {"event_name": "own_message_not_sent", **self.said.about}
             log.debug("%s: a message of the protocol's own was not sent: %r", self.said.who, error, extra=extra)
             return None
 

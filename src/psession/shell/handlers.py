@@ -120,22 +120,12 @@ class Handlers:
         engine = self._engine
         self._tell_crashed(dialogue, error)
         if isinstance(error, EXPECTED):
-            extra = {
-                "event_name": "handler_refused",
-                "port": engine.name,
-                "label": engine.said.label,
-                "sid": dialogue.sid,
-            }
+            extra = {"event_name": "handler_refused", **engine.said.about, "sid": dialogue.sid}
             log.debug("%s: handler of session %s refused: %s", engine.said.who, dialogue.sid, error, extra=extra)
         elif engine.ending is None and (dialogue.ending is None or error.sid != dialogue.sid):
             engine.crashed(dialogue.sid, error)
         else:
-            extra = {
-                "event_name": "handler_ended",
-                "port": engine.name,
-                "label": engine.said.label,
-                "sid": dialogue.sid,
-            }
+            extra = {"event_name": "handler_ended", **engine.said.about, "sid": dialogue.sid}
             log.debug("%s: handler of session %s: %s", engine.said.who, dialogue.sid, error, extra=extra)
 
     @trio.lowlevel.enable_ki_protection

@@ -16,7 +16,7 @@ from psession.shell.handler_scope import answering
 from psession.shell.handlers import PassedOnError
 from psession.shell.port import engine_of, open_at_once
 from psession.shell.turn import Turn
-from psession.shell.waiting import SILENCE, Handed
+from psession.shell.waiting import LOOK_AGAIN
 from psession.text import printable
 from psession.typed import Ask, Reply
 
@@ -39,8 +39,6 @@ _KINDS: Final = (
     (errors.MessageTooLargeError, "too_large"),
     (errors.MalformedMessageError, "malformed"),
 )
-
-_LOOK_AGAIN: Final = Handed(SILENCE)
 
 
 class Onward(Generic[Ask, Reply]):
@@ -72,14 +70,14 @@ class Onward(Generic[Ask, Reply]):
     def patience_now(self, asker: ExactState) -> Patience:
         """The same for a turn that ends by itself when the time of its asker does."""
         patience = self.patience(asker)
-        return patience if asker.due == math.inf or self.options else patience.within(_left(asker))
+        return patience if asker.due == math.inf or self.options else patience.within(time_left(asker))
 
     def options_for(self, asker: ExactState | None) -> TurnOptions:
         """The same as options of a call."""
         return self.options or ({} if asker is None or asker.due == math.inf else _ASKERS_TIME)
 
 
-def _left(asker: ExactState) -> float:
+def time_left(asker: ExactState) -> float:
     """Seconds that an asker still waits."""
     return max(0.0, asker.due - trio.current_time())
 
@@ -235,7 +233,7 @@ class PassedTurn(Turn):
     def nudge(self) -> None:
         """Look again."""
         if self._is_parked:
-            self._step(self._coroutine.send, _LOOK_AGAIN)
+            self._step(self._coroutine.send, LOOK_AGAIN)
 
 
 @coroutine

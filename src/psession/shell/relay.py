@@ -10,7 +10,7 @@ import trio
 from psession import errors
 from psession.nursery import open_quiet_nursery
 from psession.shell.handlers import PassedOnError
-from psession.shell.passing import Onward, Passing, lost, passed_on
+from psession.shell.passing import Onward, Passing, lost, passed_on, time_left
 from psession.shell.port import engine_of, live_of
 from psession.shell.turn import Turn
 from psession.typed import Ask, Reply
@@ -184,7 +184,7 @@ class _Passage:
             retry=options.get("retry"),
             retry_count=options.get("retry_count"),
             retry_interval=options.get("retry_interval"),
-            total=None if asked.exact.due == math.inf else max(0.0, asked.exact.due - trio.current_time()),
+            total=None if asked.exact.due == math.inf else time_left(asked.exact),
             credit=asked.credit,
         )
         # What else is said to the source meanwhile would be one of the answers.

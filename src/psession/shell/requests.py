@@ -427,12 +427,7 @@ class Request:
                 engine.told.failed(dialogue, untold_code(error), error)
             self._reply_to_error(error)
         if is_expected:
-            extra = {
-                "event_name": "request_refused",
-                "port": engine.name,
-                "label": engine.said.label,
-                "sid": dialogue.sid,
-            }
+            extra = {"event_name": "request_refused", **engine.said.about, "sid": dialogue.sid}
             log.debug("%s: request %s was refused: %s", engine.said.who, dialogue.sid, error, extra=extra)
         else:
             requests.crashed(dialogue.sid, error)

@@ -50,10 +50,14 @@ class Said:
         """The beginning of each line."""
         return self._who if self._port is None else port_named(self._port, self.label)
 
+    @property
+    def about(self) -> dict[str, object]:
+        """The fields of a record that say which port it is about."""
+        return {} if self._port is None else {"port": self._port, "label": self.label}
+
     def _extra(self, event_name: str, fields: dict[str, object]) -> dict[str, object]:
         """The fields of a record, for programs: its stable name, and what it is about."""
-        port = {} if self._port is None else {"port": self._port, "label": self.label}
-        return {"event_name": event_name, **port, **fields}
+        return {"event_name": event_name, **self.about, **fields}
 
     def _paid(self, about: str) -> str | None:
         """What belongs at the end of a line about this; ``None`` where there is nothing to pay it from."""

@@ -40,7 +40,8 @@ class Handed(msgspec.Struct, eq=False):
 Delivery: TypeAlias = "Outcome[Any] | Handed"
 """What a task can be woken with."""
 
-_LOOK_AGAIN: Final = Handed(SILENCE)
+LOOK_AGAIN: Final = Handed(SILENCE)
+"""The delivery of that."""
 
 _NONE: Final[tuple[str, ...]] = ()
 """A mix-in beside a class with slots may have none of its own."""
@@ -84,7 +85,7 @@ class Waiter:
         task = self.task
         if task is not None:
             self.task = None
-            trio.lowlevel.reschedule(task, _LOOK_AGAIN)  # type: ignore[arg-type]
+            trio.lowlevel.reschedule(task, LOOK_AGAIN)  # type: ignore[arg-type]
 
 
 class WaitingLine(Generic[K]):

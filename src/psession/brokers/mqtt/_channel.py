@@ -16,7 +16,6 @@ All else is a message of the port's. With QoS 1 the broker says in its PUBACK wh
 
 from __future__ import annotations
 
-import secrets
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -26,11 +25,10 @@ from outcome import Error
 from psession import checks
 from psession.brokers._channel import (
     DEFAULT_KEEPALIVE,
-    MAX_ARRIVED_BYTES,
-    MAX_ARRIVED_MESSAGES,
     BrokerChannel,
+    LinkEnd,
+    LinkRoad,
     Mailbox,
-    Outlet,
 )
 from psession.brokers.mqtt import _packets as packets
 from psession.brokers.mqtt._errors import (
@@ -48,10 +46,9 @@ from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT
 from psession.shell.waiting import Handed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from psession.brokers._channel import Watched
     from psession.brokers.mqtt._flight import Flight, Sent
     from psession.brokers.mqtt._message import MqttMessage
     from psession.channels._base import Message
@@ -63,7 +60,7 @@ DOOR_PROPERTY: Final = "Psession-Door"
 WHY_PROPERTY: Final = "Psession-Why"
 
 
-class Road(Outlet, Protocol):
+class Road(LinkRoad, Protocol):
     """A client, as far as a link needs it."""
 
     @property
@@ -81,26 +78,6 @@ class Road(Outlet, Protocol):
 
     def frame(self, topic: str, payload: bytes, qos: int = 0, **more: Any) -> bytes:
         """Return a message as it travels, checked against what the broker takes."""
-        ...
-
-    def take_inbox(self, token: str, take: Callable[[MqttMessage], None]) -> str:
-        """Have what comes for a token of the inbox given to `take`; return the topic."""
-        ...
-
-    def leave_inbox(self, token: str) -> None:
-        """Want nothing more for that token."""
-        ...
-
-    def watch_link(self, link: Watched) -> None:
-        """Tell a link when the connection breaks, and have it look after its other end."""
-        ...
-
-    def forget_link(self, link: Watched) -> None:
-        """Do so no more."""
-        ...
-
-    def note_link_overrun(self) -> None:
-        """Count a link that was ended since its port was too slow."""
         ...
 
 
@@ -172,7 +149,7 @@ class MqttBrokerChannel(BrokerChannel[Road]):
         raise NotImplementedError
 
 
-class MqttChannel(MqttBrokerChannel):
+class MqttChannel(LinkEnd[Road], MqttBrokerChannel):
     """One end of a link between two ports over MQTT; `Mqtt.connect` and `Mqtt.serve` make one.
 
     Attributes:
@@ -182,7 +159,10 @@ class MqttChannel(MqttBrokerChannel):
         remote: ``None``: over a broker nobody has an address.
     """
 
-    remote = None
+    peer: str
+    door: str
+    heard: float
+    _overran = MqttOverrunError
 
     def __init__(
         self,
@@ -196,26 +176,12 @@ class MqttChannel(MqttBrokerChannel):
         keepalive: float,
     ) -> None:
         super().__init__(road, codec, max_message_bytes, close_timeout, qos=qos)
-        checks.seconds("keepalive", keepalive)
-        if not keepalive:
-            raise ValueError("keepalive must be above 0 seconds (math.inf for none)")
         self.topic: str = topic
-        self.peer: str = ""
-        self.door: str = ""
-        self._keepalive = keepalive
-        self.heard: float = trio.current_time()
-        self._token = f"L{secrets.token_hex(11)}"
-        self._own = road.take_inbox(self._token, self._take)
+        self._own = self._begin(keepalive)
         self._welcome: Mailbox | None = None
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "over" if self._over is not None else "open" if self.peer else "opening"
-        return f"<psession.brokers.mqtt.MqttChannel to {self.topic!r}, {state}>"
-
-    @property
-    def keepalive(self) -> float:
-        """Seconds of silence after which it asks whether the other end is there."""
-        return self._keepalive
+        return f"<psession.brokers.mqtt.MqttChannel to {self.topic!r}, {self.state}>"
 
     def encode(self, message: Message) -> bytes:
         """The message as the bytes of a PUBLISH.
@@ -252,17 +218,9 @@ class MqttChannel(MqttBrokerChannel):
         else:
             self._road.flight.post(word(kind, self.peer, self._own, qos=1, door=door), self._failed)
 
-    def look(self, now: float) -> None:
-        """Ask whether the other end is there, where it has been silent for long."""
-        if now - self.heard >= self._keepalive and self._over is None:
-            self.heard = now
-            self.say("alive")
-
     def broke(self, error: SessionError) -> None:
         """The client's connection broke, and what came meanwhile is lost."""
-        if self._over is None and self.peer:
-            self.say("broken")
-        self.end(error)
+        super().broke(error)
         if self._welcome is not None:
             waiting, self._welcome = self._welcome, None
             waiting.wake(Error(error))
@@ -340,14 +298,7 @@ class MqttChannel(MqttBrokerChannel):
         self.heard = trio.current_time()
         if self._said(message):
             return
-        if self._over is None and not self._box.put(message):
-            self._road.note_link_overrun()
-            why = (
-                f"more than {MAX_ARRIVED_MESSAGES} messages or {MAX_ARRIVED_BYTES} bytes wait in the link: its port is "
-                "too slow"
-            )
-            self.say("broken")
-            self.end(MqttOverrunError(why))
+        self._keep(message)
 
     def _said(self, message: MqttMessage) -> bool:
         """Hear a word about the link. Return False where it is none."""
@@ -365,12 +316,6 @@ class MqttChannel(MqttBrokerChannel):
                 return True
             self._road.outgoing.put(word("closed", message.response_topic), 1)
         return bool(kind)
-
-    def _leave(self) -> None:
-        if self.peer and self._over is None:
-            self.say("closed")
-        self._road.leave_inbox(self._token)
-        self._road.forget_link(self)
 
 
 @asynccontextmanager

@@ -16,20 +16,17 @@ All else is a message of the port's. Each is published with ``reply``: where nob
 
 from __future__ import annotations
 
-import secrets
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from psession import checks
 from psession.brokers._channel import (
     DEFAULT_KEEPALIVE,
-    MAX_ARRIVED_BYTES,
-    MAX_ARRIVED_MESSAGES,
-    BrokerChannel,
+    LinkEnd,
+    LinkRoad,
     Mailbox,
-    Outlet,
 )
 from psession.brokers.nats import _wire as wire
 from psession.brokers.nats._errors import (
@@ -48,43 +45,17 @@ from psession.errors import MalformedMessageError
 from psession.shell.waiting import Handed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
     from contextlib import AbstractAsyncContextManager
 
-    from psession.brokers._channel import Watched
     from psession.brokers.nats._wire import NatsMessage
     from psession.channels._base import Message
     from psession.channels.codecs import Codec, CodecName
-    from psession.errors import SessionError
     from psession.shell.waiting import Waiter
 
 LINK_HEADER: Final = "Psession-Link"
 DOOR_HEADER: Final = "Psession-Door"
 WHY_HEADER: Final = "Psession-Why"
-
-
-class Road(Outlet, Protocol):
-    """A client, as far as a link needs it."""
-
-    def take_inbox(self, token: str, take: Callable[[NatsMessage], None]) -> str:
-        """Have what comes for a token of the inbox given to `take`; return the subject."""
-        ...
-
-    def leave_inbox(self, token: str) -> None:
-        """Want nothing more for that token."""
-        ...
-
-    def watch_link(self, link: Watched) -> None:
-        """Tell a link when the connection breaks, and have it look after its other end."""
-        ...
-
-    def forget_link(self, link: Watched) -> None:
-        """Do so no more."""
-        ...
-
-    def note_link_overrun(self) -> None:
-        """Count a link that was ended since its port was too slow."""
-        ...
 
 
 def word(kind: str, to: bytes, reply: bytes = b"", **more: str) -> bytes:
@@ -103,7 +74,7 @@ def word_of(message: NatsMessage) -> str:
         return ""
 
 
-class NatsChannel(BrokerChannel[Road]):
+class NatsChannel(LinkEnd[LinkRoad]):
     """One end of a link between two ports over NATS; `Nats.connect` and `Nats.serve` make one.
 
     Attributes:
@@ -113,11 +84,14 @@ class NatsChannel(BrokerChannel[Road]):
         remote: ``None``: over a broker nobody has an address.
     """
 
-    remote = None
+    peer: str
+    door: str
+    heard: float
+    _overran = NatsOverrunError
 
     def __init__(
         self,
-        road: Road,
+        road: LinkRoad,
         subject: str,
         *,
         codec: Codec | CodecName,
@@ -126,27 +100,13 @@ class NatsChannel(BrokerChannel[Road]):
         keepalive: float,
     ) -> None:
         super().__init__(road, codec, max_message_bytes, close_timeout)
-        checks.seconds("keepalive", keepalive)
-        if not keepalive:
-            raise ValueError("keepalive must be above 0 seconds (math.inf for none)")
         self.subject = subject
-        self.peer: str = ""
-        self.door: str = ""
-        self._keepalive = keepalive
-        self.heard: float = trio.current_time()
-        self._token = f"L{secrets.token_hex(11)}"
-        self._own = road.take_inbox(self._token, self._take).encode() + b" "
+        self._own = self._begin(keepalive).encode() + b" "
         self._peer = b""
         self._welcome: Waiter | None = None
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "over" if self._over is not None else "open" if self.peer else "opening"
-        return f"<psession.brokers.nats.NatsChannel to {self.subject!r}, {state}>"
-
-    @property
-    def keepalive(self) -> float:
-        """Seconds of silence after which it asks whether the other end is there."""
-        return self._keepalive
+        return f"<psession.brokers.nats.NatsChannel to {self.subject!r}, {self.state}>"
 
     def encode(self, message: Message) -> bytes:
         """The message as the bytes of a PUB.
@@ -187,22 +147,10 @@ class NatsChannel(BrokerChannel[Road]):
         reply = b"" if kind in ("closed", "broken", "refused") else self._own
         self._road.outgoing.put_word(word(kind, self._peer, reply, **more))
 
-    def look(self, now: float) -> None:
-        """Ask whether the other end is there, where it has been silent for long."""
-        if now - self.heard >= self._keepalive and self._over is None:
-            self.heard = now
-            self.say("alive")
-
     def probe(self) -> None:
         """Ask at once whether the other end is there: where it is not, the channel breaks as soon as that is known."""
         if self.peer and self._over is None and not self._closed and self._road.outgoing.has_link:
             self.say("alive")
-
-    def broke(self, error: SessionError) -> None:
-        """The client's connection broke, and what came meanwhile is lost."""
-        if self._over is None and self.peer:
-            self.say("broken")
-        self.end(error)
 
     async def open(self, subject: str, timeout: float) -> None:  # noqa: ASYNC109 - the caller's, for the text
         """Ask who serves a subject for a link.
@@ -258,14 +206,7 @@ class NatsChannel(BrokerChannel[Road]):
         self.heard = trio.current_time()
         if message.header_bytes and self._said(message):
             return
-        if self._over is None and not self._box.put(message):
-            self._road.note_link_overrun()
-            why = (
-                f"more than {MAX_ARRIVED_MESSAGES} messages or {MAX_ARRIVED_BYTES} bytes wait in the link: its port is "
-                "too slow"
-            )
-            self.say("broken")
-            self.end(NatsOverrunError(why))
+        self._keep(message)
 
     def _said(self, message: NatsMessage) -> bool:
         """Hear a word about the link. Return False where it is none."""
@@ -286,16 +227,10 @@ class NatsChannel(BrokerChannel[Road]):
         with suppress(ValueError):
             self._road.outgoing.put_word(word("closed", subject_bytes(second, "reply")))
 
-    def _leave(self) -> None:
-        if self.peer and self._over is None:
-            self.say("closed")
-        self._road.leave_inbox(self._token)
-        self._road.forget_link(self)
-
 
 @asynccontextmanager
 async def open_channel(
-    road: Road,
+    road: LinkRoad,
     subject: str,
     door: str = "",
     *,
@@ -338,7 +273,7 @@ class Returning:
         door: The subject of the process that served the last link; ``""``: there was none.
     """
 
-    def __init__(self, road: Road, subject: str, options: dict[str, Any]) -> None:
+    def __init__(self, road: LinkRoad, subject: str, options: dict[str, Any]) -> None:
         subject_bytes(subject)
         self.door: str = ""
         self._road = road

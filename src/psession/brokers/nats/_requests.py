@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
+from psession.brokers._channel import LinkRoad
 from psession.brokers._requests import AskingBase, PlainChannel
 from psession.brokers.nats import _wire as wire
-from psession.brokers.nats._channel import Road
 from psession.brokers.nats._errors import NatsError
 from psession.brokers.nats._headers import encode_headers
 from psession.brokers.nats._subjects import pattern_bytes, subject_bytes
@@ -32,7 +32,7 @@ CODE_HEADER: Final = "Nats-Service-Error-Code"
 OWN_CODE_HEADER: Final = "Psession-Code"
 
 
-class RequestingRoad(Road, Protocol):
+class RequestingRoad(LinkRoad, Protocol):
     """A client, as far as requests need it."""
 
     def subscribe(self, subject: str, *, queue: str | None = None) -> AbstractAsyncContextManager[Subscription]:
@@ -40,7 +40,7 @@ class RequestingRoad(Road, Protocol):
         ...
 
 
-class RequestChannel(PlainChannel[Road]):
+class RequestChannel(PlainChannel[LinkRoad]):
     """The common part of both: payloads of any kind, each in a message of its own, and errors in headers."""
 
     def _answer(self, to: bytes, payload: Any) -> bytes:
@@ -55,11 +55,11 @@ class RequestChannel(PlainChannel[Road]):
         pass
 
 
-class AskingChannel(AskingBase[Road], RequestChannel):
+class AskingChannel(AskingBase[LinkRoad], RequestChannel):
     """Asks who serves a subject; each request may go to another member of a queue group."""
 
     def __init__(
-        self, road: Road, subject: str, codec: Codec | CodecName, max_message_bytes: float, close_timeout: float
+        self, road: LinkRoad, subject: str, codec: Codec | CodecName, max_message_bytes: float, close_timeout: float
     ) -> None:
         super().__init__(road, codec, max_message_bytes, close_timeout)
         self._subject = subject_bytes(subject)
@@ -134,7 +134,7 @@ class AnsweringChannel(RequestChannel):
 
     def __init__(
         self,
-        road: Road,
+        road: LinkRoad,
         subscription: Subscription,
         codec: Codec | CodecName,
         max_message_bytes: float,

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
+from psession.brokers._channel import LinkRoad
 from psession.brokers._serving import LinkServer
 from psession.brokers.nats import _wire as wire
-from psession.brokers.nats._channel import NatsChannel, Road, word, word_of
+from psession.brokers.nats._channel import NatsChannel, word, word_of
 from psession.brokers.nats._headers import encode_headers
 from psession.brokers.nats._subjects import subject_bytes
 from psession.nursery import open_quiet_nursery
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from psession.brokers.nats._wire import NatsMessage
 
 
-class ServingRoad(Road, Protocol):
+class ServingRoad(LinkRoad, Protocol):
     """A client, as far as serving needs it."""
 
     def subscribe(self, subject: str, *, queue: str | None = None) -> AbstractAsyncContextManager[Subscription]:
