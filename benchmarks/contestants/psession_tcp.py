@@ -17,7 +17,7 @@ import trio
 
 from contestants.sharing import HOST, Ask, Ready
 from psession import Budget, Exact, Port, Session, SessionManager
-from psession.channels import lines
+from psession.channels import FrameChannel, open_tcp, serve_tcp
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
@@ -61,13 +61,13 @@ async def serve(ready: Ready, *, way: str = "send", exact: bool = False, awake: 
     manager = SessionManager(**ANSWERS[way], busy_wait=awake)
     numbers = itertools.count()
 
-    async def meet(stream: trio.SocketStream) -> None:
-        async with manager.port(f"peer {next(numbers)}", lines(stream)) as port:
+    async def meet(channel: FrameChannel) -> None:
+        async with manager.port(f"peer {next(numbers)}", channel) as port:
             await port.wait_closed()
 
     async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(partial(trio.serve_tcp, meet, 0, host=HOST, backlog=1000))
-        ready(listeners[0].socket.getsockname()[1])
+        server = await nursery.start(partial(serve_tcp, meet, 0, host=HOST, backlog=1000))
+        ready(server.port)
 
 
 @asynccontextmanager
@@ -75,8 +75,10 @@ async def client(
     port: int, in_flight: int, *, way: str = "send", exact: bool = False, awake: bool = True
 ) -> AsyncIterator[list[Ask]]:
     """One port."""
-    channel = lines(await trio.open_tcp_stream(HOST, port))
-    async with SessionManager(busy_wait=awake).port("server", channel, **options(exact)) as opened:
+    async with (
+        open_tcp(HOST, port) as channel,
+        SessionManager(busy_wait=awake).port("server", channel, **options(exact)) as opened,
+    ):
         yield asks(opened, way, in_flight)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from psession.errors import MessageError
 
@@ -104,6 +104,21 @@ class FrameChannel(trio.abc.Channel[Message]):
         transport is left to it.
         """
         return []
+
+    def watch(self, until: Callable[[], bool]) -> Awaitable[bool] | None:
+        """Have `until` called each time that more may have come, while the result is awaited.
+
+        This is in place of waiting in ``receive_batch``: one reader waits for the sockets of many channels, and each
+        port takes what its own has by ``receive_batch_now``. Cancelling loses nothing.
+
+        Args:
+            until: Returns True where the watch is to end.
+
+        Returns:
+            ``None`` where the channel is not watched now. Otherwise, awaited, True where `until` said so, and False
+            where only ``receive_batch`` can say what is the matter; it raises what `until` raised.
+        """
+        return None
 
     @abstractmethod
     async def receive_batch(self) -> list[Message | MessageError]:

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import trio
 
 from psession.channels._pace import LEAST_BYTES, Pace
+from psession.channels._poller import poller_of_this_run
 from psession.channels._useless import UselessLimit
 from psession.channels._wire import WireChannel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from psession.channels._base import Message
     from psession.channels._framings import Framing
+    from psession.channels._poller import Poller, Watch
     from psession.channels.codecs import Codec, CodecName
     from psession.errors import MessageError
 
@@ -42,6 +44,7 @@ class FramedChannel(WireChannel):
         max_message_bytes: float,
         close_timeout: float,
         on_closed: Callable[[], None] | None = None,
+        is_own: bool = False,  # nobody else has the stream, who could close it under this channel
     ) -> None:
         super().__init__(codec=codec, max_message_bytes=max_message_bytes, close_timeout=close_timeout)
         self._stream = stream
@@ -54,6 +57,9 @@ class FramedChannel(WireChannel):
         self._tell_kept: Callable[[], None] | None = None
         # Only a socket can be written to without waiting: TLS has records to build, a pipe is not Trio's to look into.
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) and os.name == "posix" else None
+        self._can_watch = is_own and self._socket is not None
+        self._poller: Poller | None = None
+        self._watch: Watch | None = None
         self.joins: bool = self._socket is not None
         self.remote: tuple[Any, ...] | None = peer_of(stream)
 
@@ -131,24 +137,78 @@ class FramedChannel(WireChannel):
 
         Nothing as well while `receive` has messages in hand, which come before what the socket holds.
         """
-        if self._socket is None or self._closed or self._pending or self._pace.waits:
+        watch = self._watch
+        if self._socket is None or self._closed or self._pending:
             return []
+        if self._pace.waits or self._at_end or self._failure is not None:
+            self._end_watch()
+            return []
+        all_of_them = self._receiving and watch is None  # whoever receives sleeps until more has come
         if self._rest:
             self._pace.begin(0)
-            return self._decode_rest(all_of_them=self._receiving)
-        if self._at_end or self._failure is not None:
-            return []
-        try:
-            data = os.read(self._socket.fileno(), self._pace.read_bytes)
-        except BlockingIOError:
-            return []
-        except OSError as error:
-            self._failure = error  # the socket says it once; the reader, which the socket wakes now, needs it too
-            return []
-        messages = self._messages(data, all_of_them=self._receiving)  # whoever receives sleeps until more has come
-        if self._framing.lost is not None:
-            trio.lowlevel.notify_closing(self._socket)  # nothing more will come: the reader must say so
+            messages = self._decode_rest(all_of_them=all_of_them)
+        else:
+            try:
+                data = os.read(self._socket.fileno(), self._pace.read_bytes)
+            except BlockingIOError:
+                return []
+            except OSError as error:
+                self._failure = error  # the socket says it once; the reader, which the socket wakes now, needs it too
+                self._end_watch()
+                return []
+            messages = self._messages(data, all_of_them=all_of_them)
+            if self._framing.lost is not None:
+                trio.lowlevel.notify_closing(self._socket)  # nothing more will come: the reader must say so
+        if not messages:
+            self.pace()
+            if self._tell_kept is not None:
+                self._tell_kept()
+        if self._rest or not messages or self._framing.lost is not None:
+            self._end_watch()
         return messages
+
+    def watch(self, until: Callable[[], bool]) -> Awaitable[bool] | None:
+        """Have `until` called each time that the socket has more, where there are many; see `FrameChannel.watch`."""
+        if not self._can_watch or self._closed:
+            return None
+        poller = self._poller
+        if poller is None:
+            poller = self._poller = poller_of_this_run()
+            if poller is None:
+                self._can_watch = False
+                return None
+            poller.channels += 1
+        if not poller.is_worth_it or self._receiving or self._pending or self._rest or self._at_end:
+            return None
+        if self._pace.waits or self._socket is None or self._socket.fileno() < 0:
+            return None
+        return self._watched(poller, self._socket.fileno(), until)
+
+    async def _watched(self, poller: Poller, fileno: int, until: Callable[[], bool]) -> bool:
+        is_done = False
+
+        def look() -> None:
+            nonlocal is_done
+            if until():
+                is_done = True
+                self._end_watch()
+
+        watch = poller.watch(fileno, look)
+        if watch is None:
+            return False
+        self._watch = watch
+        self._receiving = True
+        try:
+            await watch.until_stopped()
+        finally:
+            self._receiving = False
+            self._watch = None
+        return is_done
+
+    def _end_watch(self) -> None:
+        """Something is for the reader to do, or the socket is about to be closed."""
+        if self._watch is not None:
+            self._watch.stop()
 
     def _messages(self, data: bytes, *, all_of_them: bool = False) -> list[Message | MessageError]:
         self.bytes_received += len(data)
@@ -207,8 +267,16 @@ class FramedChannel(WireChannel):
             raise trio.EndOfChannel
         raise trio.BrokenResourceError(str(wrong)) from wrong
 
+    def _watch_no_more(self) -> None:
+        """The channel is being closed."""
+        self._end_watch()
+        if self._poller is not None and self._can_watch:
+            self._poller.channels -= 1
+        self._can_watch = False
+
     async def _close(self) -> None:
         self._pace.hurry()
+        self._watch_no_more()
         try:
             await self._stream.aclose()
         finally:

@@ -58,8 +58,10 @@ class StreamOptions:
             raise ValueError(f"close_timeout must be 0 or more seconds, not {self.close_timeout!r}")
         self.make_framing()
 
-    def channel(self, stream: trio.abc.Stream, *, on_closed: Callable[[], None] | None = None) -> FramedChannel:
-        """Make a channel over a stream.
+    def channel(
+        self, stream: trio.abc.Stream, *, on_closed: Callable[[], None] | None = None, is_own: bool = True
+    ) -> FramedChannel:
+        """Make a channel over a stream, which is the channel's own: or somebody else may close it.
 
         Raises:
             TypeError, ValueError: As `check` raises.
@@ -71,6 +73,7 @@ class StreamOptions:
             max_message_bytes=self.max_message_bytes,
             close_timeout=self.close_timeout,
             on_closed=on_closed,
+            is_own=is_own,
         )
 
     def make_framing(self) -> Framing:
@@ -121,7 +124,7 @@ def framed(
     options = StreamOptions(
         framing=framing, codec=codec, max_message_bytes=max_message_bytes, close_timeout=close_timeout
     )
-    return options.channel(stream)
+    return options.channel(stream, is_own=False)
 
 
 def lines(

@@ -68,6 +68,7 @@ class WebSocketChannel(FramedChannel):
             max_message_bytes=options.max_message_bytes,
             close_timeout=options.close_timeout,
             on_closed=on_closed,
+            is_own=True,
         )
         self.request: Request = opening.request
         self.response: Response = opening.response
@@ -252,6 +253,7 @@ class WebSocketChannel(FramedChannel):
 
     def _wake_reader(self) -> None:
         self._pace.hurry()
+        self._end_watch()
         if self._reading is not None:
             self._reading.cancel()
         elif self._receiving and self._socket is not None and self._socket.fileno() != -1:
@@ -292,6 +294,7 @@ class WebSocketChannel(FramedChannel):
         """
         if self._on_closed is not None:
             self._fault = self._fault or fault
+            self._end_watch()
             if (connection := socket_of(self._stream)) is not None:
                 connection.close()
             self._on_closed()
@@ -312,6 +315,8 @@ class WebSocketChannel(FramedChannel):
             with trio.move_on_after(timeout):
                 await self._heard.wait()
             # The last look: after a pause of the whole program the pong is in the socket, its reader just woken.
+            if self._watch is not None:
+                self._watch.tell()
             for _ in range(self.hops + 1):
                 await trio.lowlevel.checkpoint()
             if self._receiving and not self._heard.is_set() and self._frames.open:
@@ -347,12 +352,14 @@ class WebSocketChannel(FramedChannel):
         await super().aclose()
 
     async def _close(self) -> None:
+        self._watch_no_more()
         try:
             await self._part()
         finally:
             await self._hang_up()
 
     async def _hang_up(self) -> None:
+        self._end_watch()
         try:
             await trio.aclose_forcefully(self._stream)
         finally:

@@ -59,6 +59,9 @@ class _Habit:
         self._skipped = 0
         return True
 
+    def is_next(self) -> bool:
+        return self._skipped >= self._skip
+
     def learn(self, *, worked: bool) -> None:
         self._skip = 0 if worked else min(2 * self._skip + 1, MOST_SKIPPED)
 
@@ -76,6 +79,15 @@ class BusyWait:
         self._at_once = _Habit()
         self._awake = _Habit()
         self._watch = _watch_of_this_run()
+
+    def is_due(self) -> bool:
+        """Return True if the next `until` would look at all. Where it would not, that one is done with this."""
+        if self._at_once.is_next() or (self._awake.is_next() and not self._watch.is_busy):
+            return True
+        self._at_once.is_due()
+        if not self._watch.is_busy:
+            self._awake.is_due()
+        return False
 
     async def until(
         self,

@@ -162,6 +162,7 @@ class Engine:
             connection.deadlines,
             start=tasks.start_timekeeper,
             hops=hops,
+            look=look,
             received_bytes=lambda: outbox.wire_bytes()[1],
             silence=self._silence,
             expire=self._expire,

@@ -25,7 +25,7 @@ from psession.message import flat
 from psession.nursery import close_forcefully
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from psession.absences import Absences
     from psession.protocol.handshake import Handshake
@@ -367,6 +367,10 @@ class LinkedChannel(FrameChannel):
         batch = self._link.receive_batch_now()
         self.weights = self._link.weights
         return batch
+
+    def watch(self, until: Callable[[], bool]) -> Awaitable[bool] | None:
+        """Watch as the link does that stands."""
+        return self._link.watch(until) if isinstance(self._link, FrameChannel) and not self._pending else None
 
     async def receive(self) -> Any:
         """The next message of whatever link brings it."""

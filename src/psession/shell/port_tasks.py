@@ -211,15 +211,19 @@ class PortTasks:
 
     @trio.lowlevel.enable_ki_protection
     async def _read(self) -> None:
-        channel = self._channel
+        channel, frames = self._channel, self._frames
         assert channel is not None
-        receive = partial(receive_some, channel) if self._frames is None else self._frames.receive_batch
+        receive = partial(receive_some, channel) if frames is None else frames.receive_batch
         with self._reading:
             try:
                 while True:
                     self._route(await receive())
-                    while self._more_is_near() and self._busy is not None and await self._busy.until(self._look):
-                        pass
+                    while True:
+                        while self._more_is_near() and self._busy is not None and await self._busy.until(self._look):
+                            pass
+                        watching = frames.watch(self._look_until_near) if frames is not None else None
+                        if watching is None or not await watching:
+                            break
             except trio.EndOfChannel:
                 self._engine.close(port_closed("the peer closed the channel"))
             except Exception as error:
@@ -236,11 +240,14 @@ class PortTasks:
 
     def _look(self) -> bool:
         """Take what has come already, without waiting. Return True if there was anything."""
-        assert self._frames is not None
-        batch = self._frames.receive_batch_now()
+        batch = self._frames.receive_batch_now() if self._frames is not None else []
         if batch:
             self._route(batch)
         return bool(batch)
+
+    def _look_until_near(self) -> bool:
+        """Take what has come already. Return True if the reader should wait awake for more."""
+        return self._look() and self._busy is not None and self._more_is_near() and self._busy.is_due()
 
     def _route(self, batch: list[Any]) -> None:
         self._outbox.burst = len(batch)

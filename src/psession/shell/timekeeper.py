@@ -30,6 +30,7 @@ class Timekeeper:
         deadlines: When something is due.
         start: Starts the task, when something is due for the first time.
         hops: Scheduler passes from the socket to the port.
+        look: Takes what has come already, without waiting.
         received_bytes: How many bytes have come.
         silence: Tells a turn that its time is over.
         expire: Ends a session that was idle too long.
@@ -41,6 +42,7 @@ class Timekeeper:
         *,
         start: Callable[[], None],
         hops: int,
+        look: Callable[[], object],
         received_bytes: Callable[[], int],
         silence: Callable[[AskedTurn], None],
         expire: Callable[[Dialogue], None],
@@ -48,6 +50,7 @@ class Timekeeper:
         self._deadlines = deadlines
         self._start: Callable[[], None] | None = start
         self._hops = hops
+        self._look = look
         self._received_bytes = received_bytes
         self._silence = silence
         self._expire = expire
@@ -61,6 +64,7 @@ class Timekeeper:
         self._start = None
         self._silence = self._expire = _tell_nobody
         self._received_bytes = int
+        self._look = bool
 
     def look_by(self, due: float) -> None:
         """Something is due at that moment."""
@@ -108,11 +112,13 @@ class Timekeeper:
     async def look_for(self, missing: Callable[[], int]) -> int:
         """Take a last look for what may have come already. Return how much of it is missing still, as `missing` says.
 
-        The reader is `hops` passes behind. The look goes on while less is missing each time, or bytes come: what is
-        looked for may lie behind them.
+        The reader is `hops` passes behind, and more where many have something to read. The look goes on while less is
+        missing each time, or bytes come: what is looked for may lie behind them.
         """
         seen = None
         for _ in range(MOST_LOOKS):
+            if missing():
+                self._look()
             left = missing()
             if not left or seen == (seen := (left, self._received_bytes())):
                 return left
