@@ -99,6 +99,7 @@ class LinkedChannel(FrameChannel):
     ) -> None:
         self.joins: bool = isinstance(link, FrameChannel) and link.joins
         self.hops: int = link.hops if isinstance(link, FrameChannel) else UNKNOWN_HOPS
+        self.weights = link.weights if isinstance(link, FrameChannel) else None
         self._link: trio.abc.Channel[Any] | None = link
         self._last = link
         self._handshake = handshake
