@@ -49,9 +49,8 @@ class Client:
 
     async def run(self) -> None:
         """Serve it until it goes."""
-        await self.say(
-            b"INFO " + json.dumps({**self.broker.info, **self.broker.infos.get(self.host, {})}).encode() + b"\r\n"
-        )
+        info = {**self.broker.info, **self.broker.infos.get(self.host, {})}
+        await self.say(b"INFO " + json.dumps(info).encode() + b"\r\n")
         buffer = b""
         while True:
             try:
@@ -66,6 +65,9 @@ class Client:
                 words = line.decode().split(" ")
                 if words[0] in ("PUB", "HPUB"):
                     size = int(words[-1])
+                    if size > info["max_payload"]:
+                        await self.say(b"-ERR 'Maximum Payload Violation'\r\n")
+                        return
                     if len(rest) < size + 2:
                         break
                     payload, buffer = rest[:size], rest[size + 2 :]

@@ -502,6 +502,60 @@ async def test_what_was_published_without_a_connection_is_written_then_in_order(
         assert got == list(range(100))
 
 
+async def test_what_waits_and_is_too_large_for_the_next_server_fails_alone(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with both() as (broker, nats), answering(nats, "echo"), nats.subscribe("a") as subscription:
+        broker.down = {"one"}
+        await broker.kill()
+        broker.infos["one"] = {"max_payload": 100}
+        outcomes: list[str] = []
+
+        async def ask(size: int) -> None:
+            try:
+                outcomes.append(f"{len((await nats.request('echo', bytes(size), timeout=60)).data)} bytes")
+            except MessageTooLargeError as error:
+                outcomes.append(f"{error.outcome}, {error.attempts}: {error.why}")
+
+        await nats.publish("a", b"first")
+        await nats.publish("a", bytes(101))
+        await nats.publish("a", bytes(90), headers={"A": "1"})
+        async with trio.open_nursery() as nursery:
+            for size in (100, 101):
+                nursery.start_soon(ask, size)
+            await settle()
+            await nats.publish("a", bytes(100))
+            await nats.publish("a", b"last")
+            broker.down.clear()
+        assert sorted(outcomes) == [
+            "100 bytes",
+            "not_sent, 0: 101 bytes with headers; the max_payload of the server that is connected to now is 100",
+        ]
+        assert [(await subscription.receive()).data for _ in range(3)] == [b"first", bytes(100), b"last"]
+        said = nats.statistics()
+        assert (said.too_large, said.reconnects, said.queued_bytes, said.waiting_requests) == (3, 1, 0, 0)
+        await broker.kill()
+        await nats.flush()
+        assert nats.statistics().too_large == 3
+    (record,) = [one for one in caplog.records if one.__dict__.get("event_name") == "messages_too_large"]
+    assert record.getMessage() == (
+        "2 messages that waited for a connection were let go: the max_payload of nats://one:4222 is 100"
+    )
+
+
+async def test_what_waits_for_room_goes_on_when_what_was_before_it_is_let_go(autojump_clock: MockClock) -> None:
+    async with both(max_queued_bytes=200) as (broker, nats), nats.subscribe("a") as subscription:
+        broker.down = {"one"}
+        await broker.kill()
+        broker.infos["one"] = {"max_payload": 100}
+        await nats.publish("a", bytes(300))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(nats.publish, "a", b"next")
+            await settle()
+            broker.down.clear()
+        assert (await subscription.receive()).data == b"next"
+
+
 async def test_servers_are_tried_in_rounds_with_waits_that_grow(autojump_clock: MockClock) -> None:
     states: list[NatsState] = []
     options = {"first_delay": 1.0, "max_delay": 4.0, "on_state": states.append}

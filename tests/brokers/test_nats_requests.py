@@ -164,6 +164,31 @@ async def test_silence_and_a_broken_connection_end_a_request_alone(autojump_cloc
             assert await port.request({}) == "yes"
 
 
+async def test_a_question_that_waits_and_is_too_large_for_the_next_server_fails_alone(
+    autojump_clock: MockClock,
+) -> None:
+    async with (
+        both() as (broker, nats),
+        answering(nats, "echo"),
+        nats.requests("echo") as channel,
+        manager().port("echo", channel) as port,
+    ):
+        broker.down = {"one"}
+        await broker.kill()
+        broker.infos["one"] = {"max_payload": 100}
+        async with trio.open_nursery() as nursery:
+
+            async def ask() -> None:
+                with pytest.raises(SessionRemoteError, match=r"max_payload .* is 100") as caught:
+                    await port.request("x" * 101, timeout=60)
+                assert (caught.value.code, caught.value.outcome) == ("refused.too_large", "refused")
+
+            nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked()
+            broker.down.clear()
+        assert await port.request("x") == "x"
+
+
 async def test_what_wants_no_answer_goes_to_on_message(autojump_clock: MockClock) -> None:
     got: list[Any] = []
     async with (

@@ -24,6 +24,7 @@ from psession.brokers.nats._wire import (
     Pong,
     hpub,
     pub,
+    split,
     sub,
     unsub,
 )
@@ -301,3 +302,28 @@ def test_a_name_with_wildcards_is_one_plain_token() -> None:
         token("")
     with pytest.raises(ValueError, match="may be in a subject"):
         token("." * 1000)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.booleans(), st.sampled_from(["", "back.1"])), min_size=1, max_size=6),
+    st.integers(1, 60),
+)
+def test_what_is_too_long_for_a_server_is_taken_out_of_what_was_joined(
+    made: list[tuple[int, bool, str]], max_payload: int
+) -> None:
+    kept, gone = b"", []
+    frames: list[bytes] = []
+    for length, headed, reply in made:
+        block = encode_headers({"A": "b"}) if headed else b""
+        data, back = b"\r\n" * (length // 2), f"{reply} ".encode() if reply else b""
+        size = len(block) + len(data)
+        frames.append(hpub(b"to", back, block, data) if headed else pub(b"to", back, data))
+        if size > max_payload:
+            gone.append((reply, size))
+        else:
+            kept += frames[-1]
+    assert split(b"".join(frames), max_payload) == (kept, gone)
+
+
+def test_words_are_never_too_long_for_a_server() -> None:
+    assert split(unsub(1, 5), 1) == (unsub(1, 5), [])

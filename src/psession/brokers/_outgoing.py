@@ -156,6 +156,18 @@ class Outgoing:
         self._frames[place] = b""
         return True
 
+    def revise(self, revised: Callable[[bytes], bytes]) -> None:
+        """Have another look at all that waits: `revised` gets each message, and returns what is written in its place.
+
+        ``b""`` is nothing at all.
+        """
+        frames = self._frames
+        for place, frame in enumerate(frames):
+            made = revised(frame)
+            if made is not frame:
+                self.queued_bytes += len(made) - len(frame)
+                frames[place] = made
+
     # -- taking ------------------------------------------------------------------------------------------------------
 
     def attach(self, link: BrokerStream, words: bytes) -> None:
@@ -168,11 +180,7 @@ class Outgoing:
         """Write to no link: what was not taken waits for the next one, the words for it alone aside."""
         self._link = None
         self._words.clear()
-        frames = self._frames
-        for place, frame in enumerate(frames):
-            if self._is_of_link(frame):
-                self.queued_bytes -= len(frame)
-                frames[place] = b""
+        self.revise(lambda frame: b"" if self._is_of_link(frame) else frame)
 
     def drop(self) -> int:
         """Let go of all that waits. Return how many messages it was."""

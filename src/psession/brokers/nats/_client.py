@@ -34,7 +34,7 @@ from psession.brokers.nats._headers import encode_headers
 from psession.brokers.nats._link import open_link
 from psession.brokers.nats._micro import DEFAULT_QUEUE, NatsService
 from psession.brokers.nats._options import MAX_PINGS_OUT, NatsOptions, NatsState, NatsStatistics
-from psession.brokers.nats._requests import open_requests
+from psession.brokers.nats._requests import CODE_HEADER, ERROR_HEADER, OWN_CODE_HEADER, open_requests
 from psession.brokers.nats._servers import ServerPool
 from psession.brokers.nats._serving import NatsServer
 from psession.brokers.nats._subjects import pattern_bytes, queue_bytes, subject_bytes
@@ -148,7 +148,7 @@ class Nats:
         self._given_up: NatsConnectError | None = None
         self._in = 0
         self._reconnects = self._requests = self._no_responders = self._timeouts = 0
-        self._late = self._overrun = self._errors = self._unsent = 0
+        self._late = self._overrun = self._errors = self._unsent = self._too_large = 0
         self._said: set[str] = set()
 
     def __repr__(self) -> str:
@@ -198,6 +198,7 @@ class Nats:
             overrun=self._overrun,
             errors=self._errors,
             unsent=self._unsent,
+            too_large=self._too_large,
             subscriptions=len(self._subscriptions),
             queued_bytes=self._out.queued_bytes,
             waiting_requests=len(self._asked),
@@ -878,12 +879,50 @@ class Nats:
         self._link = link
         self._pings_out = 0
         self._take_info(link.info)
+        self._let_go_of_too_large(link)
         words = [_word_for(one) for one in self._subscriptions.values()]
         if self._has_inbox:  # first: who comes back by a door must not find what is served without the door
             words.insert(0, wire.sub(self._inbox_bytes + b"*", b"", INBOX_SID))
         self._out.attach(link, b"".join(words))
         self._options.tell(NatsState("open", link.server.url))
         self._tell_changed()
+
+    def _let_go_of_too_large(self, link: Link) -> None:
+        """What waits was checked against the servers before: each message that is too long for this one fails alone."""
+        limit, dropped = link.info.max_payload, 0
+
+        def revised(frame: bytes) -> bytes:
+            nonlocal dropped
+            kept, gone = wire.split(frame, limit)
+            for reply, size in gone:
+                self._too_large += 1
+                dropped += not self._tell_too_large(reply, size, limit)
+            return kept
+
+        self._out.revise(revised)
+        if dropped:
+            log.warning(
+                "%d messages that waited for a connection were let go: the max_payload of %s is %d",
+                dropped,
+                link.server.url,
+                limit,
+                extra={"event_name": "messages_too_large"},
+            )
+
+    def _tell_too_large(self, reply: str, size: int, limit: int) -> bool:
+        """Tell who waits for the answer to a message that is not sent. Return False where nobody does."""
+        token = reply.removeprefix(f"{self._inbox}.")
+        text = f"{size} bytes with headers; the max_payload of the server that is connected to now is {limit}"
+        asked = self._asked.pop(token, None)
+        if asked is not None:
+            asked.wake(Error(MessageTooLargeError(text, outcome="not_sent")))
+            return True
+        taker = self._takers.get(token.partition("-")[0])
+        if taker is None:
+            return False
+        headers = {ERROR_HEADER: text, CODE_HEADER: "413", OWN_CODE_HEADER: "refused.too_large"}
+        taker(wire.NatsMessage(reply, "", b"", encode_headers(headers), INBOX_SID))
+        return True
 
     def _take_info(self, info: Info) -> None:
         assert self._link is not None

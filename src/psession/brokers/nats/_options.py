@@ -202,6 +202,8 @@ class NatsStatistics:
         overrun: Subscriptions and links that were ended since their reader was too slow.
         errors: Errors of a server's (``-ERR``).
         unsent: Messages that were accepted and never written, since the client was closed without a connection.
+        too_large: Messages that were accepted and never written, since they waited for a connection and are longer than
+            the next server's ``max_payload``. Requests among them fail with `MessageTooLargeError`.
         subscriptions: Subscriptions that are open.
         queued_bytes: Bytes that wait to be written.
         waiting_requests: Requests that wait for their answer.
@@ -220,6 +222,7 @@ class NatsStatistics:
     overrun: int
     errors: int
     unsent: int
+    too_large: int
     subscriptions: int
     queued_bytes: int
     waiting_requests: int

@@ -314,6 +314,31 @@ def hpub(subject: bytes, reply: bytes, headers: bytes, data: bytes) -> bytes:
     return b"HPUB %b %b%d %d\r\n%b%b\r\n" % (subject, reply, len(headers), len(headers) + len(data), headers, data)
 
 
+def split(frame: bytes, max_payload: int) -> tuple[bytes, list[tuple[str, int]]]:
+    """Take the messages that are too long for a server out of what was written for another, which may be several.
+
+    Returns:
+        What is left, and of each message that was taken out its ``reply`` (``""``: none) and its bytes.
+    """
+    if len(frame) <= max_payload or not is_message(frame):
+        return frame, []
+    kept: list[bytes] = []
+    gone: list[tuple[str, int]] = []
+    place = 0
+    while place < len(frame):
+        line_end = frame.index(b"\r\n", place)
+        words = frame[place:line_end].split(b" ")
+        size = int(words[-1])
+        stop = line_end + 2 + size + 2
+        if size > max_payload:
+            lengths = 2 if words[0] == b"HPUB" else 1
+            gone.append((words[2].decode() if len(words) == 3 + lengths else "", size))
+        else:
+            kept.append(frame[place:stop])
+        place = stop
+    return (b"".join(kept), gone) if gone else (frame, gone)
+
+
 def sub(subject: bytes, queue: bytes, sid: int) -> bytes:
     """Return the word for a subscription; ``queue`` is ``b""`` or a name."""
     return b"SUB %b %b %d\r\n" % (subject, queue, sid) if queue else b"SUB %b %d\r\n" % (subject, sid)
