@@ -113,7 +113,7 @@ async def test_after_a_reconnect_the_inbox_is_there_before_what_is_served(autoju
         await broker.kill()
         await nats.flush()
         said = [line.split()[1] for line in broker.clients[0].heard if line.startswith(b"SUB ")]
-        assert said == [f"{nats._inbox}.*".encode(), b"a", b"b"]
+        assert said == [f"{nats._inbox.subject}.*".encode(), b"a", b"b"]
 
 
 async def test_silence_ends_after_as_long_as_the_caller_said(autojump_clock: MockClock) -> None:
@@ -138,7 +138,7 @@ async def test_requests_of_many_timeouts_end_each_at_its_own_moment(autojump_clo
             for number in range(200, 0, -1):
                 nursery.start_soon(ask, number / 8)
         assert ended == [(number / 8, number / 8) for number in range(1, 201)]
-        assert len(nats._lanes) <= 201
+        assert len(nats._inbox.lanes) <= 201
 
 
 async def test_an_answer_after_its_time_reaches_nobody_and_is_counted(autojump_clock: MockClock) -> None:
@@ -750,7 +750,7 @@ async def test_a_subject_that_is_not_allowed_fails_who_asked_it_at_once(
 
 async def test_an_inbox_that_is_not_allowed_is_said_to_who_asks(autojump_clock: MockClock) -> None:
     async with both() as (broker, nats), nats.subscribe("deaf"):
-        broker.forbidden = {f"{nats._inbox}.*"}
+        broker.forbidden = {f"{nats._inbox.subject}.*"}
         with pytest.raises(NatsPermissionError, match="inbox_prefix"):
             await nats.request("deaf", timeout=60)
         broker.forbidden = set()
@@ -939,7 +939,7 @@ async def test_leaving_gives_who_waits_elsewhere_an_error(autojump_clock: MockCl
                 await nats.flush()
 
         async with a_client(broker) as nats, nats.subscribe("deaf"):
-            subscription = nats._subscribe("b", "", 0, 9, 9)
+            subscription = nats._table.subscribe("b", "", 0, 9, 9)
             nursery.start_soon(ask, nats)
             nursery.start_soon(read, subscription)
             await settle()

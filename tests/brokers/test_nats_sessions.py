@@ -108,7 +108,7 @@ async def test_a_request_a_dialogue_and_a_stream(autojump_clock: MockClock) -> N
             assert repr(channel) == "<psession.brokers.nats.NatsChannel to 'work', open>"
         await settle()
         assert (server.links, nats.statistics().links, there.statistics().links) == (0, 0, 0)
-        assert (nats._takers, len(there._takers)) == ({}, 1)
+        assert (len(nats._inbox), len(there._inbox)) == (0, 1)
 
 
 async def test_many_ports_in_a_queue_group_each_have_one_worker(autojump_clock: MockClock) -> None:
@@ -140,7 +140,7 @@ async def test_nobody_there_is_said_at_once_and_nothing_was_sent(autojump_clock:
         with pytest.raises(NatsNoRespondersError, match="nobody serves 'work'") as caught:
             async with nats.connect("work"):
                 raise AssertionError
-        assert (caught.value.outcome, trio.current_time(), nats._takers) == ("not_sent", 0.0, {})
+        assert (caught.value.outcome, trio.current_time(), len(nats._inbox)) == ("not_sent", 0.0, 0)
 
 
 async def test_a_process_that_is_gone_breaks_its_links(autojump_clock: MockClock) -> None:
@@ -507,10 +507,10 @@ async def test_a_link_that_is_flooded_ends_alone(autojump_clock: MockClock, monk
 
 async def test_words_for_a_link_that_is_over_are_answered_with_its_end(autojump_clock: MockClock) -> None:
     async with both() as (_broker, nats), nats.subscribe("here") as subscription:
-        nats._open_inbox()
-        await nats.publish(f"{nats._inbox}.L123", b"{}", reply="here")
+        nats._inbox.reply_to()
+        await nats.publish(f"{nats._inbox.subject}.L123", b"{}", reply="here")
         assert (await subscription.receive()).header("Psession-Link") == "closed"
-        await nats.publish(f"{nats._inbox}.L123", b"{}")
+        await nats.publish(f"{nats._inbox.subject}.L123", b"{}")
         await nats.flush()
         assert subscription.pending_messages == 0
 
@@ -546,4 +546,4 @@ async def test_arguments_that_will_not_do(autojump_clock: MockClock) -> None:
                 nats.returning(subject)
         with pytest.raises(ValueError, match="max_links"):
             await nats.serve("a", Worker(), max_links=0)
-        assert nats._takers == {}
+        assert len(nats._inbox) == 0

@@ -13,19 +13,23 @@ from psession.brokers.nats._wire import NatsMessage
 _protected = trio.lowlevel.enable_ki_protection
 
 
-class Subscribing(Protocol):
-    """A client, as far as a subscription needs it."""
+class Flush(Protocol):
+    """Returns when the server has done all that it was told."""
 
-    def end_subscription(self, subscription: Subscription) -> None:
+    async def __call__(self, *, timeout: float) -> None:  # noqa: ASYNC109 - as the public one has it
+        """Wait so many seconds at most."""
+        ...
+
+
+class Subscribing(Protocol):
+    """The table of a client's subscriptions, as far as one of them needs it."""
+
+    def end(self, subscription: Subscription) -> None:
         """Tell the server that nothing more is wanted."""
         ...
 
-    def forget_subscription(self, subscription: Subscription) -> None:
+    def forget(self, subscription: Subscription) -> None:
         """Take nothing more for a subscription."""
-        ...
-
-    async def flush(self, *, timeout: float = 10.0) -> None:  # noqa: ASYNC109 - as the public one has it
-        """Wait until the server has done all that it was told."""
         ...
 
     def note_overrun(self, subscription: Subscription) -> None:
@@ -51,7 +55,8 @@ class Subscription(BrokerSubscription[NatsMessage]):
 
     def __init__(
         self,
-        client: Subscribing,
+        table: Subscribing,
+        flush: Flush,
         subject: str,
         queue: str,
         sid: int,
@@ -63,7 +68,8 @@ class Subscription(BrokerSubscription[NatsMessage]):
         self.queue = queue
         self.sid = sid
         super().__init__(subject, limit, max_pending_messages, max_pending_bytes)
-        self._client = client
+        self._table = table
+        self._flush = flush
 
     def __repr__(self) -> str:
         queue = f", queue {self.queue!r}" if self.queue else ""
@@ -85,15 +91,15 @@ class Subscription(BrokerSubscription[NatsMessage]):
         if self._is_over:
             await trio.lowlevel.checkpoint()
             return
-        self._client.end_subscription(self)
+        self._table.end(self)
         try:
-            await self._client.flush(timeout=timeout)
+            await self._flush(timeout=timeout)
         finally:
-            self._client.forget_subscription(self)
+            self._table.forget(self)
             self.end(None)
 
     def _reached_limit(self) -> None:
-        self._client.forget_subscription(self)  # the server has counted as well
+        self._table.forget(self)  # the server has counted as well
 
     def _overrun(self) -> None:
         text = (
@@ -101,6 +107,6 @@ class Subscription(BrokerSubscription[NatsMessage]):
             f"waited in it, and it holds {self.max_pending_messages} of {self.max_pending_bytes:g} bytes; receive them "
             "faster, in a queue group with others, or raise max_pending_messages and max_pending_bytes"
         )
-        self._client.end_subscription(self)
-        self._client.note_overrun(self)
+        self._table.end(self)
+        self._table.note_overrun(self)
         self.end(lambda: NatsOverrunError(text))

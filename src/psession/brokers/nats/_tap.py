@@ -15,13 +15,13 @@ log = logging.getLogger("psession")
 
 
 class Tapped(Protocol):
-    """A client, as far as a tap needs it."""
+    """The table of a client's subscriptions, as far as a tap needs it."""
 
-    def end_subscription(self, subscription: Tap) -> None:
+    def end(self, subscription: Tap) -> None:
         """Tell the server that nothing more is wanted."""
         ...
 
-    def forget_subscription(self, subscription: Tap) -> None:
+    def forget(self, subscription: Tap) -> None:
         """Take nothing more for a subscription."""
         ...
 
@@ -36,18 +36,18 @@ class Tap:
         sid: Its number on the wire.
     """
 
-    __slots__ = ("_client", "_take", "closed", "sid", "subject")
+    __slots__ = ("_table", "_take", "closed", "sid", "subject")
 
     queue: Final = ""
     left: Final = 0
     pending_messages: Final = 0
     pending_bytes: Final = 0
 
-    def __init__(self, client: Tapped, subject: str, sid: int, take: Callable[[NatsMessage], None]) -> None:
+    def __init__(self, table: Tapped, subject: str, sid: int, take: Callable[[NatsMessage], None]) -> None:
         self.subject: str = subject
         self.sid: int = sid
         self.closed: bool = False
-        self._client = client
+        self._table = table
         self._take = take
 
     def __repr__(self) -> str:
@@ -56,8 +56,8 @@ class Tap:
     def close(self) -> None:
         """Want no more messages. Idempotent; never waits."""
         if not self.closed:
-            self._client.end_subscription(self)
-            self._client.forget_subscription(self)
+            self._table.end(self)
+            self._table.forget(self)
             self.closed = True
 
     def deliver(self, message: NatsMessage) -> None:

@@ -1,0 +1,304 @@
+"""The connection of a client: opened, used until it breaks, opened again to another server."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from psession.brokers._channel import Links
+from psession.brokers._outgoing import Outgoing
+from psession.brokers.nats import _wire as wire
+from psession.brokers.nats._connector import Connector
+from psession.brokers.nats._dispatcher import Dispatcher
+from psession.brokers.nats._errors import (
+    NatsClosedError,
+    NatsConnectError,
+    NatsDisconnectedError,
+    NatsError,
+    NatsTimeoutError,
+)
+from psession.brokers.nats._inbox import Inbox
+from psession.brokers.nats._lame_duck import leave
+from psession.brokers.nats._options import NatsState
+from psession.brokers.nats._pings import Pings
+from psession.brokers.nats._table import Table
+from psession.nursery import open_quiet_nursery
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from psession.brokers.nats._credentials import Credentials
+    from psession.brokers.nats._link import Link
+    from psession.brokers.nats._options import NatsOptions
+    from psession.brokers.nats._servers import ServerPool
+    from psession.brokers.nats._wire import Info
+
+log = logging.getLogger("psession")
+
+
+class Connection:
+    """One connection at a time, and what outlasts it: what is queued, asked, subscribed.
+
+    Attributes:
+        out: The queue of what is written.
+        inbox: The requests that wait, and the channels that answers come to.
+        table: The subscriptions.
+        links: The channels that hear when the connection breaks.
+        dispatcher: What gives the words that come to these.
+        pool: The servers that are known.
+        info: What the server said of itself last.
+        is_closed: True once there will be no more connections.
+        reconnects: Connections after the first.
+        unsent: Messages that were accepted and never written.
+        too_large: Messages that were accepted, and that the next server does not take.
+    """
+
+    def __init__(self, pool: ServerPool, options: NatsOptions, credentials: Credentials) -> None:
+        self.out: Outgoing = Outgoing(options.max_queued_bytes, wire.is_message, wire.PING.__eq__)
+        self.inbox: Inbox = Inbox(options.inbox_prefix, self.out)
+        self.table: Table = Table(self.out, self.flush)
+        self.links: Links = Links()
+        self._pings = Pings(self.out)
+        self.dispatcher: Dispatcher = Dispatcher(self.out, self.inbox, self.table, self._pings)
+        self.pool: ServerPool = pool
+        self.info: Info = wire.Info()
+        self.is_closed: bool = False
+        self.reconnects: int = 0
+        self.unsent: int = 0
+        self.too_large: int = 0
+        self._options = options
+        self._connector = Connector(pool, options, credentials)
+        self._link: Link | None = None
+        self._past_bytes = (0, 0)
+        self._changed = trio.Event()
+        self._given_up: NatsConnectError | None = None
+        self._scope = trio.CancelScope(shield=True)
+        self._finished = trio.Event()
+
+    # -- what is known -----------------------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        """The server that there is a connection to; ``""``: there is none."""
+        return self._link.server.url if self._link is not None else ""
+
+    @property
+    def bytes_in_and_out(self) -> tuple[int, int]:
+        """The bytes read and written so far."""
+        (past_in, past_out), link = self._past_bytes, self._link
+        return (past_in, past_out) if link is None else (past_in + link.bytes_in, past_out + link.bytes_out)
+
+    @property
+    def _is_writing(self) -> bool:
+        link, out = self._link, self.out
+        return link is not None and (len(out) > 0 or out.is_writing or bool(link.rest))
+
+    def check_open(self) -> None:
+        """Refuse what needs a client that lives.
+
+        Raises:
+            NatsClosedError: There will be no more connections.
+        """
+        if self.is_closed or self._given_up is not None:
+            raise self._closed_error()
+
+    def _closed_error(self) -> NatsClosedError:
+        if self._given_up is None:
+            return NatsClosedError("this client is closed", outcome="not_sent")
+        error = NatsClosedError(f"no server takes this client any more: {self._given_up.why}", outcome="not_sent")
+        error.__cause__ = self._given_up
+        return error
+
+    # -- waiting for it ----------------------------------------------------------------------------------------------
+
+    async def until_connected(self) -> None:
+        """Return when there is a connection.
+
+        Raises:
+            NatsClosedError: There will be none any more.
+        """
+        await trio.lowlevel.checkpoint()
+        while self._link is None:
+            self.check_open()
+            await self._changed.wait()
+
+    async def until_disconnected(self) -> None:
+        """Return when there is no connection, or there will be no more."""
+        await trio.lowlevel.checkpoint()
+        while self._link is not None and not self.is_closed:
+            await self._changed.wait()
+
+    async def flush(self, *, timeout: float) -> None:  # noqa: ASYNC109 - as the public one has it
+        """Return when the server has done all that it was told; wait for a connection where there is none.
+
+        Raises:
+            NatsTimeoutError: It did not say so in `timeout` seconds.
+            NatsDisconnectedError: The connection broke meanwhile.
+            NatsClosedError: There will be no more connections.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        with trio.move_on_after(timeout):
+            while not self.out.has_link:
+                self.check_open()
+                await self._changed.wait()
+            self.check_open()
+            await self._pings.ask().park()
+            return
+        raise NatsTimeoutError(f"the server did not say that it is done in {timeout:g} s", waited=timeout)
+
+    def _tell_changed(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    # -- its life ----------------------------------------------------------------------------------------------------
+
+    async def open(self) -> Link:
+        """Open the first link, for `run`.
+
+        Raises:
+            NatsConnectError: No server takes this client.
+        """
+        return await self._connector.first()
+
+    async def run(self, link: Link, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the connection, and open the next when it breaks, until the client is closed or no server takes it."""
+        try:
+            with self._scope:
+                async with open_quiet_nursery() as nursery:
+                    nursery.start_soon(self.inbox.lanes.keep_time)
+                    nursery.start_soon(self.links.keep, self.out)
+                    while True:
+                        self._stand(link)
+                        task_status.started()
+                        task_status = trio.TASK_STATUS_IGNORED
+                        error = await self._use(link)
+                        self._lose(link, error)
+                        link = await self._connector.following(link.server)
+                        self.reconnects += 1
+        except NatsConnectError as error:
+            self._given_up = error
+            log.error("no server takes this client any more: %s", error.why, extra={"event_name": "servers_refused"})
+        finally:
+            self.is_closed = True
+            self._end_all()
+            self._finished.set()
+
+    async def close(self) -> None:
+        """Write what was accepted, ``grace`` seconds at most, and end. Idempotent."""
+        if not self.is_closed:
+            self.is_closed = True
+            try:
+                with trio.CancelScope(shield=True), trio.move_on_after(self._options.grace):
+                    while self._is_writing:
+                        await trio.lowlevel.checkpoint()
+                        if self._is_writing:
+                            await trio.sleep(0.001)
+            finally:
+                self._scope.cancel()
+        with trio.CancelScope(shield=True):  # what is left of it is the closing of a socket
+            await self._finished.wait()
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+    def _stand(self, link: Link) -> None:
+        """There is a link: it is told of all subscriptions, and gets what waited, as far as its server takes that."""
+        self._link = link
+        self._take_info(link, link.info)
+        self._let_go_of_too_large(link)
+        # The inbox first: who comes back by a door must not find what is served without the door.
+        self.out.attach(link, self.inbox.words() + self.table.words())
+        self._options.tell(NatsState("open", link.server.url))
+        self._tell_changed()
+
+    def _take_info(self, link: Link, info: Info) -> None:
+        link.info = self.info = info
+        self.pool.learn(info.connect_urls, link.server)
+
+    def _let_go_of_too_large(self, link: Link) -> None:
+        """What waits was checked against the servers before: each message that is too long for this one fails alone."""
+        limit, unheard = link.info.max_payload, 0
+
+        def revised(frame: bytes) -> bytes:
+            nonlocal unheard
+            kept, gone = wire.split(frame, limit)
+            for reply, size in gone:
+                self.too_large += 1
+                unheard += not self.inbox.let_go(reply, size, limit)
+            return kept
+
+        self.out.revise(revised)
+        if unheard:
+            log.warning(
+                "%d messages that waited for a connection were let go: the max_payload of %s is %d",
+                unheard,
+                link.server.url,
+                limit,
+                extra={"event_name": "messages_too_large"},
+            )
+
+    async def _use(self, link: Link) -> Exception:
+        """Read, write and ping until the link is of no further use; return why."""
+        errors: list[Exception] = []
+
+        async def run(task: Callable[[], Any]) -> None:
+            try:
+                await task()
+            except (NatsError, trio.BrokenResourceError, trio.ClosedResourceError, trio.EndOfChannel) as error:
+                errors.append(error)
+                nursery.cancel_scope.cancel()
+
+        def informed(info: Info) -> None:
+            self._take_info(link, info)
+            if info.ldm and not link.left and len(self.pool) > 1:
+                link.left = True
+                nursery.start_soon(
+                    run, lambda: leave(link, self._options, self.out, self.inbox, self.table, self._pings)
+                )
+
+        async def read() -> None:
+            take = self.dispatcher.take
+            while True:
+                take(await link.read(), link, informed)
+
+        try:
+            async with open_quiet_nursery() as nursery:
+                nursery.start_soon(run, read)
+                nursery.start_soon(run, lambda: self.out.run(link))
+                nursery.start_soon(run, lambda: self._pings.keep(self._options.ping_interval))
+        finally:
+            self.out.detach()
+            await link.close()
+        return errors[0]
+
+    def _lose(self, link: Link, error: Exception) -> None:
+        """The link is over: who waits for what it should have brought hears of it at once."""
+        why = f"the connection to {link.server.url} broke: {_why(error)}"
+        log.debug("%s", why, extra={"event_name": "link_broke"})
+        self._past_bytes = self.bytes_in_and_out
+        self._link = None
+        self._options.tell(NatsState("broken", link.server.url, error))
+        self.inbox.lose(why)
+        self._pings.fail(lambda: NatsDisconnectedError(why))
+        self.links.break_all(lambda: NatsDisconnectedError(why))
+        self._tell_changed()
+
+    def _end_all(self) -> None:
+        """There will be no more links."""
+        self._past_bytes = self.bytes_in_and_out
+        self._link = None
+        self.inbox.end(self._closed_error)
+        self.unsent += self.out.drop()
+        self._pings.fail(self._closed_error)
+        self.table.finish(self._closed_error if self._given_up is not None else None)
+        self.links.break_all(lambda: NatsClosedError(self._closed_error().why))
+        self._options.tell(NatsState("closed", error=self._given_up))
+        self._tell_changed()
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, NatsError):
+        return error.why
+    if isinstance(error, trio.EndOfChannel):
+        return "the server hung up"
+    return str(error.__cause__ or error) or type(error).__name__
