@@ -5,16 +5,18 @@ from __future__ import annotations
 import secrets
 from abc import abstractmethod
 from collections import deque
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 import trio
 
 from psession import checks
 from psession.channels._wire import WireChannel
-from psession.shell.waiting import Waiter
+from psession.shell.waiting import Handed, Waiter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from psession.brokers._outgoing import Outgoing
     from psession.channels._base import Message
@@ -260,6 +262,8 @@ class LinkEnd(BrokerChannel[L]):
     door: str
     heard: float
     _overran: ClassVar[type[SessionError]]
+    _no_door: ClassVar[tuple[type[SessionError], ...]]
+    _welcome: Mailbox | None
 
     def _begin(self, keepalive: float) -> str:
         """Have an address, and return it.
@@ -271,6 +275,7 @@ class LinkEnd(BrokerChannel[L]):
         if not keepalive:
             raise ValueError("keepalive must be above 0 seconds (math.inf for none)")
         self.peer, self.door = "", ""
+        self._welcome = None
         self._keepalive = keepalive
         self.heard = trio.current_time()
         self._token = f"L{secrets.token_hex(11)}"
@@ -285,6 +290,24 @@ class LinkEnd(BrokerChannel[L]):
     def keepalive(self) -> float:
         """Seconds of silence after which it asks whether the other end is there."""
         return self._keepalive
+
+    async def find(self, address: str, door: str, timeout: float) -> None:  # noqa: ASYNC109 - the caller's, for the text
+        """Open the link to who serves an address: by the door of one who did before, if that is there still.
+
+        Raises:
+            SessionError: As `open`.
+        """
+        if door:
+            try:
+                await self.open(door, timeout)
+            except self._no_door:
+                door = ""
+        if not door:
+            await self.open(address, timeout)
+
+    @abstractmethod
+    async def open(self, address: str, timeout: float) -> None:  # noqa: ASYNC109 - likewise
+        """Ask who serves an address for a link."""
 
     @abstractmethod
     def say(self, kind: str) -> None:
@@ -302,9 +325,21 @@ class LinkEnd(BrokerChannel[L]):
             self.say("broken")
         self.end(error)
 
-    @abstractmethod
     def _take(self, message: Any) -> None:
         """A message came for this end."""
+        waiting = self._welcome
+        if waiting is not None:
+            if not self.peer:
+                self._welcome = None
+                waiting.wake(Handed(message))
+            return
+        self.heard = trio.current_time()
+        if not self._said(message):
+            self._keep(message)
+
+    @abstractmethod
+    def _said(self, message: Any) -> bool:
+        """Hear a word about the link. Return False where it is none."""
 
     def _keep(self, message: Any) -> None:
         """Keep a message of the other port's until this one reads it; where there is no room the link is over."""
@@ -322,3 +357,31 @@ class LinkEnd(BrokerChannel[L]):
             self.say("closed")
         self._road.leave_inbox(self._token)
         self._road.forget_link(self)
+
+
+C = TypeVar("C", bound=LinkEnd[Any])
+
+
+class LinkOpener(Generic[C]):
+    """Opens links to one address, one after another, each to the process that had the last, where it is there still.
+
+    Attributes:
+        door: The address of the process that served the last link; ``""``: there was none.
+
+    Args:
+        open_link: Opens a link; it gets the door of the last.
+    """
+
+    def __init__(self, open_link: Callable[[str], AbstractAsyncContextManager[C]]) -> None:
+        self.door: str = ""
+        self._open_link = open_link
+
+    def __call__(self) -> AbstractAsyncContextManager[C]:
+        """Open the next link."""
+        return self._open()
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[C]:
+        async with self._open_link(self.door) as channel:
+            self.door = channel.door
+            yield channel

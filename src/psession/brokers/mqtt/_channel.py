@@ -17,6 +17,7 @@ All else is a message of the port's. With QoS 1 the broker says in its PUBACK wh
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
@@ -27,6 +28,7 @@ from psession.brokers._channel import (
     DEFAULT_KEEPALIVE,
     BrokerChannel,
     LinkEnd,
+    LinkOpener,
     LinkRoad,
     Mailbox,
 )
@@ -43,11 +45,9 @@ from psession.brokers.mqtt._topics import check_topic
 from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES
 from psession.channels._connecting import DEFAULT_CONNECT_TIMEOUT
 from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT
-from psession.shell.waiting import Handed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
-    from contextlib import AbstractAsyncContextManager
 
     from psession.brokers.mqtt._flight import Flight, Sent
     from psession.brokers.mqtt._message import MqttMessage
@@ -163,6 +163,7 @@ class MqttChannel(LinkEnd[Road], MqttBrokerChannel):
     door: str
     heard: float
     _overran = MqttOverrunError
+    _no_door = (MqttNoSubscribersError,)
 
     def __init__(
         self,
@@ -178,7 +179,6 @@ class MqttChannel(LinkEnd[Road], MqttBrokerChannel):
         super().__init__(road, codec, max_message_bytes, close_timeout, qos=qos)
         self.topic: str = topic
         self._own = self._begin(keepalive)
-        self._welcome: Mailbox | None = None
 
     def __repr__(self) -> str:
         return f"<psession.brokers.mqtt.MqttChannel to {self.topic!r}, {self.state}>"
@@ -225,7 +225,7 @@ class MqttChannel(LinkEnd[Road], MqttBrokerChannel):
             waiting, self._welcome = self._welcome, None
             waiting.wake(Error(error))
 
-    async def open(self, topic: str, timeout: float) -> None:  # noqa: ASYNC109 - the caller's, for the text
+    async def open(self, address: str, timeout: float) -> None:  # noqa: ASYNC109 - the caller's, for the text
         """Ask who serves a topic for a link.
 
         Raises:
@@ -240,12 +240,12 @@ class MqttChannel(LinkEnd[Road], MqttBrokerChannel):
         try:
             with trio.move_on_after(timeout):
                 await self._road.wait_for_place()
-                sent = flight.send(word("open", topic, self._own, qos=1), 1, self._failed)
+                sent = flight.send(word("open", address, self._own, qos=1), 1, self._failed)
                 message: MqttMessage = await waiting.park()
-                self._welcomed(topic, message)
+                self._welcomed(address, message)
                 return
             raise MqttTimeoutError(
-                f"who serves {topic!r} did not say welcome in {timeout:g} s, or nobody is there and the broker does "
+                f"who serves {address!r} did not say welcome in {timeout:g} s, or nobody is there and the broker does "
                 "not say so",
                 waited=timeout,
                 outcome="not_sent",
@@ -288,20 +288,7 @@ class MqttChannel(LinkEnd[Road], MqttBrokerChannel):
         else:
             self.end(sent.refusal())
 
-    def _take(self, message: MqttMessage) -> None:
-        waiting = self._welcome
-        if waiting is not None:
-            if not self.peer:
-                self._welcome = None
-                waiting.wake(Handed(message))
-            return
-        self.heard = trio.current_time()
-        if self._said(message):
-            return
-        self._keep(message)
-
     def _said(self, message: MqttMessage) -> bool:
-        """Hear a word about the link. Return False where it is none."""
         if not message.user_properties:
             return False
         kind = message.user_property(LINK_PROPERTY)
@@ -349,13 +336,7 @@ async def open_channel(
     )
     async with channel:
         await _open_inbox(road, connect_timeout)
-        if door:
-            try:
-                await channel.open(door, connect_timeout)
-            except MqttNoSubscribersError:
-                door = ""
-        if not door:
-            await channel.open(topic, connect_timeout)
+        await channel.find(topic, door, connect_timeout)
         yield channel
 
 
@@ -368,7 +349,7 @@ async def _open_inbox(road: Road, timeout: float) -> None:  # noqa: ASYNC109 - t
     )
 
 
-class Returning:
+class Returning(LinkOpener[MqttChannel]):
     """Opens links to who serves a topic, the same process again where it is there still; `Mqtt.returning` makes one.
 
     Attributes:
@@ -377,17 +358,4 @@ class Returning:
 
     def __init__(self, road: Road, topic: str, options: dict[str, Any]) -> None:
         check_topic(topic)
-        self.door: str = ""
-        self._road = road
-        self._topic = topic
-        self._options = options
-
-    def __call__(self) -> AbstractAsyncContextManager[MqttChannel]:
-        """Open the next link."""
-        return self._open()
-
-    @asynccontextmanager
-    async def _open(self) -> AsyncIterator[MqttChannel]:
-        async with open_channel(self._road, self._topic, self.door, **self._options) as channel:
-            self.door = channel.door
-            yield channel
+        super().__init__(partial(open_channel, road, topic, **options))

@@ -6,17 +6,14 @@ import secrets
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-import trio
-
-from psession.brokers._requests import AskingBase, PlainChannel
+from psession.brokers._requests import AnsweringBase, AskingBase, PlainChannel
 from psession.brokers.mqtt._channel import MqttBrokerChannel, Road
-from psession.brokers.mqtt._errors import MqttError
 from psession.brokers.mqtt._flight import NOBODY
 from psession.brokers.mqtt._packets import correlation_of
 from psession.brokers.mqtt._topics import check_filter, check_topic
 from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES
 from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT
-from psession.errors import MalformedMessageError, MessageError
+from psession.errors import MalformedMessageError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -43,9 +40,6 @@ class RequestingRoad(Road, Protocol):
 class MqttRequestChannel(MqttBrokerChannel, PlainChannel[Road]):
     """The common part of both: payloads of any kind, each in a message of its own, and errors in user properties."""
 
-    def _leave(self) -> None:
-        pass
-
 
 class AskingChannel(MqttRequestChannel, AskingBase[Road]):
     """Asks who has subscribed to a topic; each request may go to another member of a group."""
@@ -63,9 +57,7 @@ class AskingChannel(MqttRequestChannel, AskingBase[Road]):
         check_topic(topic)
         super().__init__(road, codec, max_message_bytes, close_timeout, qos=qos)
         self._topic = topic
-        self._token = f"P{secrets.token_hex(8)}"
-        self._reply_topic = road.take_inbox(self._token, self._take)
-        road.watch_link(self)
+        self._reply_topic = self._begin(f"P{secrets.token_hex(8)}")
 
     def encode(self, message: Message) -> bytes:
         """A message of `MqttRequests` as the bytes of a PUBLISH.
@@ -88,13 +80,6 @@ class AskingChannel(MqttRequestChannel, AskingBase[Road]):
         self._note_asked(message["id"])
         return frame
 
-    def _take(self, message: MqttMessage | None) -> None:
-        if self._over is None and not self._box.put(message or _LOOK):
-            self._road.note_link_overrun()
-
-    def _tell_lost(self) -> None:
-        self._take(None)
-
     def _failed(self, sent: Sent) -> None:
         """The broker did not take a message, or nobody is there."""
         correlation = correlation_of(sent.frame)
@@ -104,31 +89,15 @@ class AskingChannel(MqttRequestChannel, AskingBase[Road]):
         if self._asked.pop(id, _NOT_ASKED) is _NOT_ASKED:
             return
         if sent.code == NOBODY:
-            self._lost.append({"kind": "unsent", "id": id})
+            self._tell({"kind": "unsent", "id": id})
         else:
-            refusal = sent.refusal()
-            self._lost.append({"kind": "fail", "id": id, "code": "refused.broker", "text": refusal.why})
-        self._tell_lost()
+            self._tell({"kind": "fail", "id": id, "code": "refused.broker", "text": sent.refusal().why})
 
-    def _messages_of(self, messages: list[Any]) -> list[Message | MessageError]:
-        made: list[Message | MessageError] = []
-        for message in messages:
-            if message is _LOOK:
-                made += self._take_lost()
-                continue
-            number = message.correlation_data or b""
-            if not number.isdigit():
-                made.append(
-                    MalformedMessageError(f"an answer with the correlation data {number!r:.100}, which is no number")
-                )
-                continue
-            id = int(number[:16])
-            self._asked.pop(id, None)
-            try:
-                made.append(self._read_answer(id, message))
-            except MessageError as error:
-                made.append({"kind": "fail", "id": id, "code": "malformed", "text": error.why})
-        return made
+    def _id_of(self, message: MqttMessage) -> int:
+        number = message.correlation_data or b""
+        if not number.isdigit():
+            raise MalformedMessageError(f"an answer with the correlation data {number!r:.100}, which is no number")
+        return int(number[:16])
 
     def _read_answer(self, id: int, message: MqttMessage) -> dict[str, Any]:
         payload = self._payload(message.payload)
@@ -138,22 +107,11 @@ class AskingChannel(MqttRequestChannel, AskingBase[Road]):
         text = message.user_property(ERROR_PROPERTY)
         return {"kind": "fail", "id": id, "code": code, "text": text, "payload": payload}
 
-    def _leave(self) -> None:
-        self._road.leave_inbox(self._token)
-        self._road.forget_link(self)
 
-
-class _Look:
-    """Stands in the mailbox where there is something to tell that did not come as a message."""
-
-    size = 0
-
-
-_LOOK: Final = _Look()
 _NOT_ASKED: Final = object()
 
 
-class AnsweringChannel(MqttRequestChannel):
+class AnsweringChannel(MqttRequestChannel, AnsweringBase[Road]):
     """Brings the requests of all who ask on a filter, and takes the answers."""
 
     def __init__(
@@ -189,37 +147,19 @@ class AnsweringChannel(MqttRequestChannel):
     def _failed(self, sent: Sent) -> None:
         """Who asked is gone, or may not be answered: there is nobody to tell."""
 
-    async def _read(self) -> list[Message | MessageError]:
-        self._check_open()
-        try:
-            messages = await self._subscription.receive_batch()
-        except trio.EndOfChannel:
-            self._check_open()
-            raise
-        except MqttError as error:
-            raise trio.BrokenResourceError(error.why) from error
-        self.bytes_received += sum(message.size for message in messages)
-        return [self._read_question(message) for message in messages]
+    def _asker(self, message: MqttMessage) -> tuple[str, bytes | None] | None:
+        if message.response_topic is None:
+            return None
+        check_topic(message.response_topic, "response topic")
+        return message.response_topic, message.correlation_data
 
-    def _read_question(self, message: MqttMessage) -> Message | MessageError:
-        back, correlation = message.response_topic, message.correlation_data
-        try:
-            if back is not None:
-                check_topic(back, "response topic")
-            kind = "tell" if back is None else "ask"
-            payload = self._payload(message.payload)
-        except MessageError as error:
-            if back is not None:
-                pairs = [(CODE_PROPERTY, "refused.malformed"), (ERROR_PROPERTY, error.why[:500].replace("\0", "?"))]
-                frame = self._road.frame(back, b"", correlation_data=correlation, user_properties=pairs)
-                self._road.outgoing.put(frame, self._road.outgoing.answers_together())
-            return error
-        except ValueError as error:
-            return MalformedMessageError(str(error))
-        return {"kind": kind, "id": (back, correlation), "payload": payload, "topic": message.topic}
+    def _question(self, message: MqttMessage) -> dict[str, Any]:
+        return {"payload": self._payload(message.payload), "topic": message.topic}
 
-    def _leave(self) -> None:
-        self._subscription.forget()
+    def _refusal(self, asker: tuple[str, bytes | None], why: str) -> bytes:
+        topic, correlation = asker
+        pairs = [(CODE_PROPERTY, "refused.malformed"), (ERROR_PROPERTY, why[:500].replace("\0", "?"))]
+        return self._road.frame(topic, b"", correlation_data=correlation, user_properties=pairs)
 
 
 @asynccontextmanager

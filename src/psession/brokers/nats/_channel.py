@@ -17,6 +17,7 @@ All else is a message of the port's. Each is published with ``reply``: where nob
 from __future__ import annotations
 
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -25,6 +26,7 @@ from psession import checks
 from psession.brokers._channel import (
     DEFAULT_KEEPALIVE,
     LinkEnd,
+    LinkOpener,
     LinkRoad,
     Mailbox,
 )
@@ -42,16 +44,13 @@ from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES
 from psession.channels._connecting import DEFAULT_CONNECT_TIMEOUT
 from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT
 from psession.errors import MalformedMessageError
-from psession.shell.waiting import Handed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from contextlib import AbstractAsyncContextManager
 
     from psession.brokers.nats._wire import NatsMessage
     from psession.channels._base import Message
     from psession.channels.codecs import Codec, CodecName
-    from psession.shell.waiting import Waiter
 
 LINK_HEADER: Final = "Psession-Link"
 DOOR_HEADER: Final = "Psession-Door"
@@ -88,6 +87,7 @@ class NatsChannel(LinkEnd[LinkRoad]):
     door: str
     heard: float
     _overran = NatsOverrunError
+    _no_door = (NatsNoRespondersError, NatsConnectError)  # nobody has it, or what it led to is served there no more
 
     def __init__(
         self,
@@ -103,7 +103,6 @@ class NatsChannel(LinkEnd[LinkRoad]):
         self.subject = subject
         self._own = self._begin(keepalive).encode() + b" "
         self._peer = b""
-        self._welcome: Waiter | None = None
 
     def __repr__(self) -> str:
         return f"<psession.brokers.nats.NatsChannel to {self.subject!r}, {self.state}>"
@@ -152,7 +151,7 @@ class NatsChannel(LinkEnd[LinkRoad]):
         if self.peer and self._over is None and not self._closed and self._road.outgoing.has_link:
             self.say("alive")
 
-    async def open(self, subject: str, timeout: float) -> None:  # noqa: ASYNC109 - the caller's, for the text
+    async def open(self, address: str, timeout: float) -> None:  # noqa: ASYNC109 - the caller's, for the text
         """Ask who serves a subject for a link.
 
         Raises:
@@ -163,15 +162,15 @@ class NatsChannel(LinkEnd[LinkRoad]):
         """
         waiting = self._welcome = Mailbox()
         out = self._road.outgoing
-        number = out.put(word("open", subject_bytes(subject), self._own), 1)
+        number = out.put(word("open", subject_bytes(address), self._own), 1)
         try:
             with trio.move_on_after(timeout):
                 message: NatsMessage = await waiting.park()
-                self._welcomed(subject, message)
+                self._welcomed(address, message)
                 return
             out.withdraw(number)
             raise NatsTimeoutError(
-                f"who serves {subject!r} did not say welcome in {timeout:g} s", waited=timeout, outcome="not_sent"
+                f"who serves {address!r} did not say welcome in {timeout:g} s", waited=timeout, outcome="not_sent"
             )
         except trio.Cancelled:
             out.withdraw(number)
@@ -196,20 +195,9 @@ class NatsChannel(LinkEnd[LinkRoad]):
 
     # -- the delivering side, synchronous ----------------------------------------------------------------------------
 
-    def _take(self, message: NatsMessage) -> None:
-        waiting = self._welcome
-        if waiting is not None:
-            if not self.peer:
-                self._welcome = None
-                waiting.wake(Handed(message))
-            return
-        self.heard = trio.current_time()
-        if message.header_bytes and self._said(message):
-            return
-        self._keep(message)
-
     def _said(self, message: NatsMessage) -> bool:
-        """Hear a word about the link. Return False where it is none."""
+        if not message.header_bytes:
+            return False
         if message.says_no_responders:
             self.end(NatsNoRespondersError("the other end of the link is gone: nobody has its subject any more"))
             return True
@@ -256,17 +244,11 @@ async def open_channel(
         keepalive=keepalive,
     )
     async with channel:
-        if door:
-            try:
-                await channel.open(door, connect_timeout)
-            except (NatsNoRespondersError, NatsConnectError):  # it is gone, or serves this no more
-                door = ""
-        if not door:
-            await channel.open(subject, connect_timeout)
+        await channel.find(subject, door, connect_timeout)
         yield channel
 
 
-class Returning:
+class Returning(LinkOpener[NatsChannel]):
     """Opens links to who serves a subject, the same process again where it is there still; `Nats.returning` makes one.
 
     Attributes:
@@ -275,17 +257,4 @@ class Returning:
 
     def __init__(self, road: LinkRoad, subject: str, options: dict[str, Any]) -> None:
         subject_bytes(subject)
-        self.door: str = ""
-        self._road = road
-        self._subject = subject
-        self._options = options
-
-    def __call__(self) -> AbstractAsyncContextManager[NatsChannel]:
-        """Open the next link."""
-        return self._open()
-
-    @asynccontextmanager
-    async def _open(self) -> AsyncIterator[NatsChannel]:
-        async with open_channel(self._road, self._subject, self.door, **self._options) as channel:
-            self.door = channel.door
-            yield channel
+        super().__init__(partial(open_channel, road, subject, **options))

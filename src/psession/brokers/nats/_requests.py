@@ -6,17 +6,14 @@ import secrets
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-import trio
-
 from psession.brokers._channel import LinkRoad
-from psession.brokers._requests import AskingBase, PlainChannel
+from psession.brokers._requests import AnsweringBase, AskingBase, PlainChannel
 from psession.brokers.nats import _wire as wire
-from psession.brokers.nats._errors import NatsError
 from psession.brokers.nats._headers import encode_headers
 from psession.brokers.nats._subjects import pattern_bytes, subject_bytes
 from psession.channels._base import DEFAULT_MAX_MESSAGE_BYTES
 from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT
-from psession.errors import MalformedMessageError, MessageError
+from psession.errors import MalformedMessageError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -51,9 +48,6 @@ class RequestChannel(PlainChannel[LinkRoad]):
         headers = {ERROR_HEADER: shown or code, CODE_HEADER: number, OWN_CODE_HEADER: code}
         return wire.hpub(to, b"", encode_headers(headers), self._data(payload))
 
-    def _leave(self) -> None:
-        pass
-
 
 class AskingChannel(AskingBase[LinkRoad], RequestChannel):
     """Asks who serves a subject; each request may go to another member of a queue group."""
@@ -63,9 +57,7 @@ class AskingChannel(AskingBase[LinkRoad], RequestChannel):
     ) -> None:
         super().__init__(road, codec, max_message_bytes, close_timeout)
         self._subject = subject_bytes(subject)
-        self._token = f"R{secrets.token_hex(8)}"
-        self._inbox = road.take_inbox(self._token, self._take)
-        road.watch_link(self)
+        self._inbox = self._begin(f"R{secrets.token_hex(8)}")
 
     def encode(self, message: Message) -> bytes:
         """A message of `NatsRequests` as the bytes of a PUB.
@@ -83,27 +75,11 @@ class AskingChannel(AskingBase[LinkRoad], RequestChannel):
         self._note_asked(message["id"])
         return frame
 
-    def _take(self, message: NatsMessage) -> None:
-        if self._over is None and not self._box.put(message):
-            self._road.note_link_overrun()
-
-    def _messages_of(self, messages: list[NatsMessage]) -> list[Message | MessageError]:
-        made: list[Message | MessageError] = []
-        for message in messages:
-            if message.subject == "":
-                made += self._take_lost()
-                continue
-            _, _, number = message.subject.rpartition("-")
-            if not (number.isascii() and number.isdigit()):
-                made.append(MalformedMessageError(f"an answer on {message.subject!r:.100}, which has no number"))
-                continue
-            id = int(number[:16])
-            self._asked.pop(id, None)
-            try:
-                made.append(self._read_answer(id, message))
-            except MessageError as error:
-                made.append({"kind": "fail", "id": id, "code": "malformed", "text": error.why})
-        return made
+    def _id_of(self, message: NatsMessage) -> int:
+        _, _, number = message.subject.rpartition("-")
+        if not (number.isascii() and number.isdigit()):
+            raise MalformedMessageError(f"an answer on {message.subject!r:.100}, which has no number")
+        return int(number[:16])
 
     def _read_answer(self, id: int, message: NatsMessage) -> dict[str, Any]:
         if message.says_no_responders:
@@ -121,15 +97,8 @@ class AskingChannel(AskingBase[LinkRoad], RequestChannel):
             "payload": self._payload(message.data),
         }
 
-    def _tell_lost(self) -> None:
-        self._take(wire.NatsMessage("", "", b"", b"", 0))
 
-    def _leave(self) -> None:
-        self._road.leave_inbox(self._token)
-        self._road.forget_link(self)
-
-
-class AnsweringChannel(RequestChannel):
+class AnsweringChannel(AnsweringBase[LinkRoad], RequestChannel):
     """Brings the requests of all who ask on a subject, and takes the answers."""
 
     def __init__(
@@ -157,36 +126,17 @@ class AnsweringChannel(RequestChannel):
             return self._answer(to, message["payload"])
         return self._fail(to, message["number"], message["code"], message["text"], message["payload"])
 
-    async def _read(self) -> list[Message | MessageError]:
-        self._check_open()
-        try:
-            messages = await self._subscription.receive_batch()
-        except trio.EndOfChannel:
-            self._check_open()
-            raise
-        except NatsError as error:
-            raise trio.BrokenResourceError(error.why) from error
-        self.bytes_received += sum(message.size for message in messages)
-        return [self._read_question(message) for message in messages]
+    def _asker(self, message: NatsMessage) -> str | None:
+        if not message.reply:
+            return None
+        subject_bytes(message.reply, "reply")
+        return message.reply
 
-    def _read_question(self, message: NatsMessage) -> Message | MessageError:
-        try:
-            if message.reply:
-                subject_bytes(message.reply, "reply")
-            kind = "ask" if message.reply else "tell"
-            payload = self._payload(message.data)
-        except MessageError as error:
-            out = self._road.outgoing
-            if message.reply:
-                frame = self._fail(message.reply.encode(), "400", "refused.malformed", error.why)
-                out.put(frame, out.answers_together())
-            return error
-        except ValueError as error:
-            return MalformedMessageError(str(error))
-        return {"kind": kind, "id": message.reply, "payload": payload, "subject": message.subject}
+    def _question(self, message: NatsMessage) -> dict[str, Any]:
+        return {"payload": self._payload(message.data), "subject": message.subject}
 
-    def _leave(self) -> None:
-        self._subscription.forget()
+    def _refusal(self, asker: str, why: str) -> bytes:
+        return self._fail(asker.encode(), "400", "refused.malformed", why)
 
 
 @asynccontextmanager
