@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import trio
 
+from psession import checks
 from psession.shell.waiting import LOOK_AGAIN, SILENCE, Handed, WaitingLine
 
 if TYPE_CHECKING:
@@ -29,7 +30,38 @@ class Sized(Protocol):
         ...
 
 
+class PendingOptions(Protocol):
+    """The options of a client, as far as its subscriptions need them."""
+
+    @property
+    def max_pending_messages(self) -> int:
+        """The messages that may wait in each."""
+        ...
+
+    @property
+    def max_pending_bytes(self) -> float:
+        """Their bytes."""
+        ...
+
+
 M = TypeVar("M", bound=Sized)
+
+
+def checked_limits(
+    options: PendingOptions, limit: int | None, max_pending_messages: int | None, max_pending_bytes: float | None
+) -> tuple[int, int, float]:
+    """Return how many messages a subscription takes in all (0: no limit), how many may wait in it, and their bytes.
+
+    Raises:
+        TypeError, ValueError: An argument that will not do; the text says why.
+    """
+    most = options.max_pending_messages if max_pending_messages is None else max_pending_messages
+    most_bytes = options.max_pending_bytes if max_pending_bytes is None else max_pending_bytes
+    checks.count("max_pending_messages", most)
+    checks.number("max_pending_bytes", most_bytes, at_least=1, or_inf=True)
+    if limit is not None:
+        checks.count("limit", limit)
+    return limit or 0, most, most_bytes
 
 
 class BrokerSubscription(Generic[M]):

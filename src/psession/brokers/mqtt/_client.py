@@ -98,11 +98,11 @@ class Mqtt(Messenger):
             bytes_in=came,
             bytes_out=went,
             reconnects=connection.reconnects,
-            requests=self._requests,
+            requests=self._inbox.requests,
             no_subscribers=flight.no_subscribers,
             refused=flight.refused,
             sent_again=flight.sent_again,
-            timeouts=self._timeouts,
+            timeouts=self._inbox.timeouts,
             late=table.late + self._inbox.late,
             unclaimed=table.unclaimed,
             overrun=self._overrun,
@@ -111,7 +111,7 @@ class Mqtt(Messenger):
             queued_bytes=self._out.queued_bytes,
             in_flight=len(flight),
             held=table.held,
-            waiting_requests=len(self._inbox.asked),
+            waiting_requests=self._inbox.waiting,
             links=len(connection.links),
         )
 

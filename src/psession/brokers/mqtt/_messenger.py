@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Final, Literal
 import trio
 
 from psession import checks
-from psession.brokers._outgoing import FLUSHED_FRAMES
-from psession.brokers.mqtt._channel import word
-from psession.brokers.mqtt._errors import MqttClosedError, MqttTimeoutError
-from psession.brokers.mqtt._inbox import Asked, Inbox
+from psession.brokers._subscription import checked_limits
+from psession.brokers.mqtt._errors import MqttClosedError
+from psession.brokers.mqtt._inbox import Inbox
 from psession.brokers.mqtt._publishing import Publisher
 from psession.brokers.mqtt._subscription import MqttSubscription
 from psession.brokers.mqtt._table import Wanted
-from psession.brokers.mqtt._topics import check_filter, check_group, check_topic
+from psession.brokers.mqtt._topics import check_topic
 from psession.shell.waiting import SILENCE
 
 if TYPE_CHECKING:
@@ -26,13 +25,10 @@ if TYPE_CHECKING:
     from psession.brokers.mqtt._message import MqttMessage
     from psession.brokers.mqtt._options import MqttOptions
     from psession.brokers.mqtt._publishing import Properties
-
+    from psession.brokers.mqtt._table import RetainHandling
 
 log = logging.getLogger("psession")
 _protected = trio.lowlevel.enable_ki_protection
-
-RetainHandling = Literal["always", "new", "never"]
-"""When messages that the broker kept come to a subscription."""
 
 DEFAULT_TIMEOUT: Final = 5.0
 """Seconds for a request: some round trips through a broker that restarts meanwhile."""
@@ -45,8 +41,8 @@ class Messenger(Publisher):
         super().__init__(connection)
         self._options = options
         self._table = connection.table
-        self._inbox = Inbox(options.inbox_prefix, self._tell_closed)
-        self._requests = self._timeouts = self._overrun = 0
+        self._inbox = Inbox(options.inbox_prefix, connection.out, connection.flight)
+        self._overrun = 0
         self._is_draining = False
         self._subscriptions: dict[MqttSubscription, Wanted] = {}
 
@@ -86,7 +82,7 @@ class Messenger(Publisher):
         """
         checks.seconds("timeout", timeout)
         check_topic(topic)
-        inbox, flight, out = self._inbox, self._flight, self._out
+        inbox = self._inbox
         id = inbox.next_id()
         frame = self.frame(
             topic,
@@ -98,34 +94,23 @@ class Messenger(Publisher):
             user_properties=user_properties,
         )
         due = trio.current_time() + timeout
-        self._requests += 1
-        if inbox.wanted.is_granted and (flight.is_free or not qos):
+        inbox.requests += 1
+        if inbox.wanted.is_granted and (self._flight.is_free or not qos):
             await trio.lowlevel.checkpoint_if_cancelled()
             self._connection.check_open()
         else:
             await self._until_ready(due, qos, topic, timeout)
-        asked = Asked(topic, due)
-        lane = inbox.lanes.lane(timeout)
-        waiting = inbox.asked
-        waiting[id] = lane[id] = asked
+        asked = inbox.ask(id, topic, frame, qos, due, timeout)
         try:
-            if due < inbox.lanes.asleep_until:
-                inbox.lanes.wake()
-            together = min(len(waiting) >> 1, FLUSHED_FRAMES)
-            if qos:
-                asked.sent = flight.send(frame, together, inbox.failed)
-            else:
-                asked.number = out.put(frame, together)
-            reply: MqttMessage = await asked.park()
+            answer: MqttMessage = await asked.park()
         except trio.Cancelled:
-            self._take_back(asked)
+            inbox.take_back(asked)
             raise
         finally:
-            waiting.pop(id, None)
-            lane.pop(id, None)
-        if reply is SILENCE:
-            raise self._timed_out(asked, timeout)
-        return reply
+            inbox.forget(asked)
+        if answer is SILENCE:
+            raise inbox.timed_out(asked, timeout)
+        return answer
 
     async def _until_ready(self, due: float, qos: int, topic: str, timeout: float) -> None:  # noqa: ASYNC109 - its text
         """Wait for the topic of answers, and for a place among those in flight.
@@ -138,28 +123,7 @@ class Messenger(Publisher):
             if qos:
                 await self.wait_for_place()
             return
-        self._timeouts += 1
-        why = "the broker took nothing in that time" if self._connection.has_link else "there was no connection"
-        raise MqttTimeoutError(f"{topic!r} was not asked in {timeout:g} s: {why}", waited=timeout, outcome="not_sent")
-
-    def _take_back(self, asked: Asked) -> bool:
-        if asked.sent is not None:
-            return self._flight.withdraw(asked.sent)
-        return self._out.withdraw(asked.number)
-
-    def _timed_out(self, asked: Asked, timeout: float) -> MqttTimeoutError:
-        self._timeouts += 1
-        if self._take_back(asked):
-            why = "the broker took nothing in that time" if self._connection.has_link else "there was no connection"
-            return MqttTimeoutError(
-                f"{asked.topic!r} was not asked in {timeout:g} s: {why}", waited=timeout, outcome="not_sent"
-            )
-        return MqttTimeoutError(
-            f"no answer from {asked.topic!r} in {timeout:g} s: who serves it is slow, or sends no answers, or nobody "
-            "is there and the broker does not say so",
-            waited=timeout,
-            outcome="sent",
-        )
+        raise self._inbox.not_asked(topic, timeout)
 
     @_protected
     async def respond(
@@ -236,33 +200,14 @@ class Messenger(Publisher):
             MqttRefusedError, MqttPermissionError: The broker refuses it, or has no such subscriptions.
             MqttClosedError: The client is closed, or being drained.
         """
-        options = self._options
-        most = options.max_pending_messages if max_pending_messages is None else max_pending_messages
-        most_bytes = options.max_pending_bytes if max_pending_bytes is None else max_pending_bytes
-        checks.count("max_pending_messages", most)
-        checks.number("max_pending_bytes", most_bytes, at_least=1, or_inf=True)
-        if limit is not None:
-            checks.count("limit", limit)
-        check_filter(filter)
-        if shared is not None:
-            check_group(shared)
-            if no_local:
-                raise ValueError("no_local cannot be with shared (MQTT 5, 3.8.3.1): give one of them")
-        checks.one_of("retain_handling", retain_handling, RetainHandling)
-        for name, value in (
-            ("no_local", no_local),
-            ("retain_as_published", retain_as_published),
-            ("durable", durable),
-        ):
-            checks.flag(name, value)
-        if qos not in (0, 1):
-            raise ValueError(f"qos must be 0 or 1, not {qos!r}")
-        if durable and not options.session_expiry:
+        limits = checked_limits(self._options, limit, max_pending_messages, max_pending_bytes)
+        checks.flag("durable", durable)
+        if durable and not self._options.session_expiry:
             raise ValueError("a durable subscription lasts as long as the session: give open_mqtt a session_expiry")
-        made = MqttSubscription(self, filter, shared or "", limit or 0, most, most_bytes)
+        made = MqttSubscription(self, filter, shared or "", *limits)
         wanted = Wanted(
             filter,
-            shared or "",
+            shared,
             qos,
             made.deliver,
             made.end,
@@ -330,12 +275,3 @@ class Messenger(Publisher):
             finally:
                 inbox.is_opening = False
                 inbox.opened.unpark_all()
-
-    def _tell_closed(self, topic: str) -> None:
-        """The other end of a link that is over here asks for it."""
-        try:
-            check_topic(topic, "response topic")
-        except ValueError:
-            return
-        if self._out.has_link:
-            self._out.put(word("closed", topic), 1)

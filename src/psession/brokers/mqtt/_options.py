@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
-import logging
 import math
-import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypedDict
 
 from psession import checks
+from psession.brokers._options import ClientOptions
 from psession.brokers.mqtt._packets import MAX_PACKET_BYTES
 from psession.brokers.mqtt._topics import check_topic
-from psession.channels._connecting import DEFAULT_CONNECT_TIMEOUT
-from psession.channels._reconnect_options import DEFAULT_FIRST_DELAY
-from psession.protocol.backoff import Backoff
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
-    import trio
-
-log = logging.getLogger("psession")
+    from psession.brokers._options import OpenStream
 
 DEFAULT_KEEPALIVE: Final = 30.0
 """Seconds in which a dead broker is noticed: two signs of life, of 2 bytes each, are due in them."""
-
-DEFAULT_MAX_DELAY: Final = 5.0
-"""Seconds: a broker restarts in a few; 1,000 clients that have got there knock 160 times a second."""
 
 DEFAULT_RECEIVE_MAXIMUM: Final = 1024
 """Messages of QoS 1 that the broker may send before this side has acknowledged the first of them."""
@@ -38,18 +28,6 @@ DEFAULT_MAX_IN_FLIGHT: Final = 1024
 
 DEFAULT_MAX_PACKET_BYTES: Final = 16 * 1024 * 1024
 """The longest packet that the broker may send: sixteen messages of a port's full size."""
-
-DEFAULT_MAX_PENDING_MESSAGES: Final = 65536
-"""Messages that wait in one subscription: 2 s of what a process in Python can take at all."""
-
-DEFAULT_MAX_PENDING_BYTES: Final = 16 * 1024 * 1024
-"""Their bytes: one packet of full size."""
-
-DEFAULT_MAX_QUEUED_BYTES: Final = 1024 * 1024
-"""Bytes that wait to be written before a ``publish`` waits."""
-
-DEFAULT_GRACE: Final = 2.0
-"""Seconds that leaving the block gives to what was accepted for sending."""
 
 DEFAULT_INBOX_PREFIX: Final = "psession"
 """The first level of the topics that answers come by."""
@@ -167,12 +145,12 @@ class MqttSettings(TypedDict, total=False):
     max_pending_bytes: float
     max_queued_bytes: int
     on_state: Callable[[MqttState], object] | None
-    open_stream: Callable[[str, int], Awaitable[trio.abc.Stream]] | None
+    open_stream: OpenStream | None
     rng: Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MqttOptions:
+class MqttOptions(ClientOptions[MqttState]):
     """The options of a client, checked; `MqttSettings` says what each means."""
 
     client_id: str = ""
@@ -181,58 +159,29 @@ class MqttOptions:
     clean_start: bool = True
     session_expiry: float = 0
     will: Will | None = None
-    ssl_context: ssl.SSLContext | None = None
-    tls_hostname: str | None = None
     keepalive: int = int(DEFAULT_KEEPALIVE)
     receive_maximum: int = DEFAULT_RECEIVE_MAXIMUM
     max_in_flight: int = DEFAULT_MAX_IN_FLIGHT
     max_packet_bytes: int = DEFAULT_MAX_PACKET_BYTES
     inbox_prefix: str = DEFAULT_INBOX_PREFIX
-    connect_timeout: float = DEFAULT_CONNECT_TIMEOUT
-    first_delay: float = DEFAULT_FIRST_DELAY
-    max_delay: float = DEFAULT_MAX_DELAY
-    jitter: float = 0.5
     max_tries: float = math.inf
-    grace: float = DEFAULT_GRACE
-    max_pending_messages: int = DEFAULT_MAX_PENDING_MESSAGES
-    max_pending_bytes: float = DEFAULT_MAX_PENDING_BYTES
-    max_queued_bytes: int = DEFAULT_MAX_QUEUED_BYTES
-    on_state: Callable[[MqttState], object] | None = None
-    open_stream: Callable[[str, int], Awaitable[trio.abc.Stream]] | None = None
-    rng: Callable[[], float] = random.random
 
     def __post_init__(self) -> None:
         self._check_session()
         check_topic(self.inbox_prefix, "inbox_prefix")
         if self.will is not None and not isinstance(self.will, Will):
             raise TypeError(f"will must be a Will, not {self.will!r}")
-        for name in ("connect_timeout", "first_delay", "max_delay", "grace"):
-            checks.seconds(name, getattr(self, name))
-        if not self.connect_timeout:
-            raise ValueError("connect_timeout must be above 0 seconds")
-        if self.max_delay == math.inf or self.grace == math.inf:
-            raise ValueError("max_delay and grace must be finite")
-        if self.first_delay > self.max_delay:
-            raise ValueError(f"first_delay must not exceed max_delay, as {self.first_delay} does {self.max_delay}")
-        checks.number("jitter", self.jitter, at_least=0)
+        self.check()
         if self.max_tries != math.inf:
             checks.count("max_tries", self.max_tries)
-        for name in ("max_pending_messages", "max_queued_bytes", "max_packet_bytes", "receive_maximum"):
-            checks.count(name, getattr(self, name))
-        checks.count("max_in_flight", self.max_in_flight)
         for name, most in (
             ("receive_maximum", MAX_COUNT),
             ("max_in_flight", MAX_COUNT),
             ("max_packet_bytes", MAX_PACKET_BYTES),
         ):
+            checks.count(name, getattr(self, name))
             if getattr(self, name) > most:
                 raise ValueError(f"{name} must be at most {most}, as MQTT has it, not {getattr(self, name)}")
-        checks.number("max_pending_bytes", self.max_pending_bytes, at_least=1, or_inf=True)
-        if self.on_state is not None:
-            if not callable(self.on_state):
-                raise TypeError(f"on_state must be callable, not {self.on_state!r}")
-            if inspect.iscoroutinefunction(self.on_state):
-                raise TypeError("on_state must be a plain function, since nobody would await it")
 
     def _check_session(self) -> None:
         for name in ("client_id", "user"):
@@ -249,23 +198,9 @@ class MqttOptions:
             raise ValueError("clean_start=False goes on with a session of an earlier time: give its client_id")
 
     @property
-    def waits(self) -> Backoff:
-        """The waits between two tries."""
-        return Backoff(self.first_delay, 2.0, self.max_delay, self.jitter)
-
-    @property
     def expiry(self) -> int:
         """The session expiry interval as it travels."""
         return MAX_EXPIRY if self.session_expiry == math.inf else int(self.session_expiry)
-
-    def tell(self, state: MqttState) -> None:
-        """Call ``on_state``; what it raises is logged, since who is told must not break what it is told of."""
-        if self.on_state is None:
-            return
-        try:
-            self.on_state(state)
-        except Exception:
-            log.exception("on_state raised at %r", state, extra={"event_name": "on_state_raised"})
 
 
 def whole_seconds(name: str, value: object, most: int) -> None:

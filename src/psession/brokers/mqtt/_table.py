@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from zlib import crc32
 
 import mqtt5
 import trio
 from outcome import Error
 
+from psession import checks
 from psession.brokers.mqtt import _packets as packets
 from psession.brokers.mqtt._errors import MqttError, MqttPermissionError, MqttRefusedError
 from psession.brokers.mqtt._message import MqttMessage
-from psession.brokers.mqtt._topics import SHARED, has_wildcard, matches
+from psession.brokers.mqtt._topics import SHARED, check_filter, check_group, has_wildcard, matches
 from psession.shell.waiting import Handed, Waiter
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ MAX_SEEN: Final = 1024
 MAX_HELD_BYTES: Final = 16 * 1024 * 1024
 """The bytes of messages that wait for somebody to subscribe: one packet of full size."""
 
+RetainHandling: TypeAlias = Literal["always", "new", "never"]
+"""When messages that the broker kept come to a subscription."""
+
 _RETAIN_HANDLING: Final = {
     "always": mqtt5.RetainHandling.SEND_ALWAYS,
     "new": mqtt5.RetainHandling.SEND_IF_SUBSCRIPTION_NOT_EXISTS,
@@ -51,6 +55,9 @@ class Wanted(Waiter):
         take: Called with each message.
         failed: Called where the broker refuses it after a reconnect.
         stays: True where the broker is to keep it when nobody here wants it any more.
+
+    Raises:
+        TypeError, ValueError: An argument that will not do; the text says why.
     """
 
     __slots__ = (
@@ -72,16 +79,26 @@ class Wanted(Waiter):
     def __init__(
         self,
         filter: str,
-        shared: str,
+        shared: str | None,
         qos: int,
         take: Callable[[MqttMessage], None],
         failed: Callable[[Callable[[], MqttError]], None],
         *,
         stays: bool = False,
         no_local: bool = False,
-        retain_handling: str = "always",
+        retain_handling: RetainHandling = "always",
         retain_as_published: bool = False,
     ) -> None:
+        check_filter(filter)
+        if shared is not None:
+            check_group(shared)
+            if no_local:
+                raise ValueError("no_local cannot be with shared (MQTT 5, 3.8.3.1): give one of them")
+        checks.one_of("retain_handling", retain_handling, RetainHandling)
+        checks.flag("no_local", no_local)
+        checks.flag("retain_as_published", retain_as_published)
+        if qos not in (0, 1):
+            raise ValueError(f"qos must be 0 or 1, not {qos!r}")
         self.filter: str = filter
         self.name: str = f"{SHARED}{shared}/{filter}" if shared else filter
         self.take: Callable[[MqttMessage], None] = take

@@ -11,6 +11,7 @@
 docs/nats.md tells more.
 """
 
+from psession.brokers._options import OpenStream
 from psession.brokers.nats._channel import NatsChannel, Returning
 from psession.brokers.nats._client import Nats, open_nats
 from psession.brokers.nats._errors import (
@@ -27,7 +28,7 @@ from psession.brokers.nats._errors import (
 )
 from psession.brokers.nats._headers import Headers
 from psession.brokers.nats._micro import NatsService
-from psession.brokers.nats._options import NatsSettings, NatsState, NatsStatistics, OpenStream
+from psession.brokers.nats._options import NatsSettings, NatsState, NatsStatistics
 from psession.brokers.nats._requests import RequestChannel
 from psession.brokers.nats._serving import NatsServer
 from psession.brokers.nats._subjects import token

@@ -10,6 +10,7 @@ import trio
 
 from psession import checks
 from psession.brokers._outgoing import FLUSHED_FRAMES
+from psession.brokers._subscription import checked_limits
 from psession.brokers.nats import _wire as wire
 from psession.brokers.nats._headers import encode_headers
 from psession.brokers.nats._subjects import pattern_bytes, queue_bytes, subject_bytes
@@ -224,19 +225,13 @@ class Messenger:
             TypeError, ValueError: An argument that will not do; the text says why.
             NatsClosedError: The client is closed, or being drained.
         """
-        options = self._options
-        most = options.max_pending_messages if max_pending_messages is None else max_pending_messages
-        most_bytes = options.max_pending_bytes if max_pending_bytes is None else max_pending_bytes
-        checks.count("max_pending_messages", most)
-        checks.number("max_pending_bytes", most_bytes, at_least=1, or_inf=True)
-        if limit is not None:
-            checks.count("limit", limit)
+        limits = checked_limits(self._options, limit, max_pending_messages, max_pending_bytes)
         pattern_bytes(subject)
         if queue is not None:
             queue_bytes(queue)
         self._connection.check_open()
         table = self._table
-        subscription = table.subscribe(subject, queue or "", limit or 0, most, most_bytes)
+        subscription = table.subscribe(subject, queue or "", *limits)
         try:
             yield subscription
         finally:

@@ -2,51 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
-import logging
 import math
-import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Final, Literal, TypedDict
 
 from psession import checks
+from psession.brokers._options import ClientOptions, OpenStream
 from psession.brokers.nats._subjects import subject_bytes
 from psession.brokers.nats._wire import DEFAULT_MAX_MESSAGE_BYTES
-from psession.channels._connecting import DEFAULT_CONNECT_TIMEOUT
-from psession.channels._reconnect_options import DEFAULT_FIRST_DELAY
-from psession.protocol.backoff import Backoff
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Awaitable, Callable
-
-    import trio
-
-log = logging.getLogger("psession")
-
-DEFAULT_MAX_DELAY: Final = 5.0
-"""Seconds: a cluster elects and restarts in a few; 1,000 clients that have got there knock 160 times a second."""
+    from collections.abc import Callable
 
 DEFAULT_PING_INTERVAL: Final = 20.0
 """Seconds between two signs of life: a dead server is noticed in a minute, by 8 bytes each."""
 
 MAX_PINGS_OUT: Final = 2
 """Pings that may be unanswered when the next is due, as in the clients of NATS's own makers."""
-
-DEFAULT_MAX_PENDING_MESSAGES: Final = 65536
-"""Messages that wait in one subscription: 2 s of what a process in Python can take at all."""
-
-DEFAULT_MAX_PENDING_BYTES: Final = 16 * 1024 * 1024
-"""Their bytes: sixteen messages of a server's default size."""
-
-DEFAULT_MAX_QUEUED_BYTES: Final = 1024 * 1024
-"""Bytes that wait to be written before a ``publish`` waits: one message of a server's default size."""
-
-DEFAULT_GRACE: Final = 2.0
-"""Seconds that leaving the block gives to what was accepted for sending."""
-
-OpenStream: TypeAlias = "Callable[[str, int], Awaitable[trio.abc.Stream]]"
-"""Opens a stream of bytes to a host and a port."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,29 +92,16 @@ class NatsSettings(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NatsOptions:
+class NatsOptions(ClientOptions[NatsState]):
     """The options of a client, checked; `NatsSettings` says what each means."""
 
     name: str = ""
-    ssl_context: ssl.SSLContext | None = None
     tls_first: bool = False
-    tls_hostname: str | None = None
     inbox_prefix: str = "_INBOX"
     echo: bool = True
-    connect_timeout: float = DEFAULT_CONNECT_TIMEOUT
-    first_delay: float = DEFAULT_FIRST_DELAY
-    max_delay: float = DEFAULT_MAX_DELAY
-    jitter: float = 0.5
     max_rounds: float = math.inf
     ping_interval: float = DEFAULT_PING_INTERVAL
-    grace: float = DEFAULT_GRACE
-    max_pending_messages: int = DEFAULT_MAX_PENDING_MESSAGES
-    max_pending_bytes: float = DEFAULT_MAX_PENDING_BYTES
-    max_queued_bytes: int = DEFAULT_MAX_QUEUED_BYTES
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
-    on_state: Callable[[NatsState], object] | None = None
-    open_stream: OpenStream | None = None
-    rng: Callable[[], float] = random.random
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -149,40 +109,13 @@ class NatsOptions:
         subject_bytes(self.inbox_prefix, "inbox_prefix")
         for name in ("tls_first", "echo"):
             checks.flag(name, getattr(self, name))
-        for name in ("connect_timeout", "first_delay", "max_delay", "ping_interval", "grace"):
-            checks.seconds(name, getattr(self, name))
-        for name in ("connect_timeout", "ping_interval"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} must be above 0 seconds")
-        if self.max_delay == math.inf or self.grace == math.inf:
-            raise ValueError("max_delay and grace must be finite")
-        if self.first_delay > self.max_delay:
-            raise ValueError(f"first_delay must not exceed max_delay, as {self.first_delay} does {self.max_delay}")
-        checks.number("jitter", self.jitter, at_least=0)
+        self.check()
+        checks.seconds("ping_interval", self.ping_interval)
+        if not self.ping_interval:
+            raise ValueError("ping_interval must be above 0 seconds")
         if self.max_rounds != math.inf:
             checks.count("max_rounds", self.max_rounds)
-        for name in ("max_pending_messages", "max_queued_bytes", "max_message_bytes"):
-            checks.count(name, getattr(self, name))
-        checks.number("max_pending_bytes", self.max_pending_bytes, at_least=1, or_inf=True)
-        if self.on_state is not None:
-            if not callable(self.on_state):
-                raise TypeError(f"on_state must be callable, not {self.on_state!r}")
-            if inspect.iscoroutinefunction(self.on_state):
-                raise TypeError("on_state must be a plain function, since nobody would await it")
-
-    @property
-    def waits(self) -> Backoff:
-        """The waits between two rounds of all servers."""
-        return Backoff(self.first_delay, 2.0, self.max_delay, self.jitter)
-
-    def tell(self, state: NatsState) -> None:
-        """Call ``on_state``; what it raises is logged, since who is told must not break what it is told of."""
-        if self.on_state is None:
-            return
-        try:
-            self.on_state(state)
-        except Exception:
-            log.exception("on_state raised at %r", state, extra={"event_name": "on_state_raised"})
+        checks.count("max_message_bytes", self.max_message_bytes)
 
 
 @dataclass(frozen=True, slots=True)
