@@ -46,9 +46,9 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(page for page in DOC
 ELSEWHERE = {
     "README.md": "tests/test_readme.py",
     "dialects.md": "tests/testing/test_dialects.py",
-    "mqtt.md": "tests/brokers/test_mqtt_page.py",
+    "mqtt.md": "tests/brokers/test_broker_pages.py",
     "fleet.md": "tests/fleet/test_fleet_page.py",
-    "nats.md": "tests/brokers/test_nats_page.py",
+    "nats.md": "tests/brokers/test_broker_pages.py",
     "observing.md": "tests/test_observing.py",
     "testing.md": "tests/testing/test_page.py",
     "tutorial.md": "tests/test_pages.py",
