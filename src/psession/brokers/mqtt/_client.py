@@ -306,10 +306,7 @@ class Mqtt(Messenger):
         Raises:
             MqttClosedError: There will be none any more.
         """
-        await trio.lowlevel.checkpoint()
-        while not self._connection.has_link:
-            self._connection.check_open()
-            await self._connection.changed.wait()
+        await self._connection.until_connected()
 
     @_protected
     async def drain(self, *, timeout: float = 30.0) -> None:  # noqa: ASYNC109 - as everywhere in this package

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import mqtt5
 import trio
 
-from psession.brokers._channel import Links
+from psession.brokers._connection import BrokerConnection, LinkTasks
 from psession.brokers._outgoing import Outgoing
 from psession.brokers.mqtt import _packets as packets
 from psession.brokers.mqtt._errors import (
@@ -26,8 +27,6 @@ from psession.brokers.mqtt._table import Table
 from psession.nursery import open_quiet_nursery
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mqtt5 import ConnAckPacket, Packet
 
     from psession.brokers.mqtt._inbox import Asked, Inbox
@@ -53,74 +52,43 @@ _RECEIVE_MAXIMUM_EXCEEDED: Final = 0x93
 _MALFORMED: Final = 0x81
 
 
-class Connection:
+class Connection(BrokerConnection["Link"]):
     """One connection at a time, and what outlasts it: what is queued, in flight, subscribed.
 
     Attributes:
-        out: The queue of what is written.
         flight: The messages of QoS 1 that are not acknowledged.
         table: The topic filters that are subscribed to.
-        links: The channels that hear when the connection breaks.
         connack: What the broker said of itself last.
         client_id: The id of this client, the broker's own choice where the caller had none.
-        is_closed: True once there will be no more connections.
         given_up: Why the broker takes this client no more.
-        reconnects: Connections after the first.
         messages_in: Messages that came.
-        unsent: Messages that were accepted and never written.
-        changed: Set, and made anew, where there is a link, or none, or never again.
         server: The broker.
     """
 
     def __init__(self, server: Server, options: MqttOptions) -> None:
+        super().__init__(Outgoing(options.max_queued_bytes, packets.is_message, packets.is_word), options.grace)
         ids = Ids()
-        self.out: Outgoing = Outgoing(options.max_queued_bytes, packets.is_message, packets.is_word)
         self.flight: Flight = Flight(self.out, ids, options.max_in_flight)
         self.table: Table = Table(self.out, ids, max(1, options.receive_maximum // 2))
-        self.links: Links = Links()
         self.connack: ConnAckPacket = mqtt5.ConnAckPacket()
         self.client_id: str = options.client_id
-        self.is_closed: bool = False
         self.given_up: MqttConnectError | None = None
-        self.reconnects: int = 0
         self.messages_in: int = 0
-        self.unsent: int = 0
-        self.changed: trio.Event = trio.Event()
         self.server: Server = server
         self._options = options
-        self._link: Link | None = None
         self._early: list[Packet] = []
-        self._past_bytes = (0, 0)
         self._unacknowledged = 0
         self._pings_out = 0
         self._said_unclaimed = False
-        self._scope = trio.CancelScope(shield=True)
-        self._finished = trio.Event()
+        self._asks_for_will = False
         self._inbox: Inbox | None = None
 
     # -- what is known -----------------------------------------------------------------------------------------------
 
     @property
-    def has_link(self) -> bool:
-        """True while there is a connection."""
-        return self._link is not None
-
-    @property
-    def bytes_in_and_out(self) -> tuple[int, int]:
-        """The bytes read and written so far."""
-        (past_in, past_out), link = self._past_bytes, self._link
-        return (past_in, past_out) if link is None else (past_in + link.bytes_in, past_out + link.bytes_out)
-
-    @property
     def max_packet_bytes(self) -> int:
         """The longest packet that the broker takes."""
         return self.connack.max_packet_size or packets.MAX_PACKET_BYTES
-
-    @property
-    def is_writing(self) -> bool:
-        """True while something waits to be written to this link."""
-        link, out = self._link, self.out
-        return link is not None and (len(out) > 0 or out.has_words or out.is_writing or bool(link.rest))
 
     def check_open(self) -> None:
         """Refuse what needs a client that lives.
@@ -203,31 +171,21 @@ class Connection:
             self._end_all(inbox)
             self._finished.set()
 
-    async def close(self, *, with_will: bool) -> None:
+    async def close(self, *, with_will: bool = False) -> None:
         """Write what was accepted, say goodbye, end. Idempotent.
 
         Args:
             with_will: Whether the broker shall publish the will.
         """
         if not self.is_closed:
-            self.is_closed = True
-            try:
-                with trio.CancelScope(shield=True), trio.move_on_after(self._options.grace):
-                    await self._until_written()
-                    if self.out.has_link:
-                        self.out.put_word(_goodbye(with_will=with_will))
-                        await self._until_written()
-            finally:
-                self._scope.cancel()
-        with trio.CancelScope(shield=True):  # what is left of it is the closing of a socket
-            await self._finished.wait()
-        await trio.lowlevel.checkpoint_if_cancelled()
+            self._asks_for_will = with_will
+        await super().close()
 
     async def _until_written(self) -> None:
-        while self.is_writing:
-            await trio.lowlevel.checkpoint()
-            if self.is_writing:
-                await trio.sleep(0.001)
+        await super()._until_written()
+        if self.out.has_link:
+            self.out.put_word(_goodbye(with_will=self._asks_for_will))
+            await super()._until_written()
 
     def _stand(self, link: Link) -> None:
         connack = link.connack
@@ -242,14 +200,6 @@ class Connection:
 
     async def _use(self, link: Link) -> Exception:
         """Read, write and ping until the connection is of no further use; return why."""
-        errors: list[Exception] = []
-
-        async def run(task: Callable[[], Any]) -> None:
-            try:
-                await task()
-            except (MqttError, trio.BrokenResourceError, trio.ClosedResourceError, trio.EndOfChannel) as error:
-                errors.append(error)
-                nursery.cancel_scope.cancel()
 
         async def read() -> None:
             early, self._early = self._early, []
@@ -257,18 +207,22 @@ class Connection:
             while True:
                 self._take(await link.read())
 
+        tasks: LinkTasks | None = None
         try:
             async with open_quiet_nursery() as nursery:
-                nursery.start_soon(run, read)
-                nursery.start_soon(run, lambda: self.out.run(link))
-                nursery.start_soon(run, self._ping)
+                tasks = LinkTasks(nursery, MqttError)
+                tasks.start(read)
+                tasks.start(partial(self.out.run, link))
+                tasks.start(self._ping)
         finally:
             self.out.detach()
-            if errors and isinstance(errors[0], MqttProtocolError) and link.is_free:
-                code = mqtt5.DisconnectReasonCode(errors[0].code or _MALFORMED)
+            error = tasks.error if tasks is not None else None
+            if isinstance(error, MqttProtocolError) and link.is_free:
+                code = mqtt5.DisconnectReasonCode(error.code or _MALFORMED)
                 link.write(mqtt5.DisconnectPacket(reason_code=code).write())
             await link.close()
-        return errors[0]
+        assert error is not None
+        return error
 
     async def _ping(self) -> None:
         """See to it that the broker is there, and that it hears of this client."""
@@ -287,8 +241,7 @@ class Connection:
         text = f"the connection to {self.server.url} broke: {why(error)}"
         log.debug("%s", text, extra={"event_name": "link_broke"})
         code = error.code if isinstance(error, MqttError) else 0
-        self._past_bytes = self.bytes_in_and_out
-        self._link = None
+        self._let_go()
         self.flight.lose()
         self.table.lose()
         self._options.tell(MqttState("broken", error))
@@ -343,8 +296,7 @@ class Connection:
 
     def _end_all(self, inbox: Inbox) -> None:
         """The client is over."""
-        self._past_bytes = self.bytes_in_and_out
-        self._link = None
+        self._let_go()
         taken = self.out.taken
 
         def error(asked: Asked) -> MqttError:
@@ -359,10 +311,6 @@ class Connection:
         self.links.break_all(self.closed_error)
         self._options.tell(MqttState("closed", self.given_up))
         self._tell_changed()
-
-    def _tell_changed(self) -> None:
-        self.changed.set()
-        self.changed = trio.Event()
 
     # -- what comes, synchronous -------------------------------------------------------------------------------------
 

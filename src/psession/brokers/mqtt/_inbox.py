@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from psession.brokers.mqtt._errors import MqttError
     from psession.brokers.mqtt._flight import Flight, Sent
     from psession.brokers.mqtt._message import MqttMessage
+    from psession.brokers.mqtt._table import Table
     from psession.shell.waiting import Delivery
 
 REPLIES: Final = "R"
@@ -72,8 +73,6 @@ class Inbox:
         timeouts: Requests without an answer in time.
         late: Answers that nobody waits for any more.
         wanted: The one subscription.
-        is_opening: True while a task waits for the broker to make it.
-        opened: Where others wait meanwhile.
     """
 
     def __init__(self, prefix: str, out: Outgoing, flight: Flight) -> None:
@@ -84,8 +83,8 @@ class Inbox:
         self.timeouts: int = 0
         self.late: int = 0
         self.wanted: Wanted = Wanted(f"{self.topic}+", None, 1, self.deliver, self._refused, retain_handling="never")
-        self.is_opening: bool = False
-        self.opened: trio.lowlevel.ParkingLot = trio.lowlevel.ParkingLot()
+        self._is_opening = False
+        self._opened = trio.lowlevel.ParkingLot()
         self._out = out
         self._flight = flight
         self._asked: dict[bytes, Asked] = {}
@@ -99,6 +98,31 @@ class Inbox:
     def waiting(self) -> int:
         """The number of requests that wait for their answer."""
         return len(self._asked)
+
+    async def open(self, table: Table, check_open: Callable[[], None]) -> None:
+        """Have the answers come; return when the broker has made the subscription. One task asks for it, others wait.
+
+        Raises:
+            MqttRefusedError, MqttPermissionError: The broker refuses it.
+            MqttClosedError: As `check_open`.
+        """
+        wanted = self.wanted
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while not wanted.is_granted:
+            check_open()
+            if self._is_opening:
+                await self._opened.park()
+                continue
+            self._is_opening = True
+            try:
+                wanted.outcome = None
+                if not table.has(wanted):
+                    table.check(wanted)
+                    table.add(wanted)
+                await wanted.park()
+            finally:
+                self._is_opening = False
+                self._opened.unpark_all()
 
     # -- requests ----------------------------------------------------------------------------------------------------
 

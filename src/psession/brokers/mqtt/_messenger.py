@@ -257,21 +257,4 @@ class Messenger(Publisher):
             MqttRefusedError, MqttPermissionError: The broker refuses it; ``inbox_prefix`` may help.
             MqttClosedError: The client is closed.
         """
-        inbox, table = self._inbox, self._table
-        wanted = inbox.wanted
-        await trio.lowlevel.checkpoint_if_cancelled()
-        while not wanted.is_granted:
-            self._connection.check_open()
-            if inbox.is_opening:
-                await inbox.opened.park()
-                continue
-            inbox.is_opening = True
-            try:
-                wanted.outcome = None
-                if not table.has(wanted):
-                    table.check(wanted)
-                    table.add(wanted)
-                await wanted.park()
-            finally:
-                inbox.is_opening = False
-                inbox.opened.unpark_all()
+        await self._inbox.open(self._table, self._connection.check_open)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import trio
 
-from psession.brokers._channel import Links
+from psession.brokers._connection import BrokerConnection, LinkTasks
 from psession.brokers._outgoing import Outgoing
 from psession.brokers.nats import _wire as wire
 from psession.brokers.nats._connector import Connector
@@ -27,8 +28,6 @@ from psession.brokers.nats._table import Table
 from psession.nursery import open_quiet_nursery
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from psession.brokers.nats._credentials import Credentials
     from psession.brokers.nats._link import Link
     from psession.brokers.nats._options import NatsOptions
@@ -38,44 +37,30 @@ if TYPE_CHECKING:
 log = logging.getLogger("psession")
 
 
-class Connection:
+class Connection(BrokerConnection["Link"]):
     """One connection at a time, and what outlasts it: what is queued, asked, subscribed.
 
     Attributes:
-        out: The queue of what is written.
         inbox: The requests that wait, and the channels that answers come to.
         table: The subscriptions.
-        links: The channels that hear when the connection breaks.
         dispatcher: What gives the words that come to these.
         pool: The servers that are known.
         info: What the server said of itself last.
-        is_closed: True once there will be no more connections.
-        reconnects: Connections after the first.
-        unsent: Messages that were accepted and never written.
         too_large: Messages that were accepted, and that the next server does not take.
     """
 
     def __init__(self, pool: ServerPool, options: NatsOptions, credentials: Credentials) -> None:
-        self.out: Outgoing = Outgoing(options.max_queued_bytes, wire.is_message, wire.PING.__eq__)
+        super().__init__(Outgoing(options.max_queued_bytes, wire.is_message, wire.PING.__eq__), options.grace)
         self.inbox: Inbox = Inbox(options.inbox_prefix, self.out)
         self.table: Table = Table(self.out, self.flush)
-        self.links: Links = Links()
         self._pings = Pings(self.out)
         self.dispatcher: Dispatcher = Dispatcher(self.out, self.inbox, self.table, self._pings)
         self.pool: ServerPool = pool
         self.info: Info = wire.Info()
-        self.is_closed: bool = False
-        self.reconnects: int = 0
-        self.unsent: int = 0
         self.too_large: int = 0
         self._options = options
         self._connector = Connector(pool, options, credentials)
-        self._link: Link | None = None
-        self._past_bytes = (0, 0)
-        self._changed = trio.Event()
         self._given_up: NatsConnectError | None = None
-        self._scope = trio.CancelScope(shield=True)
-        self._finished = trio.Event()
 
     # -- what is known -----------------------------------------------------------------------------------------------
 
@@ -83,17 +68,6 @@ class Connection:
     def url(self) -> str:
         """The server that there is a connection to; ``""``: there is none."""
         return self._link.server.url if self._link is not None else ""
-
-    @property
-    def bytes_in_and_out(self) -> tuple[int, int]:
-        """The bytes read and written so far."""
-        (past_in, past_out), link = self._past_bytes, self._link
-        return (past_in, past_out) if link is None else (past_in + link.bytes_in, past_out + link.bytes_out)
-
-    @property
-    def _is_writing(self) -> bool:
-        link, out = self._link, self.out
-        return link is not None and (len(out) > 0 or out.is_writing or bool(link.rest))
 
     def check_open(self) -> None:
         """Refuse what needs a client that lives.
@@ -110,25 +84,6 @@ class Connection:
         error = NatsClosedError(f"no server takes this client any more: {self._given_up.why}", outcome="not_sent")
         error.__cause__ = self._given_up
         return error
-
-    # -- waiting for it ----------------------------------------------------------------------------------------------
-
-    async def until_connected(self) -> None:
-        """Return when there is a connection.
-
-        Raises:
-            NatsClosedError: There will be none any more.
-        """
-        await trio.lowlevel.checkpoint()
-        while self._link is None:
-            self.check_open()
-            await self._changed.wait()
-
-    async def until_disconnected(self) -> None:
-        """Return when there is no connection, or there will be no more."""
-        await trio.lowlevel.checkpoint()
-        while self._link is not None and not self.is_closed:
-            await self._changed.wait()
 
     async def flush(self, *, timeout: float) -> None:  # noqa: ASYNC109 - as the public one has it
         """Return when the server has done all that it was told; wait for a connection where there is none.
@@ -147,10 +102,6 @@ class Connection:
             await self._pings.ask().park()
             return
         raise NatsTimeoutError(f"the server did not say that it is done in {timeout:g} s", waited=timeout)
-
-    def _tell_changed(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
 
     # -- its life ----------------------------------------------------------------------------------------------------
 
@@ -184,22 +135,6 @@ class Connection:
             self.is_closed = True
             self._end_all()
             self._finished.set()
-
-    async def close(self) -> None:
-        """Write what was accepted, ``grace`` seconds at most, and end. Idempotent."""
-        if not self.is_closed:
-            self.is_closed = True
-            try:
-                with trio.CancelScope(shield=True), trio.move_on_after(self._options.grace):
-                    while self._is_writing:
-                        await trio.lowlevel.checkpoint()
-                        if self._is_writing:
-                            await trio.sleep(0.001)
-            finally:
-                self._scope.cancel()
-        with trio.CancelScope(shield=True):  # what is left of it is the closing of a socket
-            await self._finished.wait()
-        await trio.lowlevel.checkpoint_if_cancelled()
 
     def _stand(self, link: Link) -> None:
         """There is a link: it is told of all subscriptions, and gets what waited, as far as its server takes that."""
@@ -239,44 +174,35 @@ class Connection:
 
     async def _use(self, link: Link) -> Exception:
         """Read, write and ping until the link is of no further use; return why."""
-        errors: list[Exception] = []
-
-        async def run(task: Callable[[], Any]) -> None:
-            try:
-                await task()
-            except (NatsError, trio.BrokenResourceError, trio.ClosedResourceError, trio.EndOfChannel) as error:
-                errors.append(error)
-                nursery.cancel_scope.cancel()
+        take = self.dispatcher.take
 
         def informed(info: Info) -> None:
             self._take_info(link, info)
             if info.ldm and not link.left and len(self.pool) > 1:
                 link.left = True
-                nursery.start_soon(
-                    run, lambda: leave(link, self._options, self.out, self.inbox, self.table, self._pings)
-                )
+                tasks.start(partial(leave, link, self._options, self.out, self.inbox, self.table, self._pings))
 
         async def read() -> None:
-            take = self.dispatcher.take
             while True:
                 take(await link.read(), link, informed)
 
         try:
             async with open_quiet_nursery() as nursery:
-                nursery.start_soon(run, read)
-                nursery.start_soon(run, lambda: self.out.run(link))
-                nursery.start_soon(run, lambda: self._pings.keep(self._options.ping_interval))
+                tasks = LinkTasks(nursery, NatsError)
+                tasks.start(read)
+                tasks.start(partial(self.out.run, link))
+                tasks.start(partial(self._pings.keep, self._options.ping_interval))
         finally:
             self.out.detach()
             await link.close()
-        return errors[0]
+        assert tasks.error is not None
+        return tasks.error
 
     def _lose(self, link: Link, error: Exception) -> None:
         """The link is over: who waits for what it should have brought hears of it at once."""
         why = f"the connection to {link.server.url} broke: {_why(error)}"
         log.debug("%s", why, extra={"event_name": "link_broke"})
-        self._past_bytes = self.bytes_in_and_out
-        self._link = None
+        self._let_go()
         self._options.tell(NatsState("broken", link.server.url, error))
         self.inbox.lose(why)
         self._pings.fail(lambda: NatsDisconnectedError(why))
@@ -285,8 +211,7 @@ class Connection:
 
     def _end_all(self) -> None:
         """There will be no more links."""
-        self._past_bytes = self.bytes_in_and_out
-        self._link = None
+        self._let_go()
         self.inbox.end(self._closed_error)
         self.unsent += self.out.drop()
         self._pings.fail(self._closed_error)

@@ -191,13 +191,13 @@ class Inbox:
                 self._out.put_word(word("closed", subject_bytes(message.reply, "reply")))
 
     def refused(self, subject: str, text: str) -> None:
-        """The server does not allow a subject: what was asked there fails, or all where it is that of the answers."""
+        """The server does not allow a subscription: where it is that of the answers, all requests fail."""
         if subject == f"{self.subject}.*":
             self._is_open = False
             self._fail(lambda _: NatsPermissionError(f"{text}; see inbox_prefix", outcome="sent", attempts=1))
 
     def forbidden(self, subject: str, text: str) -> None:
-        """The server does not allow this client to ask there."""
+        """The server does not allow this client to publish to a subject: what was asked there fails."""
         taken = self._out.taken
 
         def error(asked: Asked) -> NatsPermissionError | None:
