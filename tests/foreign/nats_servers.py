@@ -48,15 +48,19 @@ class Server:
         self.process: trio.Process | None = None
         self._nursery = nursery
         self._command = [program, "-a", HOST, "-p", str(self.port), "-l", str(folder / f"{self.port}.log"), *options]
+        self._config = folder / f"{self.port}.conf"
         if config:
-            path = folder / f"{self.port}.conf"
-            path.write_text(config)
-            self._command += ["-c", str(path)]
+            self.configure(config)
+            self._command += ["-c", str(self._config)]
 
     @property
     def url(self) -> str:
         """Where it is."""
         return f"nats://{HOST}:{self.port}"
+
+    def configure(self, config: str) -> None:
+        """Give it another configuration, for when it is started the next time; it needs one from the beginning."""
+        self._config.write_text(config)
 
     async def start(self) -> None:
         """Start it, and return when it listens."""

@@ -370,6 +370,39 @@ async def test_a_cluster_is_learned_and_outlives_its_nodes(socket_folder: Path, 
                 assert one.statistics().reconnects + two.statistics().reconnects >= 2
 
 
+async def test_what_waits_and_is_too_large_for_the_server_that_comes_back_fails_alone(
+    socket_folder: Path, which: str
+) -> None:
+    with trio.fail_after(LONGEST):
+        async with (
+            servers(socket_folder, which, config="max_payload: 10000") as (server,),
+            open_nats(server.url) as nats,
+            echoing(nats),
+            nats.subscribe("news") as news,
+        ):
+            await server.kill()
+            await nats.until_disconnected()
+            answers: list[str] = []
+
+            async def ask(size: int) -> None:
+                try:
+                    answers.append(str(len((await nats.request("echo", bytes(size), timeout=30)).data)))
+                except MessageTooLargeError as error:
+                    answers.append(error.outcome or "")
+
+            async with trio.open_nursery() as nursery:
+                for size in (1, 1000, 1001, 9000):
+                    nursery.start_soon(ask, size)
+                for size in (2000, 3):
+                    await nats.publish("news", bytes(size))
+                server.configure("max_payload: 1000")
+                await server.start()
+            assert sorted(answers) == ["1", "1000", "not_sent", "not_sent"]
+            assert len((await news.receive()).data) == 3
+            said = nats.statistics()
+            assert (said.too_large, said.reconnects, said.errors, said.queued_bytes) == (3, 1, 0, 0)
+
+
 async def test_a_server_in_lame_duck_mode_is_left_without_a_request_lost(socket_folder: Path, which: str) -> None:
     config = 'lame_duck_duration: "30s"\nlame_duck_grace_period: "5s"\n'
     states: list[NatsState] = []
