@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import ssl
 import subprocess
 import sys
+from collections import Counter
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,11 +52,15 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def echoing(mqtt: Mqtt, topic: str = "echo", **options: Any) -> AsyncIterator[MqttSubscription]:
-    """Answer each message on a topic with itself."""
+async def echoing(
+    mqtt: Mqtt, topic: str = "echo", received: list[bytes] | None = None, **options: Any
+) -> AsyncIterator[MqttSubscription]:
+    """Answer each message on a topic with itself, and note it down in `received`."""
 
     async def answer(subscription: MqttSubscription) -> None:
         async for message in subscription:
+            if received is not None:
+                received.append(message.payload)
             await mqtt.respond(message, message.payload)
 
     async with mqtt.subscribe(topic, **options) as subscription, trio.open_nursery() as nursery:
@@ -220,36 +226,50 @@ async def test_tls(socket_folder: Path, wants_certificate: bool) -> None:
 
 
 async def test_the_broker_is_killed_and_started_again_and_nothing_stays_deaf(socket_folder: Path) -> None:
+    """Each of ten askers is interrupted, or had not written its question yet: that one waits, and is answered."""
+    received: list[bytes] = []
+    outcomes: dict[bytes, str] = {}
     with trio.fail_after(LONGEST):
         async with (
             mosquitto(socket_folder) as broker,
             open_mqtt(broker.url, max_delay=0.2) as one,
             open_mqtt(broker.url, max_delay=0.2) as two,
-            echoing(one),
+            echoing(one, received=received),
             echoing(one, "shared", shared="g"),
         ):
             for round in range(3):
                 await two.request("echo", b"%d" % round)
-                outcomes: list[str] = []
+                ended: list[str] = []
                 is_back = trio.Event()
 
-                async def ask(outcomes: list[str] = outcomes, is_back: trio.Event = is_back) -> None:
-                    try:
-                        while not is_back.is_set():  # one that was not written yet is answered afterwards
-                            await two.request("echo", b"x", timeout=20)
-                    except (MqttDisconnectedError, MqttNoSubscribersError) as error:
-                        outcomes.append(str(error.outcome))
+                async def ask(
+                    who: int, round: int = round, ended: list[str] = ended, is_back: trio.Event = is_back
+                ) -> None:
+                    number, outcome = 0, "answered"
+                    while outcome == "answered":
+                        id = b"%d %d %d" % (round, who, number)
+                        asked_after = is_back.is_set()
+                        try:
+                            assert (await two.request("echo", id, timeout=20)).payload == id
+                        except (MqttDisconnectedError, MqttNoSubscribersError) as error:
+                            outcome = str(error.outcome)
+                        outcomes[id] = outcome
+                        number += 1
+                        if asked_after:
+                            break
+                    ended.append(outcome)
 
                 async with trio.open_nursery() as nursery:
-                    for _ in range(10):
-                        nursery.start_soon(ask)
+                    for who in range(10):
+                        nursery.start_soon(ask, who)
                     await trio.sleep(0.1)
                     await broker.kill()
                     await broker.start()
-                    await one.until_connected()
                     await two.until_connected()
                     is_back.set()
-                assert set(outcomes) <= {"sent", "not_sent"}
+                assert len(ended) == 10
+                await one.until_connected()
+                await two.until_connected()
                 for topic in ("echo", "shared"):
                     while True:
                         try:
@@ -258,6 +278,53 @@ async def test_the_broker_is_killed_and_started_again_and_nothing_stays_deaf(soc
                         except MqttNoSubscribersError:
                             await trio.sleep(0.01)
             assert one.statistics().reconnects == 3
+    came = Counter(received)
+    untrue = {
+        id: (outcome, came[id])
+        for id, outcome in outcomes.items()
+        if not {"answered": came[id] == 1, "not_sent": not came[id], "sent": came[id] <= 1}[outcome]
+    }
+    assert untrue == {}
+
+
+async def test_what_was_written_when_the_broker_was_killed_fails_and_what_was_not_waits(socket_folder: Path) -> None:
+    outcomes: list[str] = []
+    answers: list[bytes] = []
+    with trio.fail_after(LONGEST):
+        async with (
+            mosquitto(socket_folder) as broker,
+            open_mqtt(broker.url, max_delay=0.2) as one,
+            open_mqtt(broker.url, max_delay=0.2) as two,
+            echoing(one),
+        ):
+            await two.request("echo")
+
+            async def interrupted(number: int) -> None:
+                with pytest.raises(MqttDisconnectedError) as caught:
+                    await two.request("echo", b"%d" % number, timeout=20)
+                outcomes.append(str(caught.value.outcome))
+
+            async def waits(number: int) -> None:
+                while True:
+                    try:
+                        answers.append((await two.request("echo", b"%d" % number, timeout=20)).payload)
+                        break
+                    except MqttNoSubscribersError:  # it was written before `one` had subscribed again
+                        await trio.sleep(0.01)
+
+            async with trio.open_nursery() as nursery:
+                broker.process.send_signal(signal.SIGSTOP)  # type: ignore[union-attr]
+                for number in range(10):
+                    nursery.start_soon(interrupted, number)
+                await until(lambda: two.statistics().waiting_requests == 10 and not two.statistics().queued_bytes)
+                await broker.kill()
+                await until(lambda: len(outcomes) == 10 and not two.connected_url)
+                for number in range(10):
+                    nursery.start_soon(waits, number)
+                await until(lambda: two.statistics().requests == 1 + 10 + 10)
+                await broker.start()
+            assert outcomes == ["sent"] * 10
+            assert sorted(answers) == [b"%d" % number for number in range(10)]
 
 
 async def test_a_session_is_resumed_after_the_connection_was_cut(socket_folder: Path) -> None:
