@@ -95,7 +95,9 @@ async def nats_py(url: str) -> AsyncIterator[Callable[[str], Awaitable[str]]]:
         nonlocal said
         assert process.stdout is not None
         while b"\n" not in said:
-            said += await process.stdout.receive_some()
+            data = await process.stdout.receive_some()
+            assert data, "the program on nats-py has ended"
+            said += data
         first, _, said = said.partition(b"\n")
         return first.decode()
 

@@ -31,7 +31,13 @@ DEFAULT_QUEUE: Final = "q"
 """The queue group of micro services, as in the clients of NATS's own makers."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
-_VERSION: Final = re.compile(r"\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?")
+_NUMBER: Final = r"(0|[1-9]\d*)"
+_PART: Final = r"(0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*)"
+_VERSION: Final = re.compile(
+    rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(-{_PART}(\.{_PART})*)?(\+[0-9a-zA-Z-]+(\.[0-9a-zA-Z-]+)*)?", re.ASCII
+)
+"""As the published schemas of the answers have it: tools that check them show no service at all beside a wrong one."""
+
 _TYPES: Final = {verb: f"io.nats.micro.v1.{verb.lower()}_response" for verb in ("PING", "INFO", "STATS")}
 
 
@@ -101,6 +107,10 @@ class NatsService:
             raise ValueError(f"the name of a micro service has letters, digits, '-' and '_', not {name!r}")
         if not isinstance(version, str) or not _VERSION.fullmatch(version):
             raise ValueError(f"the version of a micro service is such as '1.0.0' (semver), not {version!r}")
+        if not isinstance(description, str):
+            raise TypeError(f"the description of a micro service is a text, not {description!r}")
+        if not all(isinstance(text, str) for pair in metadata.items() for text in pair):
+            raise TypeError(f"the metadata of a micro service are texts by their names, not {metadata!r:.100}")
         self.name = name
         self.id: str = secrets.token_hex(11)
         self._road = road
@@ -116,6 +126,11 @@ class NatsService:
             method: Endpoint(method, f"{name}.{method}", queue) for method in self._methods
         }
         for endpoint in self.endpoints.values():
+            if not _NAME.fullmatch(endpoint.name):
+                raise ValueError(
+                    f"the name of an endpoint has letters, digits, '-' and '_', not {endpoint.name!r}: give the method "
+                    "another, service.method('name')"
+                )
             subject_bytes(endpoint.subject)
 
     async def run(self, task_status: trio.TaskStatus[NatsService]) -> None:
