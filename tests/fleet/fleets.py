@@ -96,6 +96,45 @@ async def until(happens: Any, seconds: float = 30.0) -> None:
             await trio.sleep(0.001)
 
 
+class Way:
+    """A way to the broker that may stand still, both ways, while nobody is told: as a process that is stopped."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self.flows = trio.Event()
+        self.flows.set()
+
+    async def open_stream(self, host: str, port: int) -> trio.abc.Stream:
+        """Connect by it."""
+        await self.flows.wait()
+        return _Slow(await self._broker.open_stream(host, port), self)
+
+    def stop(self) -> None:
+        """Let nothing through."""
+        self.flows = trio.Event()
+
+
+class _Slow(trio.abc.Stream):
+    def __init__(self, stream: trio.abc.Stream, way: Way) -> None:
+        self._stream = stream
+        self._way = way
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._way.flows.wait()
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        data = bytes(await self._stream.receive_some(max_bytes))
+        await self._way.flows.wait()
+        return data
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
 class World:
     """A broker, and what is connected to it."""
 
@@ -112,9 +151,10 @@ class World:
         options = {"rng": lambda: 0.0, "open_stream": self.broker.open_stream, **options}
         return await self.enter(open_nats(f"nats://{host}", **options))
 
-    async def gateway(self, name: str = "g", host: str = "broker", **options: Any) -> Gateway:
+    async def gateway(self, name: str = "g", host: str = "broker", way: Way | None = None, **options: Any) -> Gateway:
         """A gateway with a client of its own."""
-        return await self.enter(Gateway(await self.nats(host), "home", name=name, **options))
+        nats = await self.nats(host, **({"open_stream": way.open_stream} if way is not None else {}))
+        return await self.enter(Gateway(nats, "home", name=name, **options))
 
     async def fleet(self, host: str = "broker", **options: Any) -> Fleet:
         """Who asks, with a client of its own."""

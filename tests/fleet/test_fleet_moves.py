@@ -14,7 +14,7 @@ from psession.absences import Absence
 from psession.channels import memory_pair, reconnecting
 from psession.fleet import Fleet, FleetClosedError, FleetDisconnectedError, FleetFullError, Gateway
 
-from .fleets import Device, a_world, until, who_are_you
+from .fleets import Device, Way, a_world, until, who_are_you
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -212,6 +212,100 @@ async def test_a_gateway_that_dies_fails_its_turns_as_sent_within_two_seconds(au
             assert asked.outcomes[2] == "not_sent"
             nursery.cancel_scope.cancel()
         assert fleet.statistics().probes > 0
+
+
+async def test_a_gateway_that_stands_still_fails_its_turns_in_six_seconds_and_gives_its_devices_up_when_it_goes_on(
+    autojump_clock: MockClock, wall: dict[str, int]
+) -> None:
+    """To the broker it is there: what it was sent waits for it."""
+    async with a_world() as world:
+        way = Way(world.broker)
+        one, two, fleet = await world.gateway("one", way=way), await world.gateway("two"), await world.fleet()
+        lamp, asked = Device("lamp"), Asked(fleet, timeout=600)
+        async with trio.open_nursery() as nursery, lamp.at(one) as old:
+            nursery.start_soon(lambda: asked.ask(1, wait=500))
+            await until(lambda: len(lamp.did) == 1)
+            await trio.sleep(60)
+            assert (asked.outcomes, fleet.statistics().silent) == ({}, 0)  # it answers, and the turn takes its time
+            way.stop()
+            stopped = trio.current_time()
+            nursery.start_soon(asked.ask, 2)  # what is asked meanwhile waits at the broker
+            await until(lambda: len(asked.outcomes) == 2)
+            assert asked.outcomes == {1: "sent", 2: "sent"}
+            assert 5.0 <= trio.current_time() - stopped <= 6.1
+            stopped = trio.current_time()
+            await asked.ask(3)  # no welcome comes
+            assert asked.outcomes[3] == "not_sent"
+            assert trio.current_time() - stopped == pytest.approx(5.0, abs=0.1)
+            wall["ns"] += 10**9
+            async with lamp.at(two) as new:
+                started = trio.current_time()
+                await asked.ask(4)
+                assert (asked.outcomes[4], trio.current_time() - started) == (4, pytest.approx(0.0, abs=0.1))
+                assert list(one.devices) == ["lamp"]
+                way.flows.set()
+                await until(lambda: old.closed)
+                await trio.sleep(5)
+                assert (list(one.devices), list(two.devices), new.closed) == ([], ["lamp"], False)
+                await asked.ask(5)
+                assert asked.outcomes[5] == 5
+            nursery.cancel_scope.cancel()
+        assert fleet.statistics().silent == 1
+        assert [message["n"] for message in lamp.did if message["n"] != 2] == [1, 4, 5]
+        assert sum(message["n"] == 2 for message in lamp.did) <= 1
+
+
+@pytest.mark.parametrize("moves", [False, True])
+async def test_with_resume_within_a_turn_waits_for_a_gateway_that_stands_still_unless_its_device_moves(
+    autojump_clock: MockClock, wall: dict[str, int], moves: bool
+) -> None:
+    async with a_world() as world:
+        way = Way(world.broker)
+        one, two = await world.gateway("one", way=way), await world.gateway("two")
+        fleet = await world.fleet(resume_within=60)
+        lamp, asked = Device("lamp"), Asked(fleet, timeout=100)
+        async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
+            await stack.enter_async_context(lamp.at(one))
+            nursery.start_soon(lambda: asked.ask(1, wait=15))
+            await until(lambda: len(lamp.did) == 1)
+            way.stop()
+            await trio.sleep(8)
+            assert asked.outcomes == {}
+            if moves:
+                wall["ns"] += 10**9
+                await stack.enter_async_context(lamp.at(two))
+                moved = trio.current_time()
+                await until(lambda: 1 in asked.outcomes)
+                assert trio.current_time() - moved < 6
+                assert asked.outcomes == {1: "sent"}
+                await asked.ask(2)
+                assert asked.outcomes == {1: "sent", 2: 2}
+                way.flows.set()
+                await until(lambda: not one.devices)
+            else:
+                way.flows.set()
+                await until(lambda: 1 in asked.outcomes)
+                assert asked.outcomes == {1: 1}
+            nursery.cancel_scope.cancel()
+        assert fleet.statistics().silent == 1
+        assert [message["n"] for message in lamp.did] == ([1, 2] if moves else [1])
+
+
+async def test_a_service_that_stood_still_itself_does_not_take_its_gateways_for_silent(
+    autojump_clock: MockClock,
+) -> None:
+    async with a_world() as world:
+        gateway, fleet = await world.gateway(), await world.fleet()
+        lamp, asked = Device("lamp"), Asked(fleet, timeout=600)
+        async with trio.open_nursery() as nursery, lamp.at(gateway):
+            nursery.start_soon(lambda: asked.ask(1, wait=300))
+            await until(lambda: len(lamp.did) == 1)
+            for pause in (7.3, 20.0, 60.0):
+                await trio.sleep(1.1)
+                autojump_clock.jump(pause)  # nothing of this process has run meanwhile
+            await trio.sleep(300)
+        assert asked.outcomes == {1: 1}
+        assert fleet.statistics().silent == 0
 
 
 async def test_a_gateway_that_is_drained_sends_its_devices_elsewhere_and_no_turn_is_lost(

@@ -13,22 +13,22 @@ import sys
 from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
-from psession import Exact, Port, SessionManager
+from psession import Exact, Port, SessionError, SessionManager
 from psession.brokers.nats import open_nats
-from psession.channels import memory_pair
+from psession.channels import memory_pair, open_tcp
 from psession.fleet import DeviceNotFoundError, Fleet, Gateway
 
 from .fleet_part import ask
-from .nats_servers import servers
+from .nats_servers import HOST, servers
 from .test_systems import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 pytestmark = pytest.mark.foreign
 
@@ -53,6 +53,11 @@ class Part:
         )
         assert process.stdout is not None
         assert b"ready" in await process.stdout.receive_some(), "a part did not start"
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     async def kill(self) -> None:
         """``kill -9``, and return when it is gone."""
@@ -157,6 +162,98 @@ async def until_all_are_there(fleet: Fleet) -> None:
     with trio.fail_after(30):
         while set(await fleet.devices()) != set(NAMES):  # noqa: ASYNC110 - as the fleet says it
             await trio.sleep(0.05)
+
+
+@pytest.mark.parametrize("which", ["newest", "oldest"])
+async def test_a_gateway_that_is_stopped_and_goes_on_gives_its_device_up_and_no_outcome_is_untrue(
+    which: str, tmp_path: Path
+) -> None:
+    """SIGSTOP, under load; its device connects elsewhere, with the old connection still open; SIGCONT."""
+    numbers = [free_port(), free_port()]
+    outcomes: dict[str, str] = {}
+    times: dict[str, float] = {}
+    ran: Counter[str] = Counter()
+
+    async def answer(message: dict[str, Any]) -> dict[str, str]:
+        if "who" in message:
+            return {"name": "lamp"}
+        ran[message["id"]] += 1
+        await trio.sleep(message["work"])
+        return {"did": message["id"]}
+
+    async def connect(number: int, task_status: trio.TaskStatus[Port]) -> None:
+        async with (
+            open_tcp(HOST, number) as channel,
+            SessionManager(dialect=Exact()).port("gateway", channel, on_request=answer) as port,
+        ):
+            task_status.started(port)
+            await trio.sleep_forever()
+
+    async def outcome_of(fleet: Fleet, id: str, work: float = 0.0) -> str:
+        started = trio.current_time()
+        try:
+            await fleet.device("lamp").request({"id": id, "work": work}, timeout=60)
+        except SessionError as error:
+            outcomes[id] = str(error.outcome)
+        else:
+            outcomes[id] = "answered"
+        times[id] = trio.current_time() - started
+        return outcomes[id]
+
+    with trio.fail_after(90):
+        async with servers(tmp_path, which) as (broker,):
+            gateways = [Part("gateway", broker.url, number) for number in numbers]
+            async with (
+                parts(*gateways),
+                open_nats(broker.url) as nats,
+                Fleet(nats, "killed") as fleet,
+                trio.open_nursery() as nursery,
+            ):
+                old: Port = await nursery.start(connect, numbers[0])
+                while await outcome_of(fleet, f"first {trio.current_time()}") != "answered":  # noqa: ASYNC110
+                    await trio.sleep(0.02)
+                over = trio.Event()
+
+                async def load(worker: int) -> None:
+                    number = 0
+                    while not over.is_set():
+                        await outcome_of(fleet, f"{worker} {number}", work=0.01)
+                        number += 1
+                        await trio.sleep(0.002)
+
+                async with trio.open_nursery() as loads:
+                    for worker in range(4):
+                        loads.start_soon(load, worker)
+                    loads.start_soon(outcome_of, fleet, "long", 45)
+                    await trio.sleep(0.5)
+                    gateways[0].signal(signal.SIGSTOP)
+                    await until(lambda: "long" in outcomes)
+                    assert outcomes["long"] == "sent"
+                    assert 5.0 <= times["long"] - 0.5 <= 8.0  # 5.5 to 6 s, and what a busy machine takes
+                    new: Port = await nursery.start(connect, numbers[1])
+                    answered = sum(outcome == "answered" for outcome in outcomes.values())
+                    await until(lambda: sum(outcome == "answered" for outcome in outcomes.values()) > answered + 50)
+                    assert not old.closed  # a gateway that stands still cannot close it
+                    gateways[0].signal(signal.SIGCONT)
+                    await until(lambda: old.closed)
+                    await trio.sleep(0.5)
+                    over.set()
+                assert not new.closed
+                assert await outcome_of(fleet, "last") == "answered"
+                assert len({epoch.gateway for epoch in (await fleet.devices()).values()}) == 1
+                assert fleet.statistics().silent == 1
+                nursery.cancel_scope.cancel()
+    allowed = {"answered": (1,), "sent": (0, 1), "refused": (0,), "not_sent": (0,)}
+    assert {id: (outcome, ran[id]) for id, outcome in outcomes.items() if ran[id] not in allowed[outcome]} == {}
+    assert max(ran.values()) == 1
+    print(Counter(outcomes.values()), f"the longest wait: {max(times.values()):.1f} s")
+    assert max(times.values()) < 10
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Wait until it is so."""
+    while not true():  # noqa: ASYNC110 - of another process
+        await trio.sleep(0.005)
 
 
 @pytest.mark.parametrize("which", ["newest", "oldest"])

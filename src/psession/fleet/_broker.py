@@ -206,6 +206,7 @@ class Broker:
         except NatsClosedError as error:
             raise FleetClosedError(error.why, outcome="not_sent") from error
         except (NatsConnectError, NatsDisconnectedError, NatsTimeoutError) as error:
+            returning.door = ""  # where that gateway stands still, another may have the device
             raise FleetDisconnectedError(f"no link to device {name!r}: {error.why}", outcome="not_sent") from error
         try:
             yield channel

@@ -156,6 +156,7 @@ class Fleet:
             evicted=pool.evicted if pool is not None else 0,
             refused=pool.refused if pool is not None else 0,
             probes=pool.probes if pool is not None else 0,
+            silent=pool.silent if pool is not None else 0,
             presence_gaps=self._gaps,
             presence_unknown=self._unknown,
             presence_lost=self._lost,

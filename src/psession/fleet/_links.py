@@ -39,6 +39,10 @@ IDLE_PROBE_INTERVAL: Final = 5.0
 """The same for a link that no call uses: a thousand of them are 200 words a second. What is asked on a link whose
 gateway has died, before that is known, fails as ``"sent"``."""
 
+SILENCE: Final = 5.0
+"""Seconds without an answer to probes after which a link is given up: its gateway stands still, or the way to it is cut
+and nobody says so. As long as `CONNECT_TIMEOUT`, for the same reason."""
+
 MOVING: Final = 5.0
 """Seconds that a call waits for a device which was there a moment ago and is moving: a reconnect takes 1 or 2."""
 
@@ -65,15 +69,17 @@ class DeviceLink:
     Attributes:
         name: The device's name.
         users: The number of calls that use it.
+        unanswered: Looks at it, each `PROBE_INTERVAL` after the other, since a probe that was not answered.
     """
 
-    __slots__ = ("_port", "channel", "error", "last_used", "name", "probed", "ready", "scope", "users")
+    __slots__ = ("_port", "channel", "error", "last_used", "name", "probed", "ready", "scope", "unanswered", "users")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.users: int = 0
         self.last_used: float = trio.current_time()
         self.probed: float = self.last_used
+        self.unanswered: int = 0
         self.channel: NatsChannel | None = None
         self.error: SessionError | None = None
         self.ready = trio.Event()
@@ -118,7 +124,7 @@ class LinkPool:
         nursery: For a task for each link.
 
     Attributes:
-        opened, reused, idle_closed, evicted, refused, nowhere, waited, probes: As in `FleetStatistics`.
+        opened, reused, idle_closed, evicted, refused, nowhere, waited, probes, silent: As in `FleetStatistics`.
     """
 
     def __init__(
@@ -137,6 +143,7 @@ class LinkPool:
         self.nowhere: int = 0
         self.waited: int = 0
         self.probes: int = 0
+        self.silent: int = 0
         self._broker = broker
         self._manager = manager
         self._options = options
@@ -357,9 +364,22 @@ class LinkPool:
                     self.retire(link)
                     continue
                 channel = link.channel
-                if channel is not None:
-                    patience = PROBE_INTERVAL if link.users else IDLE_PROBE_INTERVAL
+                if channel is not None and not self._is_silent(link, channel):
+                    patience = PROBE_INTERVAL if link.users or link.unanswered else IDLE_PROBE_INTERVAL
                     self._look_after(link, max(channel.heard, link.probed) + patience, now)
+
+    def _is_silent(self, link: DeviceLink, channel: NatsChannel) -> bool:
+        """Give a link up whose other end has not answered for long. It counts looks, so that a pause here is none."""
+        link.unanswered = 0 if channel.heard >= link.probed else link.unanswered + 1
+        if link.unanswered * PROBE_INTERVAL < SILENCE:
+            return False
+        self.silent += 1
+        link.unanswered, link.probed = 0, trio.current_time()
+        channel.give_up(
+            f"the gateway of device {link.name!r} has said nothing for {SILENCE:g} s, though it was asked to"
+        )
+        self._look_after_all()
+        return True
 
     def _look_after(self, link: DeviceLink, due: float, now: float) -> None:
         """Ask whether the other end of a link is there, if it is time."""

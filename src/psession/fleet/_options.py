@@ -167,6 +167,7 @@ class FleetStatistics:
         evicted: Links that gave way to others (``max_links``).
         refused: Calls for which there was no place (``max_links``, all in use).
         probes: Words to see whether a gateway is there still.
+        silent: Links that were given up since their gateway, which the broker had still, did not answer these.
         presence_gaps: Times that a watcher missed changes and asked for the list.
         presence_unknown: Joins that a watcher had no room for (``max_devices``).
         presence_lost: Watchers that read too slowly.
@@ -184,6 +185,7 @@ class FleetStatistics:
     evicted: int
     refused: int
     probes: int
+    silent: int
     presence_gaps: int
     presence_unknown: int
     presence_lost: int

@@ -7,6 +7,7 @@ open       on the subject that is served: who asks has the subject in ``reply`` 
 welcome    to that subject: the link stands, ``reply`` is the other end's subject from now on
 refused    to that subject: there will be no link, ``Psession-Why`` says why
 alive      is the other end there? If it is not, the broker says so, or whoever has its connection says ``closed``
+here       the answer to that: a process that stands still says nothing
 closed     this end is closed, after all that it has sent
 broken     this end has lost what came meanwhile, so the link is of no further use
 ========== =============================================================================================================
@@ -143,13 +144,20 @@ class NatsChannel(LinkEnd[LinkRoad]):
 
     def say(self, kind: str, **more: str) -> None:
         """Say something about the link to the other end."""
-        reply = b"" if kind in ("closed", "broken", "refused") else self._own
+        reply = b"" if kind in ("closed", "broken", "refused", "here") else self._own
         self._road.outgoing.put_word(word(kind, self._peer, reply, **more))
 
     def probe(self) -> None:
         """Ask at once whether the other end is there: where it is not, the channel breaks as soon as that is known."""
         if self.peer and self._over is None and not self._closed and self._road.outgoing.has_link:
             self.say("alive")
+
+    def give_up(self, why: str) -> None:
+        """Break the channel, since the other end does not answer; it is told so, for when it goes on."""
+        if self._over is None and not self._closed:
+            if self.peer and self._road.outgoing.has_link:
+                self.say("broken")
+            self.end(NatsTimeoutError(why))
 
     async def open(self, address: str, timeout: float) -> None:  # noqa: ASYNC109 - the caller's, for the text
         """Ask who serves a subject for a link.
@@ -202,7 +210,10 @@ class NatsChannel(LinkEnd[LinkRoad]):
             self.end(NatsNoRespondersError("the other end of the link is gone: nobody has its subject any more"))
             return True
         kind = word_of(message)
-        if kind == "closed":
+        if kind == "alive":
+            if self._over is None and not self._closed:
+                self.say("here")
+        elif kind == "closed":
             self.end(trio.EndOfChannel())
         elif kind == "welcome" and message.reply and message.reply != self.peer:
             self._refuse(message.reply)
