@@ -10,10 +10,10 @@ import os
 import shutil
 import signal
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import trio
@@ -91,6 +91,102 @@ async def servers(folder: Path, which: str = "newest", count: int = 1, config: s
         for server in made:
             await server.start()
         yield made
+        nursery.cancel_scope.cancel()
+
+
+class Route:
+    """The way from one node of a cluster to another, a relay of TCP that may be cut; clients do not go by it."""
+
+    def __init__(self, to_port: int) -> None:
+        self._to_port = to_port
+        self._flows = trio.Event()
+        self._flows.set()
+        self._is_closed = False
+        self._links: set[trio.CancelScope] = set()
+
+    async def run(self, task_status: trio.TaskStatus[int]) -> None:
+        """Listen on a port, which is said, until cancelled."""
+        listeners = await trio.open_tcp_listeners(0, host=HOST)
+        task_status.started(listeners[0].socket.getsockname()[1])
+        await trio.serve_listeners(self._pass_on, listeners)
+
+    def cut(self, how: Literal["closed", "stalled"]) -> None:
+        """Close it, or let nothing through and say nothing, as a network does that loses all."""
+        if how == "stalled":
+            self._flows = trio.Event()
+            return
+        self._is_closed = True
+        for link in self._links:
+            link.cancel()
+
+    def mend(self) -> None:
+        """Let through what comes, and what was held back."""
+        self._is_closed = False
+        self._flows.set()
+
+    async def _pass_on(self, near: trio.SocketStream) -> None:
+        if self._is_closed:
+            return
+        with trio.CancelScope() as link, suppress(OSError):
+            self._links.add(link)
+            try:
+                async with await trio.open_tcp_stream(HOST, self._to_port) as far, trio.open_nursery() as nursery:
+                    nursery.start_soon(self._pump, near, far, link)
+                    nursery.start_soon(self._pump, far, near, link)
+            finally:
+                self._links.remove(link)
+
+    async def _pump(self, source: trio.SocketStream, sink: trio.SocketStream, link: trio.CancelScope) -> None:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async for data in source:
+                await self._flows.wait()
+                await sink.send_all(data)
+        link.cancel()
+
+
+class Cluster:
+    """Three nodes, of which the first may be cut off from the other two."""
+
+    def __init__(self, nodes: list[Server], between: list[Route]) -> None:
+        self.nodes = nodes
+        self._between = between
+
+    def split(self, how: Literal["closed", "stalled"]) -> None:
+        """Cut all routes between the first node and the others; clients stay connected."""
+        for route in self._between:
+            route.cut(how)
+
+    def heal(self) -> None:
+        """Let the routes be."""
+        for route in self._between:
+            route.mend()
+
+
+@asynccontextmanager
+async def a_cluster_that_splits(folder: Path, which: str = "newest") -> AsyncIterator[Cluster]:
+    """A cluster for as long as the block lasts, whose nodes reach each other by relays alone.
+
+    What nodes tell each other of their addresses is a port that nobody listens on, so none goes around a relay.
+    """
+    program = find_server(which)
+    ports, nowhere = [free_port() for _ in range(3)], free_port()
+    async with trio.open_nursery() as nursery:
+        nodes: list[Server] = []
+        between: list[Route] = []
+        for number, own in enumerate(ports):
+            others = []
+            for other, port in enumerate(ports):
+                if other != number:
+                    route = Route(port)
+                    others.append(f"nats://{HOST}:{await nursery.start(route.run)}")
+                    if 0 in (number, other):
+                        between.append(route)
+            options = ["--cluster_name", "c", "--cluster", f"nats://{HOST}:{own}", "--routes", ",".join(others)]
+            options += ["--cluster_advertise", f"{HOST}:{nowhere}"]
+            nodes.append(Server(program, folder, nursery, *options))
+        for node in nodes:
+            await node.start()
+        yield Cluster(nodes, between)
         nursery.cancel_scope.cancel()
 
 
