@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +13,14 @@ import trio
 from psession import Exact, Port, Session, SessionError, SessionManager
 from psession.absences import Absence
 from psession.channels import memory_pair, reconnecting
-from psession.fleet import Fleet, FleetClosedError, FleetDisconnectedError, FleetFullError, Gateway
+from psession.fleet import (
+    DeviceNotFoundError,
+    Fleet,
+    FleetClosedError,
+    FleetDisconnectedError,
+    FleetFullError,
+    Gateway,
+)
 
 from .fleets import Device, Way, a_world, until, who_are_you
 
@@ -343,6 +351,119 @@ async def test_a_gateway_that_is_drained_sends_its_devices_elsewhere_and_no_turn
         with pytest.raises(FleetClosedError, match="is being drained"):
             async with any_port() as port, one.device("oven", port):
                 raise AssertionError
+
+
+@pytest.mark.parametrize("knows_it", [False, True])
+async def test_a_call_that_begins_after_a_drain_waits_for_its_device_whoever_was_refused_before(
+    autojump_clock: MockClock, knows_it: bool
+) -> None:
+    """The fleet's calls do not wait (``wait=0``), and none of them was refused: the gateway tells who looks there."""
+    async with a_world() as world:
+        one, two, fleet = await world.gateway("one"), await world.gateway("two"), await world.fleet()
+        lamp, device = Device("lamp"), fleet.device("lamp")
+        async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
+            await stack.enter_async_context(lamp.at(one))
+            if knows_it:
+                assert (await device.request({"n": 0}))["echo"] == 0
+            nursery.start_soon(one.drain)
+            await trio.sleep(0.5)
+            assert one.devices == {}
+            answers: list[Any] = []
+
+            async def ask() -> None:
+                answers.append((await device.request({"n": 1}, timeout=20))["echo"])
+
+            async def talk() -> None:
+                async with device.session() as session:
+                    answers.append((await session.send({"n": 2}))["echo"])
+
+            async def listen() -> None:
+                async with device.stream({"parts": 1, "n": 3}) as replies:
+                    answers.append([reply async for reply in replies])
+
+            async def post() -> None:
+                await device.post({"n": 4})
+                answers.append("posted")
+
+            for call in (ask, talk, listen, post):
+                nursery.start_soon(call)
+            await trio.sleep(2.5)
+            assert answers == []
+            started = trio.current_time()
+            await stack.enter_async_context(lamp.at(two))
+            await until(lambda: len(answers) == 4 and lamp.said)
+            assert trio.current_time() - started < 0.1  # its claim wakes them
+            assert fleet.statistics().nowhere == 0
+            nursery.cancel_scope.cancel()
+        assert sorted(map(str, answers)) == ["1", "2", "[{'part': 0}]", "posted"]
+        assert sorted(message["n"] for message in lamp.did) == ([0] if knows_it else []) + [1, 2, 3]
+        assert [message["n"] for message in lamp.said] == [4]
+
+
+async def test_a_call_after_a_drain_whose_device_comes_nowhere_fails_in_ten_seconds_or_in_its_own_time(
+    autojump_clock: MockClock,
+) -> None:
+    async with a_world() as world:
+        gateway, fleet = await world.gateway(), await world.fleet()
+        asked = Asked(fleet, timeout=60)
+        async with trio.open_nursery() as nursery, Device("lamp").at(gateway):
+            nursery.start_soon(gateway.drain)
+            await trio.sleep(0.37)  # no look for it is at the very moment at which the gateway stops telling
+            started = trio.current_time()
+            with pytest.raises(SessionError) as caught:
+                await fleet.device("lamp").request({"n": 1}, timeout=2)
+            assert (caught.value.outcome, trio.current_time() - started) == ("not_sent", pytest.approx(2.0, abs=0.1))
+            with pytest.raises(DeviceNotFoundError) as nowhere:
+                await fleet.device("lamp").request({"n": 2}, timeout=60)
+            assert nowhere.value.outcome == "not_sent"
+            assert 4.0 <= trio.current_time() - started <= 10.5
+            started = trio.current_time()
+            await asked.ask(3)  # it is nowhere, and nobody says more of it
+            assert (asked.outcomes, trio.current_time() - started) == ({3: "not_sent"}, pytest.approx(0.0, abs=0.01))
+        assert fleet.statistics().nowhere == 2
+
+
+@pytest.mark.parametrize(
+    ("count", "options", "seconds"),
+    [(100, {"grace": 10}, 10.0), (200, {}, 1.0), (100, {"timeout": 0.6}, 0.3), (50, {"grace": 0}, 0.0)],
+)
+async def test_a_drain_sends_its_devices_away_one_after_the_other(
+    autojump_clock: MockClock, count: int, options: dict[str, float], seconds: float
+) -> None:
+    """All at once they would be a thundering herd at the other gateways; each is asked until it is sent away."""
+    left: list[float] = []
+    async with a_world() as world:
+        gateway, fleet = await world.gateway(), await world.fleet()
+        async with trio.open_nursery() as nursery:
+
+            async def connect(name: str) -> None:
+                async with Device(name).at(gateway) as port:
+                    await port.wait_closed()
+                    left.append(trio.current_time() - started)
+
+            for number in range(count):
+                nursery.start_soon(connect, f"device {number}")
+            await until(lambda: len(gateway.devices) == count)
+            started, last = trio.current_time(), list(gateway.devices)[-1]
+            nursery.start_soon(lambda: gateway.drain(**options))
+            await trio.sleep(seconds / 2)
+            if seconds:
+                assert 0.4 * count <= len(left) <= 0.6 * count
+                assert (await fleet.device(last).request({"n": 1}))["echo"] == 1
+            await until(lambda: len(left) == count)
+            assert trio.current_time() - started == pytest.approx(seconds * (count - 1) / count, abs=0.1)
+            nursery.cancel_scope.cancel()
+    assert max(later - earlier for earlier, later in pairwise(left)) <= seconds / count + 0.02
+
+
+async def test_two_drains_at_once_are_one(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        gateway = await world.gateway()
+        async with trio.open_nursery() as nursery, Device("lamp").at(gateway) as port:
+            nursery.start_soon(gateway.drain)
+            nursery.start_soon(gateway.drain, 3)
+            await port.wait_closed()
+        assert gateway.devices == {}
 
 
 async def test_a_drain_cuts_off_what_does_not_end_in_time(autojump_clock: MockClock) -> None:

@@ -24,6 +24,20 @@ FAREWELL: Final = 1.0
 """Seconds that turns of askers have to end when their device is gone: they have all they will get, or fail at once."""
 
 
+class Moving:
+    """A device that was sent elsewhere, until another gateway claims it.
+
+    Attributes:
+        arrived: Set when one does.
+    """
+
+    __slots__ = ("arrived", "tap")
+
+    def __init__(self) -> None:
+        self.arrived = trio.Event()
+        self.tap: Tap | None = None
+
+
 @final
 class HeldDevice:
     """A device that a gateway has; `Gateway.device` gives it.

@@ -18,7 +18,7 @@ from psession.brokers.nats import (
 )
 from psession.errors import MalformedMessageError
 from psession.fleet._errors import DeviceNotFoundError, FleetClosedError, FleetDisconnectedError
-from psession.fleet._words import MAX_LABEL_BYTES, MAX_NAME_BYTES, checked_name, decode, encode
+from psession.fleet._words import MAX_LABEL_BYTES, MAX_NAME_BYTES, MOVING, checked_name, decode, encode
 from psession.protocol.bucket import Lines
 
 if TYPE_CHECKING:
@@ -190,8 +190,15 @@ class Broker:
         return self._nats.returning(self.device(name), connect_timeout=connect_timeout)
 
     @asynccontextmanager
-    async def link(self, returning: Returning, name: str) -> AsyncIterator[NatsChannel]:
+    async def link(
+        self, returning: Returning, name: str, note_moving: Callable[[], None]
+    ) -> AsyncIterator[NatsChannel]:
         """A link to a device.
+
+        Args:
+            returning: What opens it.
+            name: The device's.
+            note_moving: Called where its gateway says that it was sent elsewhere.
 
         Raises:
             DeviceNotFoundError: It is nowhere.
@@ -207,6 +214,10 @@ class Broker:
             raise FleetClosedError(error.why, outcome="not_sent") from error
         except (NatsConnectError, NatsDisconnectedError, NatsTimeoutError) as error:
             returning.door = ""  # where that gateway stands still, another may have the device
+            if isinstance(error, NatsConnectError) and error.reason == MOVING:
+                note_moving()
+                text = f"device {name!r} is on its way to another gateway, and not there yet"
+                raise DeviceNotFoundError(text, outcome="not_sent") from error
             raise FleetDisconnectedError(f"no link to device {name!r}: {error.why}", outcome="not_sent") from error
         try:
             yield channel

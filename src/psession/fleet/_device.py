@@ -111,8 +111,7 @@ class FleetDevice(Generic[Ask, Reply]):
         bound = math.inf  # the turn's own time is within `due` where it is asked once
         while True:
             links = asking.links()
-            until = max(started + self.wait, min(due, links.moving_until(self.name)))
-            link = links.standing(self.name) or await self._link(until, due, started)
+            link = links.standing(self.name) or await self._link(due, started)
             try:
                 asked = link.port.request(
                     payload,
@@ -222,16 +221,15 @@ class FleetDevice(Generic[Ask, Reply]):
     async def _port(self) -> AsyncIterator[Port[Ask, Reply]]:
         self._asking.calls += 1
         started = trio.current_time()
-        until = max(started + self.wait, self._asking.links().moving_until(self.name))
-        link = await self._link(until, until + self._asking.patience.total, started)
+        link = await self._link(started + self.wait + self._asking.patience.total, started)
         try:
             yield link.port
         finally:
             self._asking.links().give_back(link)
 
-    async def _link(self, until: float, due: float, started: float) -> DeviceLink:
+    async def _link(self, due: float, started: float) -> DeviceLink:
         with trio.move_on_at(due):
-            return await self._asking.links().take(self.name, until)
+            return await self._asking.links().take(self.name, started + self.wait)
         raise SessionTimeoutError(
             f"device {self.name!r} was not asked: no link to its gateway stood in time",
             waited=trio.current_time() - started,

@@ -6,7 +6,8 @@ import math
 import secrets
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, final
 
 import trio
 
@@ -15,13 +16,13 @@ from psession.budget import Budget
 from psession.dialects import Exact
 from psession.errors import SessionError
 from psession.fleet._announcer import Announcer
-from psession.fleet._askers import FAREWELL, Askers, HeldDevice, drain_port, send_askers_away
+from psession.fleet._askers import FAREWELL, Askers, HeldDevice, Moving, drain_port, send_askers_away
 from psession.fleet._broker import Broker, log
 from psession.fleet._claims import Holdings
 from psession.fleet._errors import FleetClosedError, FleetFullError
 from psession.fleet._flapping import Flapping
 from psession.fleet._options import GatewayOptions, GatewayStatistics
-from psession.fleet._words import MAX_LABEL_BYTES, Ask, Claim, Held, checked_name
+from psession.fleet._words import MAX_LABEL_BYTES, MOVING, Ask, Claim, Held, checked_name
 from psession.nursery import open_quiet_nursery
 from psession.shell.manager import SessionManager
 
@@ -38,6 +39,13 @@ if TYPE_CHECKING:
     from psession.shell.port import Port
 
     Authenticate = Callable[[Port], Awaitable[str | None]]
+
+SENT_AWAY_A_SECOND: Final = 200
+"""Devices that a drain sends away in a second: one gateway lets in 1,100 where nothing else is to do."""
+
+SAID_TO_MOVE: Final = 5.0
+"""Seconds for which a device that was sent away is said to be moving, where no other gateway claims it: a reconnect
+takes 1 or 2, and devices that begin anew wait some more, each as it likes."""
 
 
 @final
@@ -95,6 +103,7 @@ class Gateway:
         self._held: dict[str, HeldDevice] = {}
         self._by_subject: dict[str, HeldDevice] = {}
         self._by_port: dict[Port, HeldDevice] = {}
+        self._moving: dict[str, Moving] = {}
         self._draining = False
         self._server: NatsServer | None = None
         self._nursery: trio.Nursery | None = None
@@ -258,35 +267,65 @@ class Gateway:
             except FleetClosedError:  # it is being drained: the device goes elsewhere
                 log.debug("device %r was sent elsewhere", name, extra={"event_name": "device_not_let_in"})
 
-    async def drain(self, timeout: float = math.inf) -> bool:  # noqa: ASYNC109 - as in Port.drain
-        """Take no more devices and no more turns, let those under way end, and send all devices elsewhere.
+    async def drain(
+        self,
+        timeout: float = math.inf,  # noqa: ASYNC109 - as in Port.drain
+        *,
+        grace: float | None = None,
+    ) -> bool:
+        """Take no more devices, send all that there are elsewhere, one after the other, and let their turns end.
 
-        Askers are told, so that they ask again elsewhere what was not begun. Each device's port is closed with a
-        goodbye when its turns are over.
+        Until it is sent away nothing changes for a device. Then no more turns of its are taken, and its askers are told
+        that it is moving, so that they ask again elsewhere what was not begun; its port is closed with a goodbye when
+        its turns are over. To who looks for it here it is said to be moving until another gateway claims it, 5 s at
+        most.
 
         Args:
-            timeout: Seconds to wait; then what is left is cut off.
+            timeout: Seconds to wait, for all of that; then what is left is cut off.
+            grace: Seconds over which devices are sent away, so that they do not come to the other gateways all at once;
+                ``None``: 200 devices a second, and half of `timeout` at the most.
 
         Returns:
             True if all turns had come to their end.
         """
         checks.seconds("timeout", timeout)
+        if grace is not None:
+            checks.seconds("grace", grace)
         self._draining = self._announcer.draining = True
         self._announcer.beat_now()
         until = trio.current_time() + timeout
         done: list[bool] = []
+        devices = list(self._held.values())
+        spread = min(len(devices) / SENT_AWAY_A_SECOND, timeout / 2) if grace is None else min(grace, timeout)
 
-        async def send_away(held: HeldDevice) -> None:
-            if self._server is not None:
-                self._server.remove(held.subject)
-            await send_askers_away(held, until, done)
-            await drain_port(held.port, until, done)
-            self._leave(held)
+        async def send_away(held: HeldDevice, after: float) -> None:
+            await trio.sleep(after)
+            if held.tap is None or self._server is None:
+                return
+            self._server.refuse(held.subject, MOVING)
+            moving = self._moving[held.name] = Moving()
+            heard = self._broker.listener(partial(self._hear_moved, moving), Claim)
+            moving.tap = self._broker.hear(self._broker.claim(held.name), heard)
+            try:
+                await send_askers_away(held, until, done)
+                await drain_port(held.port, until, done)
+                self._leave(held)
+                with trio.move_on_at(min(until, trio.current_time() + SAID_TO_MOVE)):
+                    await moving.arrived.wait()
+            finally:
+                moving.tap.close()
+                self._moving.pop(held.name, None)
+                if self._server is not None:
+                    self._server.remove(held.subject)
 
         async with open_quiet_nursery() as nursery:
-            for held in list(self._held.values()):
-                nursery.start_soon(send_away, held)
+            for place, held in enumerate(devices):
+                nursery.start_soon(send_away, held, spread * place / len(devices))
         return all(done)
+
+    def _hear_moved(self, moving: Moving, claim: Claim, reply: str) -> None:
+        if claim.gateway != self.id:
+            moving.arrived.set()
 
     # -- taking and leaving ------------------------------------------------------------------------------------------
 
@@ -330,7 +369,7 @@ class Gateway:
         if tap is None:
             return
         tap.close()
-        if self._server is not None:
+        if self._server is not None and held.name not in self._moving:
             self._server.remove(held.subject)
         self._by_port.pop(held.port, None)
         if self._held.get(held.name) is held:

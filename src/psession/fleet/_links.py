@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, final
 
 import trio
@@ -171,6 +172,8 @@ class LinkPool:
     async def take(self, name: str, until: float) -> DeviceLink:
         """Return a link that stands, to be given back; wait `until` then for a device that is nowhere.
 
+        One that is moving is waited for at least `MOVING` seconds after that was last known.
+
         Raises:
             FleetError: There is none.
         """
@@ -179,13 +182,14 @@ class LinkPool:
             try:
                 return await self._take_now(name)
             except (DeviceNotFoundError, FleetDisconnectedError):
-                if trio.current_time() >= until:
+                patient_until = max(until, self.moving_until(name))
+                if trio.current_time() >= patient_until:
                     self.nowhere += 1
                     raise
             if not has_waited:
                 has_waited = True
                 self.waited += 1
-            await self._wait_for(name, min(until, trio.current_time() + pause))
+            await self._wait_for(name, min(patient_until, trio.current_time() + pause))
             pause = min(MAX_PAUSE, pause * 2)
 
     async def _take_now(self, name: str) -> DeviceLink:
@@ -228,8 +232,11 @@ class LinkPool:
     def moved(self, link: DeviceLink) -> None:
         """Retire a link whose device is moving: calls look for that a while, since a reconnect takes 1 or 2 seconds."""
         self.retire(link)
-        self._moving.pop(link.name, None)
-        self._moving[link.name] = trio.current_time() + MOVING
+        self._note_moving(link.name)
+
+    def _note_moving(self, name: str) -> None:
+        self._moving.pop(name, None)
+        self._moving[name] = trio.current_time() + MOVING
         if len(self._moving) > self._options.max_links:
             del self._moving[next(iter(self._moving))]
 
@@ -313,10 +320,11 @@ class LinkPool:
     @asynccontextmanager
     async def _open(self, link: DeviceLink) -> AsyncIterator[trio.abc.Channel[Any]]:
         returning = self._broker.returning(link.name, CONNECT_TIMEOUT)
+        note_moving = partial(self._note_moving, link.name)
 
         @asynccontextmanager
         async def connect() -> AsyncIterator[NatsChannel]:
-            opening = self._broker.link(returning, link.name)
+            opening = self._broker.link(returning, link.name, note_moving)
             try:
                 channel = await opening.__aenter__()
             except FleetError as error:
@@ -336,7 +344,7 @@ class LinkPool:
             async with reconnecting(connect, max_delay=MAX_PAUSE) as channel:
                 yield channel
             return
-        opening = self._broker.link(returning, link.name)
+        opening = self._broker.link(returning, link.name, note_moving)
         async with opening as link.channel:
             yield link.channel
 

@@ -32,6 +32,9 @@ MAX_NAME_BYTES: Final = 256
 MAX_LABEL_BYTES: Final = 64
 """The bytes of a fleet's name, a gateway's and a prefix, likewise."""
 
+MOVING: Final = "moving"
+"""The reason for which a gateway that is drained refuses links to a device: it was sent elsewhere."""
+
 Numbers: TypeAlias = list[tuple[str, int]]
 """Devices, with the numbers of their epochs."""
 

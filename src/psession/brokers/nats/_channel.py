@@ -194,7 +194,9 @@ class NatsChannel(LinkEnd[LinkRoad]):
             self.stand(message.reply, message.header(DOOR_HEADER) or "")
         elif kind == "refused":
             why = message.header(WHY_HEADER) or "it does not say why"
-            raise NatsConnectError(f"who serves {subject!r} refuses a link: {why:.200}", outcome="not_sent")
+            error = NatsConnectError(f"who serves {subject!r} refuses a link: {why:.200}", outcome="not_sent")
+            error.reason = why
+            raise error
         else:
             raise NatsProtocolError(
                 f"who serves {subject!r} speaks no psession: ask it by nats.requests() and the dialect NatsRequests",

@@ -39,7 +39,13 @@ class NatsError(SessionError):
 
 
 class NatsConnectError(NatsError, ConnectionError):
-    """No server took this client; the text says of each what was wrong with it."""
+    """No server took this client, and the text says of each what was wrong with it; or who serves refuses a link.
+
+    Attributes:
+        reason: What who serves a subject gives as its reason to refuse a link; ``""``: that is not what happened.
+    """
+
+    reason: str = ""
 
 
 class NatsAuthError(NatsConnectError):

@@ -67,6 +67,7 @@ class NatsServer(LinkServer[NatsChannel]):
         self._numbers = count(1)
         self._added: dict[str, tuple[Tap, str]] = {}
         self._behind: dict[str, str] = {}
+        self._refusing: dict[str, str] = {}
 
     def add(self, subject: str) -> None:
         """Serve one more subject, from now on.
@@ -85,8 +86,17 @@ class NatsServer(LinkServer[NatsChannel]):
         self._added[subject] = self._road.tap(subject, self._knock), number
         self._behind[number] = subject
 
+    def refuse(self, subject: str, reason: str) -> None:
+        """Refuse further links on an added subject, and say why, until it is removed; its links live on.
+
+        Who asks for one gets a `NatsConnectError` with this `NatsConnectError.reason`, at once.
+        """
+        if subject in self._added:
+            self._refusing[subject] = reason
+
     def remove(self, subject: str) -> None:
         """Serve an added subject no more; its links live on. Idempotent."""
+        self._refusing.pop(subject, None)
         tap, number = self._added.pop(subject, (None, ""))
         self._behind.pop(number, None)
         if tap is not None:
@@ -135,6 +145,10 @@ class NatsServer(LinkServer[NatsChannel]):
             if not subject:
                 out.put(word("refused", back, why="what was served by this door is served here no more"), 1)
                 return
+        reason = self._refusing.get(subject)
+        if reason is not None:
+            out.put(word("refused", back, why=reason), 1)
+            return
         if not self._has_place():
             out.put(word("refused", back, why=f"there is no place: max_links is {self._max_links}"), 1)
             return
