@@ -7,9 +7,9 @@ import ssl
 import subprocess
 import sys
 from collections import Counter
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import trio
@@ -152,6 +152,30 @@ async def test_messages_requests_properties_and_limits(socket_folder: Path) -> N
                 assert [one.payload async for one in limited] == [b"0", b"1"]
                 await until(lambda: everything.pending_messages >= 4)
                 assert [one.payload for one in await everything.receive_batch()] == [b"state", b"0", b"1", b"2"]
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_each_of_some_filters_that_overlap_gets_a_message_once(socket_folder: Path, qos: Literal[0, 1]) -> None:
+    """As docs/mqtt.md says of brokers that have subscription identifiers."""
+    filters = ["lamps/+", "lamps/#", "lamps/hall", "+/hall", "#"]
+    with trio.fail_after(LONGEST):
+        async with (
+            mosquitto(socket_folder) as broker,
+            open_mqtt(broker.url) as one,
+            open_mqtt(broker.url) as two,
+            AsyncExitStack() as stack,
+        ):
+            subscriptions = [await stack.enter_async_context(one.subscribe(filter, qos=qos)) for filter in filters]
+            for number in range(50):
+                await two.publish("lamps/hall", b"%d" % number, qos=qos)
+            await two.publish("lamps/hall", b"last", qos=1)
+            for subscription in subscriptions:
+                got = []
+                while b"last" not in got:
+                    got.append((await subscription.receive()).payload)
+                assert got == [*(b"%d" % number for number in range(50)), b"last"]
+            assert [subscription.pending_messages for subscription in subscriptions] == [0] * 5
+            assert one.statistics().late == 0
 
 
 async def test_many_requests_at_once_with_the_brokers_own_limits(socket_folder: Path) -> None:
