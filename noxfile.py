@@ -230,6 +230,13 @@ def fleet_kills(session: nox.Session) -> None:
     session.run("pytest", "tests/foreign/test_fleet.py", "-m", "foreign", "-s", env={"PSESSION_FLEET_SEEDS": "100"})
 
 
+@nox.session(default=False)
+def soak(session: nox.Session) -> None:
+    """A million requests over NATS through restarts and failovers; some minutes. `-- --messages 100000` for fewer."""
+    session.install(".[all]", *group("foreign"))
+    session.run("python", "benchmarks/soak.py", *session.posargs)
+
+
 def bring_chromium(session: nox.Session) -> None:
     """A browser, whatever it is called here."""
     if not any(map(shutil.which, ("chromium-browser", "google-chrome"))):

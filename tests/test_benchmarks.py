@@ -372,3 +372,38 @@ def test_a_chain_is_held_against_the_slower_of_its_hops_in_the_same_round(
     assert "by the processor time of all: 0.50\n" in out
     assert "with a core for each: 0.60\n" in out
     assert "the chain, 2 gateways beside 1: processor time 1.05, of the gateways 2.10 (at most 1.1)\n" in out
+
+
+def test_the_soak_sees_what_is_untrue(module: Callable[[str], Any]) -> None:
+    """Run twice, run though it was not sent, answered though it was never run: each is told."""
+    soak = module("soak")
+    tally = soak.Tally()
+    tally.ran(0, 0)
+    tally.was_answered(0, 0)
+    tally.has_failed(0, 1, "NatsNoRespondersError", "not_sent")
+    tally.has_failed(0, 2, "NatsDisconnectedError", "sent")
+    tally.ran(0, 2)
+    assert (tally.answered, tally.untrue) == (1, [])
+    tally.ran(0, 2)
+    tally.ran(0, 1)
+    tally.was_answered(0, 3)
+    tally.has_failed(0, 3, "NatsError", None)
+    tally.ran(1, 0)
+    tally.has_failed(1, 0, "NatsError", "not_sent")
+    assert [text.split(", ")[-1].removeprefix("and ") for text in tally.untrue] == [
+        "or after a later one",
+        "or after a later one",
+        "was not sent",
+        "never run",
+        "request 3 of asker 0 failed as None",
+        "was run",
+    ]
+
+
+def test_the_soak_knows_flat_memory_from_a_leak(module: Callable[[str], Any]) -> None:
+    """Of memory and of objects."""
+    soak = module("soak")
+    first = soak.Look("warm", 100, 40_000, 30_000)
+    assert soak.growth([first, soak.Look("the end", 1000, 41_000, 31_000)]) == []
+    assert soak.growth([first, soak.Look("the end", 1000, 50_000, 31_000)]) == ["memory grew from 40,000 to 50,000 KiB"]
+    assert len(soak.growth([first, soak.Look("the end", 1000, 50_000, 60_000)])) == 2

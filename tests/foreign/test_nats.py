@@ -61,6 +61,7 @@ async def until_answered(nats: Nats, subject: str) -> None:
 
 LONGEST = 60.0
 PEER = Path(__file__).with_name("nats_peer.py")
+SOAK = Path(__file__).parents[2] / "benchmarks" / "soak.py"
 
 
 @pytest.fixture(params=["newest", "oldest"])
@@ -553,3 +554,13 @@ async def test_plain_requests_and_micro_services_with_nats_py(socket_folder: Pat
             assert '"subject":"lampservice.dim"' in await ask("$SRV.INFO.lampservice {}")
             assert '"num_requests":1' in await ask("$SRV.STATS.lampservice {}")
             nursery.cancel_scope.cancel()
+
+
+async def test_a_short_soak_leaves_nothing_deaf_nothing_untrue_and_no_memory() -> None:
+    """As `nox -s soak` does for a million requests: one restart, one failover, some thousand requests."""
+    command = [sys.executable, str(SOAK), "--messages", "4000", "--restarts", "1", "--failovers", "1"]
+    with trio.fail_after(LONGEST):
+        done = await trio.run_process(command, capture_stdout=True, check=False)
+    said = done.stdout.decode()
+    assert done.returncode == 0, said
+    assert "no subscription deaf, no outcome untrue, nothing run twice, memory flat" in said
