@@ -67,6 +67,61 @@ async def test_a_turn_that_met_the_closing_on_its_way_fails_at_once_as_refused(a
         assert work.runs == [1]
 
 
+class Halting(trio.abc.Channel[Any]):
+    """A channel whose writing may stand still, and that breaks after some more messages."""
+
+    def __init__(self, channel: trio.abc.Channel[Any]) -> None:
+        self._channel = channel
+        self.flows = trio.Event()
+        self.flows.set()
+        self.left = 1000
+
+    async def send(self, message: Any) -> None:
+        """Send, unless it is broken."""
+        await self.flows.wait()
+        if not self.left:
+            raise trio.BrokenResourceError("it broke")
+        self.left -= 1
+        await self._channel.send(message)
+
+    async def receive(self) -> Any:
+        """Receive."""
+        return await self._channel.receive()
+
+    async def aclose(self) -> None:
+        """Close."""
+        await self._channel.aclose()
+
+
+async def test_a_turn_that_left_after_the_closing_fails_as_refused_when_the_channel_breaks_under_it(
+    autojump_clock: MockClock,
+) -> None:
+    """It was queued as the peer's word came, and written when the peer had hung up: the peer has not taken it."""
+    work, (here, there) = Work(), memory_pair()
+    halting = Halting(here)
+    client, server = SessionManager(dialect=Exact()), SessionManager(on_session=work.handle)
+    async with (
+        server.port("client", there) as served,
+        client.port("server", halting) as port,
+        trio.open_nursery() as nursery,
+    ):
+        working, meeting, queued = Caught(), Caught(), Caught()
+        nursery.start_soon(working.run, port.request, {"n": 1, "sleep": 5})
+        await settle()
+        halting.flows = trio.Event()
+        nursery.start_soon(meeting.run, port.request, {"n": 2})
+        await settle()
+        nursery.start_soon(queued.run, port.request, {"n": 3})
+        await settle()
+        nursery.start_soon(served.drain, 60)
+        await settle()
+        halting.left = 1
+        halting.flows.set()
+        await settle()
+        assert [caught.error.outcome for caught in (working, meeting, queued)] == ["sent", "refused", "refused"]  # type: ignore[union-attr]
+        assert work.runs == [1]
+
+
 async def test_what_takes_too_long_is_cut_off(autojump_clock: MockClock) -> None:
     work = Work()
     async with both_ends(work) as (served, port), trio.open_nursery() as nursery:

@@ -807,8 +807,10 @@ class Connection(Machine):
 
     def close(self, ending: Ending, now: float) -> list[events.Event]:
         """The port is over: every session ends."""
-        self._close_all(ending, now)
         handshake = self.handshake
+        if self.peer_closing:  # what left this side after the peer had said so was not taken either
+            self._asking.refuse_openings(handshake.last_taken)
+        self._close_all(ending, now)
         if (handshake.ticket or handshake.secret) and self.can_tell:
             self._say_plain(handshake.goodbye())
         return self.take()
