@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -16,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from psession import Exact, Session, SessionManager
+from psession import Exact, Session, SessionError, SessionManager
 from psession._cli._tokens import digest_of
 from psession.brokers.nats import open_nats
 from psession.channels import HandshakeError, open_websocket, reconnecting
+from psession.fleet import Fleet
 
 from ..commands import environment, start
 from ..fleet.test_fleet_page import PROGRAMS, SHOWN
@@ -247,6 +249,59 @@ async def test_a_signal_lets_turns_end_and_sends_devices_elsewhere(url: str, num
                     await trio.sleep(0.05)
             assert answers == [(0, '{"light":"slow"}\n', "")]
             nursery.cancel_scope.cancel()
+
+
+async def test_a_drain_costs_no_call_of_those_that_do_not_wait(url: str) -> None:
+    """Twelve devices move to the other gateway, as a load balancer sends them; a second later than they might."""
+    names = [f"lamp-{number}" for number in range(12)]
+    outcomes: Counter[str] = Counter()
+    manager = SessionManager(dialect=Exact(), on_session=answer)
+    drained = trio.Event()
+
+    async def live(name: str, gateways: list[str]) -> None:
+        for gateway in gateways:
+            async with open_websocket(f"{gateway}/{name}") as channel, manager.port(name, channel) as port:
+                await port.wait_closed()
+            await trio.sleep(1)
+
+    with trio.fail_after(LIMIT):
+        async with a_gateway(url) as one, a_gateway(url) as two, open_nats(url) as nats, Fleet(nats, "home") as fleet:
+
+            async def ask(first: int) -> None:
+                number = first
+                while not drained.is_set():
+                    try:
+                        await fleet.device(names[number % 12]).request({"command": number}, timeout=10)
+                    except SessionError as error:
+                        outcomes[f"{type(error).__name__} {error.outcome}"] += 1
+                    else:
+                        outcomes["answered"] += 1
+                    number += 1
+                    await trio.sleep(0.01)
+
+            async with trio.open_nursery() as nursery:
+                for name in names:
+                    nursery.start_soon(live, name, [one.url, two.url])
+
+                async def all_are_there() -> bool:
+                    return set(await fleet.devices()) == set(names)
+
+                await until(all_are_there)
+                for first in range(4):
+                    nursery.start_soon(ask, first)
+                await trio.sleep(0.5)
+                one.process.send_signal(signal.SIGTERM)
+                assert await one.process.wait() == 0
+                await until(all_are_there)
+                before = outcomes["answered"]
+                while outcomes["answered"] < before + 50:  # noqa: ASYNC110 - of other processes
+                    await trio.sleep(0.01)
+                assert max(info.devices for info in await fleet.gateways()) == 12
+                drained.set()
+                await trio.sleep(0.1)
+                nursery.cancel_scope.cancel()
+    assert set(outcomes) == {"answered"}
+    assert one.said.count("cut off") == 0
 
 
 async def test_joins_leaves_and_gateways_are_told_as_they_happen(url: str) -> None:

@@ -144,7 +144,7 @@ def _add_gateway(parser: argparse.ArgumentParser) -> None:
         "lines of TOKEN NAME, or sha256:DIGEST NAME; without it the path is the name, on the loopback interface alone"
     )
     add("--tokens", metavar="FILE", help=f"{help}; SIGHUP reads it anew")
-    add("--drain", metavar="S", type=_seconds, default=10.0, help="seconds that turns may go on after a signal (10)")
+    add("--drain", metavar="S", type=_seconds, default=10.0, help="seconds that a drain may take (10)")
     add(
         "--resume",
         metavar="S",

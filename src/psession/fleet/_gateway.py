@@ -304,7 +304,7 @@ class Gateway:
                 return
             self._server.refuse(held.subject, MOVING)
             moving = self._moving[held.name] = Moving()
-            heard = self._broker.listener(partial(self._hear_moved, moving), Claim)
+            heard = self._broker.listener(partial(self._hear_moved, held, moving), Claim)
             moving.tap = self._broker.hear(self._broker.claim(held.name), heard)
             try:
                 await send_askers_away(held, until, done)
@@ -323,9 +323,12 @@ class Gateway:
                 nursery.start_soon(send_away, held, spread * place / len(devices))
         return all(done)
 
-    def _hear_moved(self, moving: Moving, claim: Claim, reply: str) -> None:
+    def _hear_moved(self, held: HeldDevice, moving: Moving, claim: Claim, reply: str) -> None:
+        """Another gateway claims a device that was sent away. Askers hear that too, and go there."""
         if claim.gateway != self.id:
             moving.arrived.set()
+            if self._server is not None:
+                self._server.remove(held.subject)
 
     # -- taking and leaving ------------------------------------------------------------------------------------------
 

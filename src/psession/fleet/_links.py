@@ -386,7 +386,6 @@ class LinkPool:
         channel.give_up(
             f"the gateway of device {link.name!r} has said nothing for {SILENCE:g} s, though it was asked to"
         )
-        self._look_after_all()
         return True
 
     def _look_after(self, link: DeviceLink, due: float, now: float) -> None:
