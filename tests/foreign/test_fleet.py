@@ -229,7 +229,7 @@ async def test_a_gateway_that_is_stopped_and_goes_on_gives_its_device_up_and_no_
                     gateways[0].signal(signal.SIGSTOP)
                     await until(lambda: "long" in outcomes)
                     assert outcomes["long"] == "sent"
-                    assert 5.0 <= times["long"] - 0.5 <= 8.0  # 5.5 to 6 s, and what a busy machine takes
+                    assert 5.0 <= times["long"] - 0.5 <= 12.0  # 5.5 to 6 s, and what a busy machine takes; not 45
                     new: Port = await nursery.start(connect, numbers[1])
                     answered = sum(outcome == "answered" for outcome in outcomes.values())
                     await until(lambda: sum(outcome == "answered" for outcome in outcomes.values()) > answered + 50)
@@ -247,7 +247,7 @@ async def test_a_gateway_that_is_stopped_and_goes_on_gives_its_device_up_and_no_
     assert {id: (outcome, ran[id]) for id, outcome in outcomes.items() if ran[id] not in allowed[outcome]} == {}
     assert max(ran.values()) == 1
     print(Counter(outcomes.values()), f"the longest wait: {max(times.values()):.1f} s")
-    assert max(times.values()) < 10
+    assert max(times.values()) < 15
 
 
 async def until(true: Callable[[], bool]) -> None:
