@@ -74,6 +74,33 @@ async def test_nobody_there_is_said_at_once_and_nothing_was_sent(autojump_clock:
         assert (trio.current_time(), side.inbox(client)) == (0.0, 0)
 
 
+async def test_what_is_written_before_the_last_words_were_read_breaks_nothing(
+    autojump_clock: MockClock, side: Side
+) -> None:
+    """They may say what was taken: else turns that were not would be "sent"."""
+
+    async def say_goodbye(channel: Any) -> None:
+        await channel.receive()
+        await channel.send({"last": "words"})
+
+    async with (
+        side.broker() as broker,
+        side.client(broker) as there,
+        side.client(broker) as client,
+        served(there, say_goodbye),
+        client.connect("work") as channel,
+    ):
+        await channel.send({"n": 1})
+        await settle()
+        assert channel.state == "over"
+        await channel.send({"n": 2})
+        assert await channel.receive() == {"last": "words"}
+        with pytest.raises(trio.BrokenResourceError):
+            await channel.send({"n": 3})
+        with pytest.raises(trio.EndOfChannel):
+            await channel.receive()
+
+
 async def test_a_process_that_is_gone_breaks_its_links(autojump_clock: MockClock, side: Side) -> None:
     async with (
         side.broker() as broker,

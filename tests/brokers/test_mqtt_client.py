@@ -400,6 +400,46 @@ async def test_a_message_that_a_new_broker_does_not_take_fails_alone(autojump_cl
         assert mqtt.max_payload == 100
 
 
+@pytest.mark.parametrize("has_asked", [False, True])
+async def test_what_waits_with_qos_0_and_is_too_large_when_the_broker_is_back_fails_alone(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, has_asked: bool
+) -> None:
+    async with both() as (broker, mqtt), answering(mqtt, "echo"), mqtt.subscribe("a") as subscription:
+        if has_asked:
+            await mqtt.request("echo", b"")  # else the topic of answers waits for the connection, too
+        broker.down = True
+        await broker.kill()
+        broker.connack = {"max_packet_size": 200}
+        outcomes: list[str] = []
+
+        async def ask(size: int) -> None:
+            try:
+                outcomes.append(f"{len((await mqtt.request('echo', bytes(size), timeout=60)).payload)} bytes")
+            except MessageTooLargeError as error:
+                outcomes.append(f"{error.outcome}, {error.attempts}: {error.why}")
+
+        await mqtt.publish("a", b"first")
+        await mqtt.publish("a", bytes(201))
+        await mqtt.publish("a", bytes(201), response_topic="b", correlation_data=b"1")
+        async with trio.open_nursery() as nursery:
+            for size in (20, 200):
+                nursery.start_soon(ask, size)
+            await settle()
+            await mqtt.publish("a", b"last")
+            broker.down = False
+        assert sorted(outcomes) == [
+            "20 bytes",
+            f"not_sent, 0: a packet of {len(mqtt.inbox.reply_topic) + 219} bytes; the broker takes 200 at most",
+        ]
+        assert [(await subscription.receive()).payload for _ in range(2)] == [b"first", b"last"]
+        said = mqtt.statistics()
+        assert (said.too_large, said.reconnects, said.queued_bytes, said.waiting_requests) == (2 + has_asked, 1, 0, 0)
+    (record,) = [one for one in caplog.records if one.__dict__.get("event_name") == "messages_too_large"]
+    assert record.getMessage() == (
+        "2 messages that waited for a connection were let go: the broker takes packets of 200 bytes at most"
+    )
+
+
 async def test_acknowledgements_of_nothing_change_nothing(autojump_clock: MockClock) -> None:
     async with both() as (broker, mqtt):
         await broker.clients[0].say(

@@ -502,6 +502,28 @@ async def test_what_was_published_without_a_connection_is_written_then_in_order(
         assert got == list(range(100))
 
 
+async def test_what_waited_for_room_is_checked_by_the_server_that_is_there_then(autojump_clock: MockClock) -> None:
+    async with both(max_queued_bytes=100) as (broker, nats):
+        broker.down = {"one"}
+        await broker.kill()
+        broker.infos["one"] = {"max_payload": 100}
+        await nats.publish("a", bytes(100))  # there is no room behind it
+        async with trio.open_nursery() as nursery:
+
+            async def publish(size: int) -> None:
+                await nats.publish("a", bytes(size))
+
+            async def refused(size: int) -> None:
+                with pytest.raises(MessageTooLargeError, match=f"{size} bytes with headers; the server's max_payload"):
+                    await nats.publish("a", bytes(size))
+
+            nursery.start_soon(publish, 100)
+            nursery.start_soon(refused, 101)
+            await settle()
+            broker.down.clear()
+        assert nats.statistics().too_large == 0
+
+
 async def test_what_waits_and_is_too_large_for_the_next_server_fails_alone(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -33,27 +33,6 @@ async def serving(nats: Nats, handler: Callable[[NatsChannel], Awaitable[object]
         nursery.cancel_scope.cancel()
 
 
-async def test_what_is_written_before_the_last_words_were_read_breaks_nothing(autojump_clock: MockClock) -> None:
-    """They may say what was taken: else turns that were not would be "sent"."""
-
-    async def say_goodbye(channel: NatsChannel) -> None:
-        await channel.receive()
-        await channel.send({"last": "words"})
-
-    async with a_world() as world:
-        here, there = await world.nats(), await world.nats()
-        async with serving(there, say_goodbye), here.connect("work") as channel:
-            await channel.send({"n": 1})
-            await settle()
-            assert channel.state == "over"
-            await channel.send({"n": 2})
-            assert await channel.receive() == {"last": "words"}
-            with pytest.raises(trio.BrokenResourceError):
-                await channel.send({"n": 3})
-            with pytest.raises(trio.EndOfChannel):
-                await channel.receive()
-
-
 async def test_a_link_that_is_probed_hears_of_the_other_end_and_one_that_is_given_up_tells_it(
     autojump_clock: MockClock,
 ) -> None:

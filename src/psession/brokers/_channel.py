@@ -325,6 +325,15 @@ class LinkEnd(BrokerChannel[L]):
             self.say("broken")
         self.end(error)
 
+    async def _write(self, frames: Sequence[bytes]) -> None:
+        try:
+            await super()._write(frames)
+        except trio.BrokenResourceError:
+            # Closed by the other end, whose last words are not read yet: they may say which turns it took, and that
+            # what is written now was not. So these go the way of all that is sent to who has closed.
+            if not (isinstance(self._over, trio.EndOfChannel) and self._box.arrived):
+                raise
+
     def _take(self, message: Any) -> None:
         """A message came for this end."""
         waiting = self._welcome

@@ -107,6 +107,7 @@ class Mqtt(Messenger):
             unclaimed=table.unclaimed,
             overrun=self._overrun,
             unsent=connection.unsent,
+            too_large=connection.too_large,
             subscriptions=len(self._subscriptions),
             queued_bytes=self._out.queued_bytes,
             in_flight=len(flight),

@@ -6,6 +6,7 @@ import secrets
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+import mqtt5
 import trio
 from outcome import Error
 
@@ -17,6 +18,7 @@ from psession.brokers.mqtt._flight import NOBODY
 from psession.brokers.mqtt._packets import correlation_of
 from psession.brokers.mqtt._table import Wanted
 from psession.brokers.mqtt._topics import check_topic
+from psession.errors import MessageTooLargeError
 from psession.shell.waiting import Handed, Waiter
 
 if TYPE_CHECKING:
@@ -216,6 +218,18 @@ class Inbox:
             asked.wake(Error(MqttNoSubscribersError(text, code=NOBODY, outcome=sent.refused_as, attempts=1)))
         else:
             asked.wake(Error(sent.refusal()))
+
+    def let_go(self, frame: bytes, most: int) -> bool:
+        """A message of QoS 0 is too long for the broker, and let go. Return False where nobody waits for it."""
+        packet, _ = mqtt5.read(memoryview(frame))
+        if type(packet) is not mqtt5.PublishPacket or packet.response_topic != self.reply_topic:
+            return False
+        asked = self._asked.pop(packet.correlation_data or b"", None)
+        if asked is None:
+            return False
+        text = f"a packet of {len(frame)} bytes; the broker takes {most} at most"
+        asked.wake(Error(MessageTooLargeError(text, outcome="not_sent")))
+        return True
 
     def fail_all(self, error: Callable[[Asked], MqttError | None]) -> None:
         """End the requests for which there is an error."""

@@ -100,6 +100,7 @@ class Messenger(Publisher):
             self._connection.check_open()
         else:
             await self._until_ready(due, qos, topic, timeout)
+            self.check_size(frame)
         asked = inbox.ask(id, topic, frame, qos, due, timeout)
         try:
             answer: MqttMessage = await asked.park()

@@ -234,6 +234,8 @@ class MqttStatistics:
         unclaimed: Messages of QoS 1 of an earlier time that nobody subscribed for, so that they were let go.
         overrun: Subscriptions and links that were ended since their reader was too slow.
         unsent: Messages that were accepted and never written, since the client was closed without a connection.
+        too_large: Messages of QoS 0 that were accepted and never written, since they waited for a connection and are
+            longer than the broker takes now.
         subscriptions: Subscriptions that are open.
         queued_bytes: Bytes that wait to be written.
         in_flight: Messages of QoS 1 that the broker has not acknowledged.
@@ -256,6 +258,7 @@ class MqttStatistics:
     unclaimed: int
     overrun: int
     unsent: int
+    too_large: int
     subscriptions: int
     queued_bytes: int
     in_flight: int

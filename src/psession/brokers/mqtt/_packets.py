@@ -293,6 +293,21 @@ def readdressed(frames: bytes, topic: bytes) -> bytes:
     return b"".join(made)
 
 
+def split(frames: bytes, most: int) -> tuple[bytes, list[bytes]]:
+    """Return those of one PUBLISH or several, joined, that have `most` bytes at most, and the others one by one."""
+    kept: list[bytes] = []
+    gone: list[bytes] = []
+    start = 0
+    while start < len(frames):
+        read = _length(frames, start + 1, len(frames))
+        assert read is not None, "it was written by `publish`"
+        size, at = read
+        packet = frames[start : at + size]
+        (kept if len(packet) <= most else gone).append(packet)
+        start = at + size
+    return b"".join(kept), gone
+
+
 def _written_length(number: int) -> bytes:
     """A number as a Variable Byte Integer (section 1.5.5)."""
     made = bytearray()

@@ -105,6 +105,7 @@ class Publisher:
             await trio.lowlevel.checkpoint_if_cancelled()
         else:
             await out.wait_for_room()
+            self.check_size(frame)
         self._connection.check_open()
         out.put(frame, together)
 
@@ -151,12 +152,19 @@ class Publisher:
         if user_properties:
             more["user_properties"] = _pairs(user_properties)
         frame = packets.publish(topic, payload, qos, **more)
-        if len(frame) > self._connection.max_packet_bytes:
-            raise MessageTooLargeError(
-                f"a packet of {len(frame)} bytes; the broker takes {self._connection.max_packet_bytes} at most",
-                outcome="not_sent",
-            )
+        self.check_size(frame)
         return frame
+
+    def check_size(self, frame: bytes) -> None:
+        """Check a message, and again one that has waited: the broker may take less than it did.
+
+        Raises:
+            MessageTooLargeError: It is longer than the broker takes.
+        """
+        limit = self._connection.max_packet_bytes
+        if len(frame) > limit:
+            text = f"a packet of {len(frame)} bytes; the broker takes {limit} at most"
+            raise MessageTooLargeError(text, outcome="not_sent")
 
     def _check_qos(self, qos: object) -> None:
         if qos not in (0, 1) or isinstance(qos, bool):

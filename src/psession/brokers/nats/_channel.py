@@ -47,7 +47,7 @@ from psession.channels._wire import DEFAULT_CLOSE_TIMEOUT
 from psession.errors import MalformedMessageError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator
 
     from psession.brokers.nats._wire import NatsMessage
     from psession.channels._base import Message
@@ -133,15 +133,6 @@ class NatsChannel(LinkEnd[LinkRoad]):
             made.append(wire.pub(self._peer, self._own, frame[line_end + 2 : line_end + 2 + size]))
             place = line_end + 2 + size + 2
         return b"".join(made)
-
-    async def _write(self, frames: Sequence[bytes]) -> None:
-        try:
-            await super()._write(frames)
-        except trio.BrokenResourceError:
-            # Closed by the other end, whose last words are not read yet: they may say which turns it took, and that
-            # what is written now was not. So these go the way of all that is sent to who has closed.
-            if not (isinstance(self._over, trio.EndOfChannel) and self._box.arrived):
-                raise
 
     # -- the link ----------------------------------------------------------------------------------------------------
 

@@ -74,6 +74,7 @@ class Messenger:
             await trio.lowlevel.checkpoint_if_cancelled()
         else:
             await out.wait_for_room()
+            self._check_again(frame)
         if self._connection.is_closed:
             self._connection.check_open()
         out.put(frame, FLUSHED_FRAMES)
@@ -117,6 +118,7 @@ class Messenger:
             await trio.lowlevel.checkpoint_if_cancelled()
         else:
             await out.wait_for_room()
+            self._check_again(frame)
         if self._connection.is_closed:
             self._connection.check_open()
         out.put(frame, out.answers_together())
@@ -138,9 +140,19 @@ class Messenger:
             frame = wire.pub(subject, reply, data)
         limit = self._connection.info.max_payload
         if size > limit:
-            text = f"{size} bytes with headers; the server's max_payload is {limit}"
-            raise MessageTooLargeError(text, outcome="not_sent")
+            raise _too_large(size, limit)
         return frame
+
+    def _check_again(self, frame: bytes) -> None:
+        """Check a message that has waited: it may be another server now, and another `max_payload`.
+
+        Raises:
+            MessageTooLargeError: As `publish`.
+        """
+        limit = self._connection.info.max_payload
+        _, gone = wire.split(frame, limit)
+        if gone:
+            raise _too_large(gone[0][1], limit)
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -291,6 +303,11 @@ class Messenger:
     async def until_disconnected(self) -> None:
         """Return when there is no connection, or the client is closed; at once where that is so."""
         await self._connection.until_disconnected()
+
+
+def _too_large(size: int, limit: int) -> MessageTooLargeError:
+    text = f"{size} bytes with headers; the server's max_payload is {limit}"
+    return MessageTooLargeError(text, outcome="not_sent")
 
 
 def _as_bytes(data: object) -> bytes:
