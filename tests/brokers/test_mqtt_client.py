@@ -400,21 +400,24 @@ async def test_a_message_that_a_new_broker_does_not_take_fails_alone(autojump_cl
         assert mqtt.max_payload == 100
 
 
-@pytest.mark.parametrize("has_asked", [False, True])
-async def test_what_waits_with_qos_0_and_is_too_large_when_the_broker_is_back_fails_alone(
-    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, has_asked: bool
+@pytest.mark.parametrize("qos", [0, 1])
+@pytest.mark.parametrize("is_queued", [False, True])
+async def test_what_waits_and_is_too_large_when_the_broker_is_back_fails_alone(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, is_queued: bool, qos: Any
 ) -> None:
     async with both() as (broker, mqtt), answering(mqtt, "echo"), mqtt.subscribe("a") as subscription:
-        if has_asked:
-            await mqtt.request("echo", b"")  # else the topic of answers waits for the connection, too
         broker.down = True
-        await broker.kill()
+        if is_queued:
+            await mqtt.request("echo", b"")
+            mqtt.outgoing.detach()  # as it is for a pass, before the break is known: what is asked then is queued
+        else:
+            await broker.kill()  # what is asked then waits for the topic of answers, too
         broker.connack = {"max_packet_size": 200}
         outcomes: list[str] = []
 
         async def ask(size: int) -> None:
             try:
-                outcomes.append(f"{len((await mqtt.request('echo', bytes(size), timeout=60)).payload)} bytes")
+                outcomes.append(f"{len((await mqtt.request('echo', bytes(size), qos=qos, timeout=60)).payload)} bytes")
             except MessageTooLargeError as error:
                 outcomes.append(f"{error.outcome}, {error.attempts}: {error.why}")
 
@@ -426,14 +429,20 @@ async def test_what_waits_with_qos_0_and_is_too_large_when_the_broker_is_back_fa
                 nursery.start_soon(ask, size)
             await settle()
             await mqtt.publish("a", b"last")
+            await broker.kill()
             broker.down = False
         assert sorted(outcomes) == [
             "20 bytes",
-            f"not_sent, 0: a packet of {len(mqtt.inbox.reply_topic) + 219} bytes; the broker takes 200 at most",
+            f"not_sent, 0: a packet of {len(mqtt.inbox.reply_topic) + 217 + 2 * qos} bytes; the broker takes 200 at most",
         ]
         assert [(await subscription.receive()).payload for _ in range(2)] == [b"first", b"last"]
         said = mqtt.statistics()
-        assert (said.too_large, said.reconnects, said.queued_bytes, said.waiting_requests) == (2 + has_asked, 1, 0, 0)
+        assert (said.too_large, said.reconnects, said.queued_bytes, said.waiting_requests) == (
+            2 + (is_queued and not qos),
+            1,
+            0,
+            0,
+        )
     (record,) = [one for one in caplog.records if one.__dict__.get("event_name") == "messages_too_large"]
     assert record.getMessage() == (
         "2 messages that waited for a connection were let go: the broker takes packets of 200 bytes at most"

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from psession.errors import TurnOutcome
     from psession.shell.waiting import Delivery
 
+TOO_LARGE: Final = 0x95
+"""The reason code of a message that is longer than the broker takes; no broker acknowledges one with it."""
+
 NOBODY: Final = 0x10
 NOT_AUTHORIZED: Final = 0x87
 _MAX_ID: Final = 65535
@@ -74,8 +77,10 @@ class Sent(Waiter):
         self.task: trio.lowlevel.Task | None = None
         self.outcome: Delivery | None = None
 
-    def refusal(self) -> MqttRefusedError:
-        """Return the error that the broker's reason code stands for."""
+    def refusal(self) -> MqttRefusedError | MessageTooLargeError:
+        """Return the error that the reason code stands for."""
+        if self.code == TOO_LARGE:
+            return MessageTooLargeError(self.reason or "", outcome=self.refused_as)
         kind = MqttPermissionError if self.code == NOT_AUTHORIZED else MqttRefusedError
         text = f"the broker refuses the message: {packets.said(self.code, self.reason)}"
         return kind(text, code=self.code, outcome=self.refused_as, attempts=1)
@@ -250,8 +255,13 @@ class Flight:
         while self._backlog and self._out_there < self.limit:
             sent = self._backlog.popleft()
             if len(sent.frame) > self._max_bytes:
-                text = f"a packet of {len(sent.frame)} bytes; the broker takes {self._max_bytes} at most"
-                self._fail(sent, MessageTooLargeError(text, outcome="sent" if sent.was_sent else "not_sent"))
+                sent.code = TOO_LARGE
+                sent.reason = f"a packet of {len(sent.frame)} bytes; the broker takes {self._max_bytes} at most"
+                self._forget(sent)
+                if sent.failed is not None:
+                    sent.failed(sent)
+                else:
+                    sent.wake(Error(sent.refusal()))
                 continue
             self._out_there += 1
             if sent.was_sent:
