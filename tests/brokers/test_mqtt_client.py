@@ -431,9 +431,10 @@ async def test_what_waits_and_is_too_large_when_the_broker_is_back_fails_alone(
             await mqtt.publish("a", b"last")
             await broker.kill()
             broker.down = False
+        size = len(mqtt.inbox.reply_topic) + 217 + 2 * qos
         assert sorted(outcomes) == [
             "20 bytes",
-            f"not_sent, 0: a packet of {len(mqtt.inbox.reply_topic) + 217 + 2 * qos} bytes; the broker takes 200 at most",
+            f"not_sent, 0: a packet of {size} bytes; the broker takes 200 at most",
         ]
         assert [(await subscription.receive()).payload for _ in range(2)] == [b"first", b"last"]
         said = mqtt.statistics()
