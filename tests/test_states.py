@@ -826,6 +826,26 @@ def test_an_answer_to_the_turn_0_is_malformed_though_a_turn_without_a_number_wai
     assert (turn.number, turn.state, ports.counters.malformed) == (0, Turn.WAITING, 1)
 
 
+@pytest.mark.parametrize("many", [False, True], ids=["one answer", "many answers"])
+def test_what_was_asked_in_a_peers_last_life_is_not_taken_for_what_it_asks_in_the_next(many: bool) -> None:
+    ports = machine()
+    ports.receive(asks(1, _new=True), 0.0)
+    session = ports.open(None, 0.0, recycles=False)
+    turn, _ = begin_turn(ports, session, {}, 0.0)
+    ports.receive(of_session(_re=1, _turn=1), 0.0)  # the answer asks, and what is said next would answer that
+    ports.turn_over(turn, "ended", 0.0)
+    assert session.exact is not None
+    assert session.exact.holding == 1
+    ports.receive({"sid": PEERS, "_turn": 1, "_new": True, "_life": PEER_LIFE + 1}, 0.0)
+    ports.receive(of_session(_turn=1, **({"_credit": 3, "_part": 1} if many else {})), 0.0)
+    assert ports._shared.turns.running(session.key) == 1
+    frame, answers, _ = ports.post(session, {"n": 1})  # the application has not yet taken that question
+    assert ("_re" in frame, answers) == (False, 0)
+    asked, frame = begin_turn(ports, session, {"n": 2}, 0.0)
+    assert ("_re" in frame, asked.answers) == (False, 0)
+    assert ports._shared.turns.running(session.key) == 1
+
+
 def test_nearly_every_message_takes_the_fast_way(monkeypatch: pytest.MonkeyPatch) -> None:
     exact, classic = machine(), machine(dialect=Classic())
     exact.receive(asks(10, _new=True), 0.0)

@@ -1421,6 +1421,8 @@ export class Connection {
     /** The peer began a new life: what it asked in the last one is over. */
     #forgetPeer() {
         for (const dialogue of [...this.peers.values()]) this.#end(dialogue, PEER_RESTARTED, 0);
+        // A turn of the next life may have the same number.
+        for (const { exact } of this.own.values()) if (exact !== null) exact.holding = 0;
         this.turns.stopStreams();
         this.turns = new PeerTurns(this.settings.maxAnswerBytes);
     }

@@ -296,6 +296,26 @@ test("a post beside the turn that opens a session does not end that turn", async
     session.end();
 });
 
+test("what was asked in a peer's last life is not taken for what it asks in the next", async () => {
+    const { port } = await exactPort();
+    const session = port.session();
+    const asked = outcome(session.send({ n: 1 }));
+    const [first] = sent();
+    last().say(question(7, 1));
+    last().say({ ask: "who", sid: first.sid, _re: first._turn, _turn: 1, _life: first._life });
+    await settle(clock);
+    assert.deepEqual(asked.value, { ask: "who" });
+    last().say({ ...question(7, 1), _life: 501 });
+    last().say({ ask: "what", sid: first.sid, _turn: 1, _life: first._life });
+    sent();
+    await session.post({ name: "anna" }); // it is for the first question, and nobody waits for that any more
+    assert.deepEqual(
+        sent().map(({ name, _re }) => [name, _re]),
+        [["anna", undefined]],
+    );
+    session.end();
+});
+
 test("the error of a peer has its code, its text, and whether something was done", async () => {
     const port = await connect();
     for (const [_error, code, text, outcomeOf] of [

@@ -581,6 +581,9 @@ class Connection(Machine):
         now = 0.0  # no number of this side's rests for a session of the peer's
         for dialogue in list(self._peers.values()):
             self._end(dialogue, PEER_RESTARTED, now)
+        for dialogue in self._own.values():
+            if dialogue.exact is not None:
+                dialogue.exact.holding = 0  # a turn of the next life may have the same number
         self._shared.turns.stop_streams()
         self._shared.turns = PeerTurns(self._settings.max_answer_bytes)
 
