@@ -20,7 +20,7 @@ NEWER_PYTHONS = ["3.14"]
 """Those that the suite runs on where they are found, and that nobody has to have."""
 
 ON_ALL_CORES = ("-n", "auto")
-"""The suite on two cores takes half of the four minutes that it takes on one."""
+"""On two cores the suite takes half of the time that it takes on one."""
 
 nox.needs_version = ">=2025.2.9"
 nox.options.download_python = "never"

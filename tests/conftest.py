@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +28,11 @@ with suppress(ImportError):  # not where the examples alone are tested
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell runs in the background, and all it starts
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Containers often tell Python to keep no bytecode. Then each of the hundreds of Pythons that tests start compiles what
+# it imports, and each pytest among them rewrites every plugin that is installed: a third of what the suite takes.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 
@@ -36,6 +43,18 @@ def unskipped(report: Report) -> Report:
         report.outcome = "failed"
         report.longrepr = f"In CI nothing is skipped. {why}"
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Let no `gc.collect()` of a test look through what lives as long as the run: that takes a third of a second."""
+    gc.disable()  # nothing of it goes, so to look through it while it grows finds nothing
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)
