@@ -257,6 +257,7 @@ async def test_an_examples_server_serves_several_clients_at_once(name: str) -> N
                 client.sendall(UPGRADE if name in WEBSOCKET_SERVERS else b"")
             await trio.testing.wait_all_tasks_blocked(0.05)
             assert [is_open(client) for client in clients] == [True, True, True]
+            connections.close()  # first, or each is waited for: it says no goodbye
             nursery.cancel_scope.cancel()
 
 

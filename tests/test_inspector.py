@@ -111,7 +111,8 @@ def test_a_payload_of_any_size_is_a_short_line_and_few_of_its_values_are_read() 
     deep: Any = 0
     for _ in range(500):
         deep = [deep]
-    for payload in ({str(n): "x" * 10**6 for n in range(1000)}, [list(range(1000))] * 1000, deep):
+    text = "x" * 10**6
+    for payload in ({str(n): text for n in range(1000)}, [list(range(1000))] * 1000, deep):
         seen.clear()
         assert len(shown(payload, count)) <= MAX_CHARS
         assert len(seen) < 70

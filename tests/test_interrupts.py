@@ -299,13 +299,20 @@ CASES = [
 ]
 
 
+COUNTED: dict[str, tuple[int, int]] = {}
+"""The places of each scenario so far: they are the same whatever becomes of the signal."""
+
+
 def some_of(places: int, dice: random.Random) -> list[int]:
     return dice.sample(range(1, places + 1), min((PLACES + 1) // 2, places))
 
 
 def interrupt_often(name: str, play: Any, *, catches: bool, **options: Any) -> None:
     """Play a scenario many times, with a signal at another place each time."""
-    dice, (most, every) = random.Random(f"{name} {catches}"), count_places(play, **options)
+    scenario = f"{name} {options}"
+    if scenario not in COUNTED:
+        COUNTED[scenario] = count_places(play, **options)
+    dice, (most, every) = random.Random(f"{name} {catches}"), COUNTED[scenario]
     for place in sorted({*some_of(most, dice), *some_of(every, dice)}):
         interrupt(play, place, catches=catches, **options)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -123,7 +124,8 @@ def takes(call: Any, name: str) -> bool:
 # -- what a signature names --------------------------------------------------------------------------------------------
 
 
-def defined() -> set[str]:
+@functools.cache
+def defined() -> frozenset[str]:
     """The names of all classes and aliases at the top of psession's modules."""
     names = set[str]()
     for path in SOURCES.rglob("*.py"):
@@ -134,7 +136,7 @@ def defined() -> set[str]:
                 names.add(node.targets[0].id)
             elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 names.add(node.target.id)
-    return names
+    return frozenset(names)
 
 
 def annotations_of(thing: Any, *, is_made: bool = True) -> set[str]:

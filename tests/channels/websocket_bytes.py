@@ -28,8 +28,14 @@ def raw(first: int, payload: bytes = b"", *, field: int | None = None, mask: byt
     head = {0: b"", 2: b"\x7e", 8: b"\x7f"}[field] + size.to_bytes(field or 1, "big")
     if mask is None:
         return bytes([first]) + head + payload
-    masked = bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload))
-    return bytes([first, head[0] | 0x80]) + head[1:] + mask + masked
+    return bytes([first, head[0] | 0x80]) + head[1:] + mask + masked(payload, mask)
+
+
+def masked(payload: bytes, mask: bytes) -> bytes:
+    """Each byte with that of the mask whose turn it is, masked or unmasked; in one step, since there are millions."""
+    size = len(payload)
+    key = (mask * (size // 4 + 1))[:size]
+    return (int.from_bytes(payload) ^ int.from_bytes(key)).to_bytes(size)
 
 
 def close_code(frame: bytes) -> int | None:
@@ -38,5 +44,5 @@ def close_code(frame: bytes) -> int | None:
     if at < 0:
         return None
     size, mask, body = frame[at + 1] & 0x7F, frame[at + 2 : at + 6], frame[at + 6 :]
-    payload = bytes(byte ^ mask[place % 4] for place, byte in enumerate(body[:size]))
+    payload = masked(body[:size], mask)
     return int.from_bytes(payload[:2], "big") if payload else 1005

@@ -90,10 +90,12 @@ class Device:
 
 
 async def until(happens: Any, seconds: float = 30.0) -> None:
-    """Wait until something is true."""
+    """Wait until something is true, at first a millisecond and at most a twentieth of a second too long."""
+    pause = 0.001
     with trio.fail_after(seconds):
-        while not happens():  # noqa: ASYNC110 - anything may be waited for
-            await trio.sleep(0.001)
+        while not happens():
+            await trio.sleep(pause)
+            pause = min(pause * 1.2, 0.05)
 
 
 class Way:
