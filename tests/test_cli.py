@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import socket
 import struct
@@ -303,7 +304,9 @@ def test_silence_is_a_timeout_after_every_attempt(capsys: Captured) -> None:
     with peer(lambda connection: came.append(read_on(connection))) as port:
         patience = ["--timeout", "0.05", "--retry-count", "2", "--retry-interval", "0.01"]
         assert main(["call", f"tcp://127.0.0.1:{port}", '{"a": 1}', *patience]) == Exit.TIMEOUT
-    assert "(3 attempts, 0.1" in complaint(capsys)
+    told = re.search(r"\(3 attempts, ([\d.]+) s\)", complaint(capsys))
+    assert told is not None
+    assert 0.17 <= float(told[1]) < 2  # a busy machine is late
     assert came[0] == b'{"a":1,"sid":1}\n' * 3
 
 

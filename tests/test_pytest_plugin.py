@@ -216,7 +216,7 @@ def test_messages_that_cannot_be_drawn_stop_no_run(suite: pytest.Pytester) -> No
 def test_secrets_are_hidden_in_a_report(suite: pytest.Pytester) -> None:
     suite.makepyfile(
         """
-        async def test_it(port_pair):
+        async def test_it(port_pair, autojump_clock):
             async with port_pair(far={"on_request": lambda message: {"token": "t-1"}}) as (near, far, link):
                 await near.request({"login": "lamp", "secret": "lamp-1"})
             assert not link.log
