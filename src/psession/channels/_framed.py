@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import trio
 
 from psession.channels._pace import LEAST_BYTES, Pace
-from psession.channels._poller import poller_of_this_run
+from psession.channels._poller import MANY, poller_of_this_run
 from psession.channels._useless import UselessLimit
 from psession.channels._wire import WireChannel
 
@@ -163,22 +163,24 @@ class FramedChannel(WireChannel):
             self.pace()
             if self._tell_kept is not None:
                 self._tell_kept()
-        if self._rest or not messages or self._framing.lost is not None:
-            self._end_watch()
+        if watch is not None and (self._rest or not messages or self._framing.lost is not None):
+            watch.stop()
         return messages
 
     def watch(self, until: Callable[[], bool]) -> Awaitable[bool] | None:
         """Have `until` called each time that the socket has more, where there are many; see `FrameChannel.watch`."""
+        poller = self._poller
+        if poller is not None and poller.channels < MANY:
+            return None  # the usual case, after each read: a look at one number
         if not self._can_watch or self._closed:
             return None
-        poller = self._poller
         if poller is None:
             poller = self._poller = poller_of_this_run()
             if poller is None:
                 self._can_watch = False
                 return None
             poller.channels += 1
-        if not poller.is_worth_it or self._receiving or self._pending or self._rest or self._at_end:
+        if poller.channels < MANY or self._receiving or self._pending or self._rest or self._at_end:
             return None
         if self._pace.waits or self._socket is None or self._socket.fileno() < 0:
             return None

@@ -114,11 +114,6 @@ class Poller:
         self._leader: Watch | None = None
         self.channels = 0
 
-    @property
-    def is_worth_it(self) -> bool:
-        """True while there are so many channels that watching their sockets together saves work."""
-        return self.channels >= MANY
-
     @trio.lowlevel.enable_ki_protection
     def watch(self, fileno: int, look: Callable[[], object]) -> Watch | None:
         """Have `look` called each time that there is something to read, until the watch is stopped.

@@ -214,6 +214,7 @@ class PortTasks:
         channel, frames = self._channel, self._frames
         assert channel is not None
         receive = partial(receive_some, channel) if frames is None else frames.receive_batch
+        watch, look = (None if frames is None else frames.watch), self._look_until_near
         with self._reading:
             try:
                 while True:
@@ -221,7 +222,7 @@ class PortTasks:
                     while True:
                         while self._more_is_near() and self._busy is not None and await self._busy.until(self._look):
                             pass
-                        watching = frames.watch(self._look_until_near) if frames is not None else None
+                        watching = None if watch is None else watch(look)
                         if watching is None or not await watching:
                             break
             except trio.EndOfChannel:
