@@ -66,6 +66,10 @@ class Connection(BrokerConnection["Link"]):
         server: The broker.
     """
 
+    is_closed: bool
+    reconnects: int
+    unsent: int
+
     def __init__(self, server: Server, options: MqttOptions) -> None:
         super().__init__(Outgoing(options.max_queued_bytes, packets.is_message, packets.is_word), options.grace)
         ids = Ids()

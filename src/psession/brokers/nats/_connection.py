@@ -49,6 +49,10 @@ class Connection(BrokerConnection["Link"]):
         too_large: Messages that were accepted, and that the next server does not take.
     """
 
+    is_closed: bool
+    reconnects: int
+    unsent: int
+
     def __init__(self, pool: ServerPool, options: NatsOptions, credentials: Credentials) -> None:
         super().__init__(Outgoing(options.max_queued_bytes, wire.is_message, wire.PING.__eq__), options.grace)
         self.inbox: Inbox = Inbox(options.inbox_prefix, self.out)
