@@ -89,7 +89,7 @@ class NatsServer(LinkServer[NatsChannel]):
     def refuse(self, subject: str, reason: str) -> None:
         """Refuse further links on an added subject, and say why, until it is removed; its links live on.
 
-        Who asks for one gets a `NatsConnectError` with this `NatsConnectError.reason`, at once.
+        Who asks for one gets a `NatsConnectError` at once, whose ``reason`` is this one.
         """
         if subject in self._added:
             self._refusing[subject] = reason
