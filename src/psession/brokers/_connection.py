@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
     from psession.brokers._outgoing import Outgoing
     from psession.errors import SessionError
 
+log = logging.getLogger("psession")
+
 K = TypeVar("K", bound=BrokerStream)
+G = TypeVar("G")
 
 
 class BrokerConnection(Generic[K]):
@@ -28,6 +32,7 @@ class BrokerConnection(Generic[K]):
         is_closed: True once there will be no more links.
         reconnects: Links after the first.
         unsent: Messages that were accepted and never written.
+        too_large: Messages that were accepted, and that are longer than what is connected to now takes.
     """
 
     def __init__(self, out: Outgoing, grace: float) -> None:
@@ -36,6 +41,7 @@ class BrokerConnection(Generic[K]):
         self.is_closed: bool = False
         self.reconnects: int = 0
         self.unsent: int = 0
+        self.too_large: int = 0
         self._grace = grace
         self._link: K | None = None
         self._past_bytes = (0, 0)
@@ -91,6 +97,34 @@ class BrokerConnection(Generic[K]):
         """There is no link any more."""
         self._past_bytes = self.bytes_in_and_out
         self._link = None
+
+    def _let_go_of_too_large(
+        self, split: Callable[[bytes], tuple[bytes, list[G]]], let_go: Callable[[G], bool], why: str
+    ) -> None:
+        """Check what waits by what the next link takes: each message that is too long for it fails alone.
+
+        Args:
+            split: Takes such messages out of a frame. Returns what is left, and something for each of them.
+            let_go: Gets that, and tells who waits for an answer. Returns False where nobody does.
+            why: What the next link takes, for the log.
+        """
+        unheard = 0
+
+        def revised(frame: bytes) -> bytes:
+            nonlocal unheard
+            kept, gone = split(frame)
+            self.too_large += len(gone)
+            unheard += sum(not let_go(one) for one in gone)
+            return kept
+
+        self.out.revise(revised)
+        if unheard:
+            log.warning(
+                "%d messages that waited for a connection were let go: %s",
+                unheard,
+                why,
+                extra={"event_name": "messages_too_large"},
+            )
 
     # -- the end -----------------------------------------------------------------------------------------------------
 

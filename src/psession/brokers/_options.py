@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import math
 import random
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar
 
 from psession import checks
 from psession.channels._connecting import DEFAULT_CONNECT_TIMEOUT
-from psession.channels._reconnect_options import DEFAULT_FIRST_DELAY
+from psession.channels._reconnect_options import DEFAULT_FIRST_DELAY, tell_state
 from psession.protocol.backoff import Backoff
 
 if TYPE_CHECKING:
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     import trio
-
-log = logging.getLogger("psession")
 
 DEFAULT_MAX_DELAY: Final = 5.0
 """Seconds: a broker restarts, a cluster elects in a few; 1,000 clients that have got there knock 160 times a second."""
@@ -91,10 +88,5 @@ class ClientOptions(Generic[S]):
         return Backoff(self.first_delay, 2.0, self.max_delay, self.jitter)
 
     def tell(self, state: S) -> None:
-        """Call ``on_state``; what it raises is logged, since who is told must not break what it is told of."""
-        if self.on_state is None:
-            return
-        try:
-            self.on_state(state)
-        except Exception:
-            log.exception("on_state raised at %r", state, extra={"event_name": "on_state_raised"})
+        """Call ``on_state``, where there is one."""
+        tell_state(self.on_state, state)

@@ -9,7 +9,7 @@ import random
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import trio
 
@@ -20,6 +20,8 @@ from psession.protocol.backoff import Backoff
 from psession.text import innermost, short
 
 log = logging.getLogger("psession")
+
+S = TypeVar("S")
 
 DEFAULT_FIRST_DELAY: Final = 0.1
 """Seconds: a process that is started anew by its supervisor listens again after about that (systemd's RestartSec)."""
@@ -122,13 +124,18 @@ class ReconnectOptions:
         return isinstance(error, WORLD) and not isinstance(error, self.give_up_on)
 
     def tell(self, state: LinkState) -> None:
-        """Call ``on_state``; what it raises is logged, since who is told must not break what it is told of."""
-        if self.on_state is None:
-            return
-        try:
-            self.on_state(state)
-        except Exception:
-            log.exception("on_state raised at %r", state, extra={"event_name": "on_state_raised"})
+        """Call ``on_state``, where there is one."""
+        tell_state(self.on_state, state)
+
+
+def tell_state(on_state: Callable[[S], object] | None, state: S) -> None:
+    """Call `on_state`; what it raises is logged, since who is told must not break what it is told of."""
+    if on_state is None:
+        return
+    try:
+        on_state(state)
+    except Exception:
+        log.exception("on_state raised at %r", state, extra={"event_name": "on_state_raised"})
 
 
 class Pace:

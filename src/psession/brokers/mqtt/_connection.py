@@ -62,13 +62,13 @@ class Connection(BrokerConnection["Link"]):
         client_id: The id of this client, the broker's own choice where the caller had none.
         given_up: Why the broker takes this client no more.
         messages_in: Messages that came.
-        too_large: Messages of QoS 0 that were accepted, and that the broker does not take any more.
         server: The broker.
     """
 
     is_closed: bool
     reconnects: int
     unsent: int
+    too_large: int
 
     def __init__(self, server: Server, options: MqttOptions) -> None:
         super().__init__(Outgoing(options.max_queued_bytes, packets.is_message, packets.is_word), options.grace)
@@ -79,7 +79,6 @@ class Connection(BrokerConnection["Link"]):
         self.client_id: str = options.client_id
         self.given_up: MqttConnectError | None = None
         self.messages_in: int = 0
-        self.too_large: int = 0
         self.server: Server = server
         self._options = options
         self._early: list[Packet] = []
@@ -199,35 +198,17 @@ class Connection(BrokerConnection["Link"]):
         self._pings_out = self._unacknowledged = 0
         self.connack = connack
         self.client_id = connack.assigned_client_id or self.client_id
-        self._let_go_of_too_large()
+        inbox, limit = self._inbox, self.max_packet_bytes
+        assert inbox is not None
+        self._let_go_of_too_large(
+            lambda frame: packets.split(frame, limit),
+            lambda packet: inbox.let_go(packet, limit),
+            f"the broker takes packets of {limit} bytes at most",
+        )
         self.out.attach(link, self.table.stand(connack))
         self.flight.stand(connack.receive_max, self.max_packet_bytes, session_present=connack.session_present)
         self._options.tell(MqttState("open", session_present=connack.session_present))
         self._tell_changed()
-
-    def _let_go_of_too_large(self) -> None:
-        """What waits was checked against what the broker took before: each message that is too long now fails alone."""
-        inbox, limit, unheard = self._inbox, self.max_packet_bytes, 0
-        assert inbox is not None
-
-        def revised(frame: bytes) -> bytes:
-            nonlocal unheard
-            if len(frame) <= limit or not packets.is_message(frame):
-                return frame
-            kept, gone = packets.split(frame, limit)
-            for packet in gone:
-                self.too_large += 1
-                unheard += not inbox.let_go(packet, limit)
-            return kept
-
-        self.out.revise(revised)
-        if unheard:
-            log.warning(
-                "%d messages that waited for a connection were let go: the broker takes packets of %d bytes at most",
-                unheard,
-                limit,
-                extra={"event_name": "messages_too_large"},
-            )
 
     async def _use(self, link: Link) -> Exception:
         """Read, write and ping until the connection is of no further use; return why."""

@@ -15,6 +15,8 @@ from psession.brokers.mqtt._topics import is_topic_name
 from psession.errors import MalformedMessageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mqtt5 import Packet
 
 MAX_PACKET_BYTES: Final = 268_435_460
@@ -281,31 +283,33 @@ def numbered(frame: bytes, packet_id: int) -> bytes:
 def readdressed(frames: bytes, topic: bytes) -> bytes:
     """Return one PUBLISH, or several that were joined, to another topic."""
     made: list[bytes] = []
-    start = 0
-    while start < len(frames):
-        read = _length(frames, start + 1, len(frames))
-        assert read is not None, "it was written by `publish`"
-        size, at = read
-        rest = frames[at + 2 + (frames[at] << 8 | frames[at + 1]) : at + size]
+    for start, at, stop in _edges(frames):
+        rest = frames[at + 2 + (frames[at] << 8 | frames[at + 1]) : stop]
         body = b"%b%b%b" % (len(topic).to_bytes(2, "big"), topic, rest)
         made.append(b"%c%b%b" % (frames[start], _written_length(len(body)), body))
-        start = at + size
     return b"".join(made)
 
 
 def split(frames: bytes, most: int) -> tuple[bytes, list[bytes]]:
     """Return those of one PUBLISH or several, joined, that have `most` bytes at most, and the others one by one."""
+    if len(frames) <= most or not is_message(frames):
+        return frames, []
     kept: list[bytes] = []
     gone: list[bytes] = []
+    for start, _, stop in _edges(frames):
+        (kept if stop - start <= most else gone).append(frames[start:stop])
+    return b"".join(kept), gone
+
+
+def _edges(frames: bytes) -> Iterator[tuple[int, int, int]]:
+    """Where each of the joined PUBLISHes begins, where its length has ended, and where it ends itself."""
     start = 0
     while start < len(frames):
         read = _length(frames, start + 1, len(frames))
         assert read is not None, "it was written by `publish`"
         size, at = read
-        packet = frames[start : at + size]
-        (kept if len(packet) <= most else gone).append(packet)
+        yield start, at, at + size
         start = at + size
-    return b"".join(kept), gone
 
 
 def _written_length(number: int) -> bytes:

@@ -46,12 +46,12 @@ class Connection(BrokerConnection["Link"]):
         dispatcher: What gives the words that come to these.
         pool: The servers that are known.
         info: What the server said of itself last.
-        too_large: Messages that were accepted, and that the next server does not take.
     """
 
     is_closed: bool
     reconnects: int
     unsent: int
+    too_large: int
 
     def __init__(self, pool: ServerPool, options: NatsOptions, credentials: Credentials) -> None:
         super().__init__(Outgoing(options.max_queued_bytes, wire.is_message, wire.PING.__eq__), options.grace)
@@ -61,7 +61,6 @@ class Connection(BrokerConnection["Link"]):
         self.dispatcher: Dispatcher = Dispatcher(self.out, self.inbox, self.table, self._pings)
         self.pool: ServerPool = pool
         self.info: Info = wire.Info()
-        self.too_large: int = 0
         self._options = options
         self._connector = Connector(pool, options, credentials)
         self._given_up: NatsConnectError | None = None
@@ -144,7 +143,12 @@ class Connection(BrokerConnection["Link"]):
         """There is a link: it is told of all subscriptions, and gets what waited, as far as its server takes that."""
         self._link = link
         self._take_info(link, link.info)
-        self._let_go_of_too_large(link)
+        limit = self.info.max_payload
+        self._let_go_of_too_large(
+            lambda frame: wire.split(frame, limit),
+            lambda gone: self.inbox.let_go(*gone, limit),
+            f"the max_payload of {link.server.url} is {limit}",
+        )
         # The inbox first: who comes back by a door must not find what is served without the door.
         self.out.attach(link, self.inbox.words() + self.table.words())
         self._options.tell(NatsState("open", link.server.url))
@@ -153,28 +157,6 @@ class Connection(BrokerConnection["Link"]):
     def _take_info(self, link: Link, info: Info) -> None:
         link.info = self.info = info
         self.pool.learn(info.connect_urls, link.server)
-
-    def _let_go_of_too_large(self, link: Link) -> None:
-        """What waits was checked against the servers before: each message that is too long for this one fails alone."""
-        limit, unheard = link.info.max_payload, 0
-
-        def revised(frame: bytes) -> bytes:
-            nonlocal unheard
-            kept, gone = wire.split(frame, limit)
-            for reply, size in gone:
-                self.too_large += 1
-                unheard += not self.inbox.let_go(reply, size, limit)
-            return kept
-
-        self.out.revise(revised)
-        if unheard:
-            log.warning(
-                "%d messages that waited for a connection were let go: the max_payload of %s is %d",
-                unheard,
-                link.server.url,
-                limit,
-                extra={"event_name": "messages_too_large"},
-            )
 
     async def _use(self, link: Link) -> Exception:
         """Read, write and ping until the link is of no further use; return why."""

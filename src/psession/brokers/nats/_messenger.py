@@ -69,15 +69,8 @@ class Messenger:
         """
         back = subject_bytes(reply, "reply") + b" " if reply else b""
         frame = self._frame(subject_bytes(subject), back, data, headers)
-        out = self._out
-        if out.takes_now():
-            await trio.lowlevel.checkpoint_if_cancelled()
-        else:
-            await out.wait_for_room()
-            self._check_again(frame)
-        if self._connection.is_closed:
-            self._connection.check_open()
-        out.put(frame, FLUSHED_FRAMES)
+        await self._wait_for_room(frame)
+        self._out.put(frame, FLUSHED_FRAMES)
 
     @_protected
     def publish_nowait(
@@ -113,15 +106,8 @@ class Messenger:
         if not message.reply:
             raise ValueError(f"the message on {message.subject!r} wants no answer: it has no reply subject")
         frame = self._frame(subject_bytes(message.reply, "reply"), b"", data, headers)
-        out = self._out
-        if out.takes_now():
-            await trio.lowlevel.checkpoint_if_cancelled()
-        else:
-            await out.wait_for_room()
-            self._check_again(frame)
-        if self._connection.is_closed:
-            self._connection.check_open()
-        out.put(frame, out.answers_together())
+        await self._wait_for_room(frame)
+        self._out.put(frame, self._out.answers_together())
 
     def _frame(self, subject: bytes, reply: bytes, data: bytes, headers: Headers | None) -> bytes:
         """The bytes of a message.
@@ -143,16 +129,24 @@ class Messenger:
             raise _too_large(size, limit)
         return frame
 
-    def _check_again(self, frame: bytes) -> None:
-        """Check a message that has waited: it may be another server now, and another `max_payload`.
+    async def _wait_for_room(self, frame: bytes) -> None:
+        """Return when a message may be put; a point of cancellation.
+
+        One that has waited is checked again: it may be another server now, and another `max_payload`.
 
         Raises:
-            MessageTooLargeError: As `publish`.
+            MessageTooLargeError, NatsClosedError: As `publish`.
         """
-        limit = self._connection.info.max_payload
-        _, gone = wire.split(frame, limit)
-        if gone:
-            raise _too_large(gone[0][1], limit)
+        if self._out.takes_now():
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await self._out.wait_for_room()
+            limit = self._connection.info.max_payload
+            _, gone = wire.split(frame, limit)
+            if gone:
+                raise _too_large(gone[0][1], limit)
+        if self._connection.is_closed:
+            self._connection.check_open()
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
