@@ -502,6 +502,25 @@ async def test_what_was_published_without_a_connection_is_written_then_in_order(
         assert got == list(range(100))
 
 
+async def test_what_is_too_large_and_wants_its_answer_elsewhere_fails_no_request(autojump_clock: MockClock) -> None:
+    async with both() as (broker, nats), answering(nats, "echo"):
+        broker.down = {"one"}
+        await broker.kill()
+        broker.infos["one"] = {"max_payload": 100}
+        answers: list[bytes] = []
+
+        async def ask() -> None:
+            answers.append((await nats.request("echo", b"small", timeout=60)).data)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await settle()
+            await nats.publish("a", bytes(101), reply="1")  # the request has this number, on a subject of the client's
+            broker.down.clear()
+        assert answers == [b"small"]
+        assert nats.statistics().too_large == 1
+
+
 async def test_what_waited_for_room_is_checked_by_the_server_that_is_there_then(autojump_clock: MockClock) -> None:
     async with both(max_queued_bytes=100) as (broker, nats):
         broker.down = {"one"}

@@ -209,7 +209,9 @@ class Inbox:
 
     def let_go(self, reply: str, size: int, max_payload: int) -> bool:
         """A message is not sent, since it is too long for the server. Return False where nobody waits for an answer."""
-        token = reply.removeprefix(f"{self.subject}.")
+        if not reply.startswith(f"{self.subject}."):
+            return False
+        token = reply[self._skipped :]
         text = f"{size} bytes with headers; the max_payload of the server that is connected to now is {max_payload}"
         asked = self._asked.pop(token, None)
         if asked is not None:
