@@ -13,7 +13,6 @@ import queue
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import psession
+
+from .ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -163,8 +164,7 @@ class Reader:
     def _port(self, written: str) -> str:
         """A port that is free, for the one that is written."""
         if written not in self._ports:
-            with socket.create_server(("127.0.0.1", 0)) as probe:
-                self._ports[written] = str(probe.getsockname()[1])
+            self._ports[written] = str(free_port())
         return self._ports[written]
 
     def _type(self, words: list[str], expected: list[str], where: str) -> None:

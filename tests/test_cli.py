@@ -20,7 +20,8 @@ from psession._cli import main
 from psession._cli._address import FORM, Address
 from psession._cli._problem import Exit
 
-from .commands import LIMIT, accept_websocket, closed_port, connect, echoing, finish, peer, read_on, repeat_once, start
+from .commands import LIMIT, accept_websocket, connect, echoing, finish, peer, read_on, repeat_once, start
+from .ports import free_port
 
 STATUS = '{"command": "status"}'
 Captured = pytest.CaptureFixture[str]
@@ -289,7 +290,7 @@ def test_a_large_message_on_standard_input_is_refused_in_one_line_in_a_process_o
 
 @pytest.mark.parametrize("scheme", ["ws", "tcp"])
 def test_a_refused_connection_is_told_in_one_line(scheme: str, capsys: Captured) -> None:
-    assert main(["call", f"{scheme}://127.0.0.1:{closed_port()}", STATUS]) == Exit.CONNECTION
+    assert main(["call", f"{scheme}://127.0.0.1:{free_port()}", STATUS]) == Exit.CONNECTION
     assert complaint(capsys).endswith(": connection refused")
 
 

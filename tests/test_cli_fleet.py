@@ -24,7 +24,8 @@ from psession.channels import memory_pair
 from psession.fleet import Gateway
 
 from .brokers.broker import Broker, a_broker
-from .commands import closed_port, finish, start
+from .commands import finish, start
+from .ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,7 +99,7 @@ def test_an_address_is_a_server_with_a_subject_or_a_device(
 def test_servers_may_come_from_the_environment_and_wrong_ones_are_told(
     monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    monkeypatch.setenv("PSESSION_NATS", f"nats://127.0.0.1:{closed_port()}, nats://127.0.0.1:{closed_port()}")
+    monkeypatch.setenv("PSESSION_NATS", f"nats://127.0.0.1:{free_port()}, nats://127.0.0.1:{free_port()}")
     assert main(["fleet"]) == Exit.CONNECTION
     assert capsys.readouterr().err.count("nats://127.0.0.1:") == 2
     monkeypatch.setenv("PSESSION_NATS", "nats://u:secret@")
@@ -110,7 +111,7 @@ def test_servers_may_come_from_the_environment_and_wrong_ones_are_told(
 
 @pytest.mark.parametrize("argv", [["fleet"], GATE, ["call", "nats://127.0.0.1:{port}/x", "{}"]])
 def test_a_broker_that_is_not_there_is_told_in_one_line(argv: list[str], capsys: Captured) -> None:
-    port = closed_port()
+    port = free_port()
     argv = [word.replace("{port}", str(port)) for word in argv]
     if argv[0] != "call":
         argv += ["--nats", f"nats://127.0.0.1:{port}"]

@@ -17,6 +17,8 @@ import pytest
 
 import psession
 
+from .ports import free_port
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -159,22 +161,21 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 @pytest.fixture
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
+def number() -> int:
+    """The port of the README's server."""
+    return free_port()
 
 
 @pytest.fixture
-def server(installed: Path, free_port: int) -> Iterator[subprocess.Popen[str]]:
+def server(installed: Path, number: int) -> Iterator[subprocess.Popen[str]]:
     """The README's server."""
     program = installed / "server.py"
-    program.write_text(blocks(CLIENT / "README.md", "python")[0].replace("8765", str(free_port)), encoding="utf-8")
+    program.write_text(blocks(CLIENT / "README.md", "python")[0].replace("8765", str(number)), encoding="utf-8")
     path = os.pathsep.join(filter(None, [str(Path(psession.__file__).parent.parent), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-u", "-W", "error", str(program)]
     with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, text=True) as process:
         try:
-            wait_for(free_port)
+            wait_for(number)
             yield process
         finally:
             process.kill()
@@ -192,10 +193,10 @@ def wait_for(number: int) -> None:
 
 
 def test_the_programs_of_the_readme_run(
-    node: Node, installed: Path, server: subprocess.Popen[str], free_port: int
+    node: Node, installed: Path, server: subprocess.Popen[str], number: int
 ) -> None:
     program = installed / "client.mjs"
-    program.write_text(blocks(CLIENT / "README.md", "js")[0].replace("8765", str(free_port)), encoding="utf-8")
+    program.write_text(blocks(CLIENT / "README.md", "js")[0].replace("8765", str(number)), encoding="utf-8")
     done = subprocess.run([node.program, program.name], cwd=installed, timeout=LIMIT, capture_output=True, text=True)
     assert (done.stderr, done.returncode) == ("", 0)
     assert done.stdout.splitlines() == [

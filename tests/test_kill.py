@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -15,6 +14,8 @@ import trio
 
 from psession import Exact, SessionError, SessionManager
 from psession.channels import lines, reconnecting
+
+from .ports import free_port
 
 PROGRAM = Path(__file__).parent / "programs" / "valve.py"
 KILLS = 3
@@ -28,13 +29,6 @@ async def start(port: int, log: Path, form: str) -> trio.Process:
     assert process.stdout is not None
     assert b"ready" in await process.stdout.receive_some()
     return process
-
-
-def free_port() -> int:
-    """A TCP port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.mark.parametrize("form", ["on_session", "async on_request", "plain on_request"])

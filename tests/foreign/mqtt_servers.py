@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from .test_systems import free_port, wait_for_listener
+from ..ports import free_port
+from .test_systems import wait_for_listener
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

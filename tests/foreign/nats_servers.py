@@ -19,7 +19,8 @@ import pytest
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from .test_systems import free_port, wait_for_listener
+from ..ports import free_port
+from .test_systems import wait_for_listener
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

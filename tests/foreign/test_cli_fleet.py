@@ -25,8 +25,8 @@ from psession.fleet import Fleet
 
 from ..commands import environment, start
 from ..fleet.test_fleet_page import PROGRAMS, SHOWN
+from ..ports import free_port
 from .nats_servers import servers
-from .test_systems import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -23,9 +23,9 @@ from psession.brokers.nats import open_nats
 from psession.channels import memory_pair, open_tcp
 from psession.fleet import DeviceNotFoundError, Fleet, Gateway
 
+from ..ports import free_port
 from .fleet_part import ask
 from .nats_servers import HOST, servers
-from .test_systems import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

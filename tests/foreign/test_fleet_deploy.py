@@ -19,8 +19,9 @@ from psession.brokers.nats import Nats, NatsAuthError, NatsNoRespondersError, Na
 from psession.channels import memory_pair
 from psession.fleet import Fleet, Gateway
 
+from ..ports import free_port
 from .nats_servers import HOST, find_server
-from .test_systems import free_port, wait_for_listener
+from .test_systems import wait_for_listener
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

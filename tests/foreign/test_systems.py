@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,6 +19,7 @@ from psession import PortClosedError, SessionManager, SessionRemoteError, Sessio
 from psession.channels import open_unix, open_websocket
 from psession.dialects import Exact, GraphqlWs
 
+from ..ports import free_port
 from .test_programs import LONGEST_RUN, PROGRAMS, check_said, example
 
 if TYPE_CHECKING:
@@ -37,12 +37,6 @@ def need(program: str, package: str) -> str:
     if found is None:
         pytest.skip(f"no {program} here; Debian has it: apt-get install {package}")
     return found
-
-
-def free_port() -> int:
-    """A port of TCP that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 async def wait_for_listener(port: int, process: trio.Process | None = None) -> None:

@@ -23,7 +23,8 @@ from psession import Exact, MalformedMessageError, SessionManager, SessionRefuse
 from psession.channels import HandshakeError, open_websocket, reconnecting, serve_websocket
 
 from ..pages import Reader, blocks_of, name_of
-from .test_systems import free_port, need
+from ..ports import free_port
+from .test_systems import need
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
