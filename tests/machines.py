@@ -33,10 +33,10 @@ async def _handle(session: object) -> None:
     raise AssertionError("there is no loop to run a handler")
 
 
-def connection(options: Options | None = None) -> Connection:
+def connection(options: Options | None = None, kind: type[Connection] = Connection) -> Connection:
     """A connection of these options; without any it asks exactly and takes sessions."""
     options = options or Options(dialect=Exact(), on_session=_handle, session_ids=range(1, 5))
-    return Connection(
+    return kind(
         options.wire,
         options.settings,
         Handshake(options.wire, "p", LIFE),
@@ -47,9 +47,10 @@ def connection(options: Options | None = None) -> Connection:
     )
 
 
-def machine(**options: Any) -> Connection:
+def machine(kind: type[Connection] = Connection, **options: Any) -> Connection:
     """A connection that asks exactly and takes sessions, with these options beside."""
-    return connection(Options(**{"dialect": Exact(), "on_session": _handle, "session_ids": range(1, 5), **options}))
+    every = {"dialect": Exact(), "on_session": _handle, "session_ids": range(1, 5), **options}
+    return connection(Options(**every), kind)
 
 
 def begin_turn(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from psession import Classic, Exact
 from psession.protocol import connection as connections
 from psession.protocol import dialogue, events, peer_turns
+from psession.protocol.connection import Connection
 from psession.protocol.dialogue import AskedTurn, Dialogue, ExactState
 from psession.protocol.endings import CANCELLED, ENDED
 from psession.protocol.peer_turns import FRAME_OVERHEAD_BYTES, MAX_PAGES, PAGE
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-    from psession.protocol.connection import Connection
     from psession.protocol.events import Event
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -670,7 +670,7 @@ def test_the_fast_way_of_a_reply_knows_of_the_peer_what_the_table_says(
     ports = machine()
     session = session_in(ports, state)
     turn, _ = begin_turn(ports, session, {}, 0.0)
-    monkeypatch.setattr(ports, "_receive", None)
+    monkeypatch.setattr(Connection, "_receive", None)
     table = Recorded(SESSION)
     monkeypatch.setattr(dialogue, "SESSION", table)
     assert kinds(ports.receive(of_session(_re=turn.number), 1.0)) == ["Answered"]
@@ -796,20 +796,23 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
+class TheLongWay(Connection):
+    """A connection that has no fast way."""
+
+    __slots__ = ()
+
+    def receive(self, message: Any, now: float) -> list[Event]:
+        self._receive(message, now)
+        return self.take()
+
+
 @pytest.mark.parametrize("options", OPTIONS, ids=repr)
 @settings(max_examples=examples(200), deadline=None)
 @given(history=st.lists(DEEDS, min_size=10, max_size=40))
 def test_the_fast_way_of_receive_comes_to_the_same_as_the_long_one(
     options: dict[str, Any], history: list[tuple[str, int, Any]]
 ) -> None:
-    fast, long = World(machine(**options)), World(machine(**options))
-    slow = long.ports
-
-    def receive(message: Any, now: float) -> Any:
-        slow._receive(message, now)
-        return slow.take()
-
-    slow.receive = receive  # type: ignore[method-assign]
+    fast, long = World(machine(**options)), World(machine(TheLongWay, **options))
     for now, (deed, which, value) in enumerate([*BEGINNING, *history]):
         fast.do(deed, which, value, float(now))
         long.do(deed, which, value, float(now))
@@ -850,9 +853,9 @@ def test_nearly_every_message_takes_the_fast_way(monkeypatch: pytest.MonkeyPatch
     exact, classic = machine(), machine(dialect=Classic())
     exact.receive(asks(10, _new=True), 0.0)
     classic.receive({"sid": PEERS, "n": 0}, 0.0)
+    monkeypatch.setattr(Connection, "_receive", None)
     for ports in (exact, classic):
         session = ports.open(None, 0.0, recycles=False)
-        monkeypatch.setattr(ports, "_receive", None)
         for n in range(3):
             turn, _ = begin_turn(ports, session, {}, 0.0)
             header = {"_re": turn.number, "_life": LIFE} if ports is exact else {}

@@ -93,6 +93,8 @@ class _ByteStream(trio.abc.Stream):
 class AnyioObjectChannel(WireChannel):
     """Messages over an AnyIO object stream, one object each; `anyio_stream` makes one."""
 
+    __slots__ = ("_objects", "_stream", "_waits")
+
     bytes_received: int
     weights: dict[int, Callable[[], int]] | None
     _tears = False

@@ -58,6 +58,8 @@ class ContentLengthFraming(Framing):
         ValueError: `max_header_bytes` is less than 64.
     """
 
+    __slots__ = ("_max_skipped_bytes", "max_header_bytes")
+
     def __init__(
         self,
         max_message_bytes: float,

@@ -32,6 +32,23 @@ class FramedChannel(WireChannel):
         remote: The peer's address as its socket gives it, ``None`` where that is unknown.
     """
 
+    __slots__ = (
+        "_at_end",
+        "_can_watch",
+        "_failure",
+        "_framing",
+        "_on_closed",
+        "_pace",
+        "_poller",
+        "_socket",
+        "_stream",
+        "_tell_kept",
+        "_useless",
+        "_watch",
+        "joins",
+        "remote",
+    )
+
     bytes_sent: int
     bytes_received: int
 

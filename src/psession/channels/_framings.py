@@ -36,6 +36,8 @@ class Framing(ABC):
         max_message_bytes: How long a payload may be.
     """
 
+    __slots__ = ("_kept", "_to_skip", "_wanted", "lost", "max_message_bytes")
+
     max_header_bytes: int = 1024
     """How many bytes of a frame may be something else than its payload, before and behind it together."""
 
@@ -184,6 +186,8 @@ class LineFraming(Framing):
     Args:
         max_message_bytes: How long a line may be, its end not counted.
     """
+
+    __slots__ = ("_skipped",)
 
     text_only = True
 

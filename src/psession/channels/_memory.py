@@ -22,6 +22,8 @@ flight), so its writer need not wait for each reader's pass; few enough that a r
 class MemoryChannel(FrameChannel):
     """One end of a `memory_pair`. Several tasks may send, and several receive."""
 
+    __slots__ = ("_incoming", "_outgoing")
+
     def __init__(self, outgoing: trio.MemorySendChannel[Message], incoming: trio.MemoryReceiveChannel[Message]) -> None:
         self._outgoing = outgoing
         self._incoming = incoming

@@ -60,6 +60,8 @@ class ProcessChannel(FramedChannel):
         process: The `trio.Process`: its ``pid``, its ``returncode``, signals. Its streams are the channel's.
     """
 
+    __slots__ = ("_child", "process")
+
     def __init__(self, child: _Child, options: StreamOptions) -> None:
         super().__init__(
             child,

@@ -24,6 +24,8 @@ _CLEAN: Final = frozenset([1000, 1001, 1005])
 class TrioWebSocketChannel(WireChannel):
     """Messages over a ``trio_websocket.WebSocketConnection``; `trio_websocket` makes one."""
 
+    __slots__ = ("_connection", "_connection_closed")
+
     hops = 2
     """The library's own reader task stands between the socket and ``receive_batch``."""
 

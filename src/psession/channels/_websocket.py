@@ -48,6 +48,24 @@ class WebSocketChannel(FramedChannel):
         remote: The peer's address as its socket gives it, ``None`` where that is unknown.
     """
 
+    __slots__ = (
+        "_control",
+        "_control_waits_for_task",
+        "_end_is_told",
+        "_fault",
+        "_frames",
+        "_heard",
+        "_mid_frame",
+        "_nursery",
+        "_reading",
+        "_reason",
+        "goodbye",
+        "path",
+        "request",
+        "response",
+        "subprotocol",
+    )
+
     bytes_sent: int
     bytes_received: int
 

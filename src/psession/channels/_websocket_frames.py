@@ -80,6 +80,32 @@ class WebSocketFraming(Framing):
         compresses: Messages are compressed in the order in which they go, so `frame` cannot: `finish` does.
     """
 
+    __slots__ = (
+        "_close",
+        "_fragments",
+        "_heads",
+        "_mask_at",
+        "_mask_bit",
+        "_mask_bit_in",
+        "_mask_size_in",
+        "_masks",
+        "_masks_out",
+        "_opcode",
+        "_ping",
+        "_pong",
+        "_protocol",
+        "_text",
+        "_utf8",
+        "close_code",
+        "close_reason",
+        "compresses",
+        "control_waits",
+        "ended",
+        "hangs_up",
+        "open",
+        "useless",
+    )
+
     def __init__(self, protocol: Protocol, *, text: bool, max_message_bytes: float) -> None:
         super().__init__(max_message_bytes)
         self.open = True

@@ -41,6 +41,26 @@ class WireChannel(FrameChannel):
         close_timeout: Seconds that ``aclose`` gives the transport for its goodbye, then it is closed forcefully.
     """
 
+    __slots__ = (
+        "_close_timeout",
+        "_closed",
+        "_codec",
+        "_gone",
+        "_goodbye",
+        "_max_message_bytes",
+        "_open",
+        "_pending",
+        "_receiving",
+        "_rest",
+        "_rest_bytes",
+        "_send_lock",
+        "_torn",
+        "_useful",
+        "bytes_received",
+        "bytes_sent",
+        "weights",
+    )
+
     bytes_received: int
     _tears = True
     """Whether a send that is cut off leaves half a frame behind."""
@@ -63,6 +83,8 @@ class WireChannel(FrameChannel):
         self._rest_bytes = 0
         self._closed = False
         self._useful = 0
+        self.bytes_received = 0
+        self.bytes_sent = 0
         self.weights: dict[int, Callable[[], int]] | None = {}
         self._goodbye = trio.CancelScope()
         self._gone = trio.Event()

@@ -104,6 +104,8 @@ class Codec(Protocol):
 class _TypedCodec:
     """The common part of the two codecs: it tells a payload with a type of the user's from the fields beside it."""
 
+    __slots__ = ("_names", "_only_objects")
+
     _form: str
 
     def __init__(self, type: Any) -> None:
@@ -168,6 +170,8 @@ class JsonCodec(_TypedCodec):
         type: What is decoded: a ``dict`` by default. A msgspec Struct, a dataclass, a TypedDict or whatever else
             msgspec reads makes messages of that type, checked field by field; ``Any`` lets arrays and scalars through.
     """
+
+    __slots__ = ("_decode", "_encode", "_split")
 
     text = True
     _form = "JSON"
@@ -255,6 +259,8 @@ class MsgpackCodec(_TypedCodec):
         type: What is decoded, as for `JsonCodec`.
     """
 
+    __slots__ = ("_decode", "_decode_generic", "_encode", "_split")
+
     text = False
     _form = "MessagePack"
 
@@ -341,6 +347,8 @@ class MsgpackCodec(_TypedCodec):
 
 class GuardedCodec:
     """Somebody else's codec, whose errors become ours, so that a bad message costs that message alone."""
+
+    __slots__ = ("_codec", "text")
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec

@@ -35,6 +35,8 @@ class Answering:
         has_place: Returns True if one more handler may be at work, for what the peer opens under a number; counts it.
     """
 
+    __slots__ = ("_end", "_has_place", "_shared", "marks_openings")
+
     def __init__(
         self,
         shared: Shared,

@@ -36,6 +36,8 @@ class Asking:
             `FIRST_BACK` up, so that an answer to an earlier life of this side meets no question of this one.
     """
 
+    __slots__ = ("_given_up", "_next", "_next_back", "_shared")
+
     def __init__(self, shared: Shared, first_back: int) -> None:
         self._shared = shared
         self._next = 1

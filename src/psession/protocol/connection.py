@@ -66,6 +66,31 @@ class Connection(Machine):
         handshake: What the two ports have told each other about themselves.
     """
 
+    __slots__ = (
+        "_answering",
+        "_asking",
+        "_asks_exactly",
+        "_dialect",
+        "_end_name",
+        "_exact_names",
+        "_life",
+        "_new",
+        "_own_ids",
+        "_part",
+        "_past_lives",
+        "_re",
+        "_shared",
+        "_sid_name",
+        "_tells_questions",
+        "_turn",
+        "_wait",
+        "begin",
+        "grant",
+        "handshake",
+        "hold",
+        "part",
+    )
+
     begin: Callable[[AskedTurn, float, Arriving | None], None]
     grant: Callable[[AskedTurn, int], Any]
     hold: Callable[[Dialogue, int], None]

@@ -26,6 +26,19 @@ class Handshake:
         last_taken: The last turn that it took, as it said then.
     """
 
+    __slots__ = (
+        "_dialect",
+        "_life",
+        "_name",
+        "_names",
+        "guest_life",
+        "host_life",
+        "last_taken",
+        "peer_left",
+        "secret",
+        "ticket",
+    )
+
     def __init__(self, dialect: Dialect, name: str, life: int) -> None:
         self.ticket: tuple[str, str] | None = None
         self.host_life: int | None = None

@@ -68,6 +68,23 @@ class Machine(ABC):
         part: Command: returns the frame of the next of many answers, sent at that moment; ``is_last`` with the end.
     """
 
+    __slots__ = (
+        "_dismissed",
+        "_encode",
+        "_ground",
+        "_own",
+        "_peers",
+        "_settings",
+        "_spare",
+        "counters",
+        "deadlines",
+        "handlers",
+        "heard",
+        "is_draining",
+        "peer_closing",
+        "sessions",
+    )
+
     # Attributes, and not methods: a machine may hand them on to a part of its own, and they are on the path of a turn.
     begin: Callable[[AskedTurn, float, Arriving | None], None]
     grant: Callable[[AskedTurn, int], Any]

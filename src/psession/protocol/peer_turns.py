@@ -72,6 +72,8 @@ class PeerTurns:
         stored_bytes: The bytes that they take.
     """
 
+    __slots__ = ("_forgotten", "_held", "_highest", "_max_bytes", "_pages", "_queue", "stored_bytes")
+
     def __init__(self, max_bytes: int) -> None:
         self.stored_bytes: int = 0
         self._max_bytes = max_bytes

@@ -26,6 +26,8 @@ class Sessions:
         is_ranking: True once the peer has opened more sessions than there is room for.
     """
 
+    __slots__ = ("_by_age", "_rank_numbers", "_ranks", "_settings", "is_ranking", "own", "peers", "pool")
+
     def __init__(self, settings: Settings) -> None:
         self.own: dict[int, Dialogue] = {}
         self.peers: dict[int, Dialogue] = {}

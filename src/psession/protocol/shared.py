@@ -35,6 +35,8 @@ class Ground:
         events: What the shell is to carry out.
     """
 
+    __slots__ = ("counters", "encode", "events", "is_closing", "is_connected", "sessions", "settings")
+
     def __init__(self, settings: Settings, encode: Callable[[Any], Any], counters: Counters) -> None:
         self.settings = settings
         self.encode = encode
@@ -82,6 +84,8 @@ class Shared(Ground):
         peer_life: The epoch of the peer's port, where it opened a session.
         turns: The memory of the turns that the peer asked.
     """
+
+    __slots__ = ("dialect", "life", "names", "peer", "peer_life", "size", "turns")
 
     def __init__(
         self,

@@ -65,6 +65,8 @@ class TurnConnection(Machine):
         counters: Where everything is counted.
     """
 
+    __slots__ = ("_dialect", "_gone", "_latest", "_theirs", "_turns", "begin", "grant", "hold", "part")
+
     begin: Callable[[AskedTurn, float, Arriving | None], None]
     grant: Callable[[AskedTurn, int], Any]
     hold: Callable[[Dialogue, int], None]

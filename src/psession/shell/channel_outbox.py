@@ -45,6 +45,8 @@ good, and from 2 to 8 in flight both ends work in turns again; 4 are no better."
 class ChannelOutbox(Outbox):
     """Writes to a channel, many frames at a time where it can."""
 
+    __slots__ = ("_answers", "_can_flush", "_channel", "_frames", "_joined_since", "_writes")
+
     def __init__(
         self,
         channel: trio.abc.Channel[Any],

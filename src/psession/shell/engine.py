@@ -125,6 +125,35 @@ class Engine:
         latency: How long this side's turns took.
     """
 
+    __slots__ = (
+        "_for_number",
+        "_kept_bytes",
+        "_sessions",
+        "_tasks",
+        "account",
+        "bucket",
+        "busy",
+        "closed",
+        "connection",
+        "drained",
+        "ending",
+        "hops",
+        "latency",
+        "look",
+        "luck",
+        "name",
+        "needy",
+        "now",
+        "options",
+        "outbox",
+        "patience",
+        "said",
+        "tells_deadlines",
+        "thread",
+        "timekeeper",
+        "told",
+    )
+
     def __init__(
         self,
         name: str,

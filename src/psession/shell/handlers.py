@@ -49,6 +49,8 @@ def untold_code(error: Exception) -> str:
 class Handlers:
     """The handlers of one port."""
 
+    __slots__ = ("_engine",)
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 

@@ -86,6 +86,32 @@ class LinkedChannel(FrameChannel):
         on_given_up: Called with the reason if that wait is given up for others.
     """
 
+    __slots__ = (
+        "_absence",
+        "_absences",
+        "_adopting",
+        "_broken_at",
+        "_broken_by",
+        "_changed",
+        "_half",
+        "_handshake",
+        "_is_closed",
+        "_last",
+        "_link",
+        "_on_given_up",
+        "_on_lost",
+        "_opener",
+        "_over",
+        "_past_bytes",
+        "_peers",
+        "_pending",
+        "_tell_kept",
+        "_within",
+        "hops",
+        "joins",
+        "weights",
+    )
+
     def __init__(
         self,
         link: trio.abc.Channel[Any],

@@ -86,8 +86,31 @@ class Outbox:
         burst: The number of messages that came with the last read.
     """
 
-    _joined_bytes = 0
-    """The bytes that the writer takes at once: by default one frame, so that the others can still be withdrawn."""
+    __slots__ = (
+        "_asleep",
+        "_counters",
+        "_for_room",
+        "_joined_bytes",
+        "_limit_bytes",
+        "_most_waiting_bytes",
+        "_on_waiting",
+        "_places",
+        "_queue",
+        "_rests",
+        "_room_promised",
+        "_since_yield",
+        "_start",
+        "_until_writable",
+        "_waiting_bytes",
+        "_wanting",
+        "burst",
+        "closed",
+        "finished",
+        "queued_bytes",
+        "scope",
+        "turns",
+        "writing",
+    )
 
     def __init__(
         self,
@@ -119,6 +142,8 @@ class Outbox:
         self._room_promised = False
         self._since_yield = 0
         self._until_writable: Callable[[], Awaitable[None]] | None = None
+        self._joined_bytes = 0
+        """The bytes that the writer takes at once: by default one frame, so that the others can still be withdrawn."""
         self.closed: bool = False
 
     def encode(self, message: Any) -> Any:

@@ -105,6 +105,31 @@ class PortTasks:
     shielded ``finally`` of its own works while everything around it is being cancelled.
     """
 
+    __slots__ = (
+        "_accepted",
+        "_busy",
+        "_channel",
+        "_context",
+        "_engine",
+        "_frames",
+        "_handler_name",
+        "_handlers",
+        "_handshake",
+        "_heard",
+        "_is_shut",
+        "_name",
+        "_nursery",
+        "_options",
+        "_outbox",
+        "_plain",
+        "_reading",
+        "_requests",
+        "_tells_weights",
+        "_timing",
+        "_unmeasured",
+        "port",
+    )
+
     def __init__(
         self,
         name: str,

@@ -50,6 +50,8 @@ class Requests:
             port, and not the task that brought the message.
     """
 
+    __slots__ = ("_answer", "_context", "crashed", "engine", "handlers", "spawn")
+
     def __init__(
         self,
         engine: Engine,

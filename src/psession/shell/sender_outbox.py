@@ -24,6 +24,8 @@ class SenderOutbox(Outbox):
     What the callable raises belongs to the caller of that message alone.
     """
 
+    __slots__ = ("_is_async", "_sender")
+
     def __init__(
         self,
         sender: Callable[[Any], object],

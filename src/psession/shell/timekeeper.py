@@ -36,6 +36,20 @@ class Timekeeper:
         expire: Ends a session that was idle too long.
     """
 
+    __slots__ = (
+        "_asleep_until",
+        "_deadlines",
+        "_expire",
+        "_handlers",
+        "_handlers_due",
+        "_hops",
+        "_look",
+        "_received_bytes",
+        "_silence",
+        "_start",
+        "_wake",
+    )
+
     def __init__(
         self,
         deadlines: Deadlines,

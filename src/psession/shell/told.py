@@ -56,6 +56,17 @@ class Audience:
         listens: True while anybody does to more than what is `RARE`.
     """
 
+    __slots__ = (
+        "_below",
+        "_by_kind",
+        "_listeners",
+        "_said",
+        "_to_answered",
+        "_to_attempted",
+        "_to_started",
+        "listens",
+    )
+
     def __init__(self, said: Said) -> None:
         self.listens: bool = False
         self._to_started: tuple[Listener, ...] = ()  # these three are looked up for each turn otherwise
@@ -143,6 +154,8 @@ class Told(Audience):
     Attributes:
         lost: Why the port has no link, and since when; ``None`` where it has one.
     """
+
+    __slots__ = ("_above", "_has_link", "_name", "_now", "_turns", "lost")
 
     def __init__(self, name: str, said: Said, above: Audience, now: Callable[[], float]) -> None:
         super().__init__(said)
