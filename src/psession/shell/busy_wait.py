@@ -43,50 +43,30 @@ def _watch_of_this_run() -> _Watch:
     return watch
 
 
-class _Habit:
-    """Something that is tried less and less often while it fails."""
-
-    __slots__ = ("_skip", "_skipped")
-
-    def __init__(self) -> None:
-        self._skip = 0
-        self._skipped = 0
-
-    def is_due(self) -> bool:
-        if self._skipped < self._skip:
-            self._skipped += 1
-            return False
-        self._skipped = 0
-        return True
-
-    def is_next(self) -> bool:
-        return self._skipped >= self._skip
-
-    def learn(self, *, worked: bool) -> None:
-        self._skip = 0 if worked else min(2 * self._skip + 1, MOST_SKIPPED)
-
-
 class BusyWait:
     """One place that waits, with what it has learnt about its peer.
 
     Two habits: to look at once finds the answer where both ends share a processor, since writing lets the peer run; to
-    look after some passes finds it where they do not, and would only keep the other kind of peer from running.
+    look after some passes finds it where they do not, and would only keep the other kind of peer from running. Each is
+    tried less and less often while it fails.
     """
 
-    __slots__ = ("_at_once", "_awake", "_watch")
+    __slots__ = ("_at_once_in", "_at_once_skips", "_awake_in", "_awake_skips", "_watch")
 
     def __init__(self) -> None:
-        self._at_once = _Habit()
-        self._awake = _Habit()
+        self._at_once_in = self._at_once_skips = 0
+        """The waits that go by before the next try, and those that went by before the last."""
+        self._awake_in = self._awake_skips = 0
         self._watch = _watch_of_this_run()
 
     def is_due(self) -> bool:
         """Return True if the next `until` would look at all. Where it would not, that one is done with this."""
-        if self._at_once.is_next() or (self._awake.is_next() and not self._watch.is_busy):
+        is_busy = self._watch.is_busy
+        if not self._at_once_in or not (self._awake_in or is_busy):
             return True
-        self._at_once.is_due()
-        if not self._watch.is_busy:
-            self._awake.is_due()
+        self._at_once_in -= 1
+        if not is_busy:
+            self._awake_in -= 1
         return False
 
     async def until(
@@ -102,14 +82,19 @@ class BusyWait:
             checkpoint: Lets the others of this thread have a turn, and the caller be cancelled.
             shielded: Likewise, where it is not to be cancelled.
         """
-        if self._at_once.is_due():
+        if self._at_once_in:
+            self._at_once_in -= 1
+        else:
             found = done()
-            self._at_once.learn(worked=found)
+            self._at_once_in = self._at_once_skips = 0 if found else _more(self._at_once_skips)
             if found:
                 await shielded()
                 return True
         watch = self._watch
-        if watch.is_busy or not self._awake.is_due():
+        if watch.is_busy:
+            return False
+        if self._awake_in:
+            self._awake_in -= 1
             return False
         watch.is_busy = found = True
         try:
@@ -121,5 +106,9 @@ class BusyWait:
                 found = False
         finally:
             watch.is_busy = False
-        self._awake.learn(worked=found)
+        self._awake_in = self._awake_skips = 0 if found else _more(self._awake_skips)
         return found
+
+
+def _more(skips: int) -> int:
+    return min(2 * skips + 1, MOST_SKIPPED)

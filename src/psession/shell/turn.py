@@ -148,7 +148,7 @@ class Turn(Waiter, AskedTurn):
                     if is_paid:
                         self.transmit(caller_due)
                         caller_due = None  # it may be another one by the next attempt
-                        if busy is not None and self.ticket is None and engine.outbox.turns == 1:
+                        if busy is not None and self.ticket is None and engine.outbox.turns == 1 and busy.is_due():
                             await self.look_awake(busy)  # it is alone: its peer may be near
                             if self.outcome is not None:
                                 return self.reply_in_hand()
