@@ -375,9 +375,9 @@ class TestAPoller:
         poller, pairs = Poller(), [socket.socketpair() for _ in range(4)]
         seen: list[int] = []
 
-        def look(number: int) -> None:
+        def look(number: int) -> bool:
             seen.append(number)
-            os.read(pairs[number][0].fileno(), 10)
+            return not os.read(pairs[number][0].fileno(), 10)
 
         watches = [poller.watch(pair[0].fileno(), partial(look, number)) for number, pair in enumerate(pairs)]
         async with trio.open_nursery() as nursery:
@@ -403,11 +403,15 @@ class TestAPoller:
         poller, (one, far_one), (other, far_other) = Poller(), socket.socketpair(), socket.socketpair()
         seen: list[bytes] = []
 
-        def fail() -> None:
+        def look() -> bool:
+            seen.append(os.read(one.fileno(), 10))
+            return seen[-1] == b"last"
+
+        def fail() -> bool:
             raise KeyError("mine")
 
         with one, other, far_one, far_other:
-            first = poller.watch(one.fileno(), lambda: seen.append(os.read(one.fileno(), 10)))
+            first = poller.watch(one.fileno(), look)
             second = poller.watch(other.fileno(), fail)
             assert first is not None
             assert second is not None
@@ -420,7 +424,7 @@ class TestAPoller:
                 far_one.send(b"y")
                 await trio.testing.wait_all_tasks_blocked(0.01)
                 assert seen == [b"y"]
-                first.stop()
+                far_one.send(b"last")
 
     async def test_one_that_was_closed_does_not_end_the_watch_of_the_next_with_its_number(self) -> None:
         poller, (near, far) = Poller(), socket.socketpair()

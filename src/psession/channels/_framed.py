@@ -204,25 +204,16 @@ class FramedChannel(WireChannel):
         return self._watched(poller, self._socket.fileno(), until)
 
     async def _watched(self, poller: Poller, fileno: int, until: Callable[[], bool]) -> bool:
-        is_done = False
-
-        def look() -> None:
-            nonlocal is_done
-            if until():
-                is_done = True
-                self._end_watch()
-
-        watch = poller.watch(fileno, look)
+        watch = poller.watch(fileno, until)
         if watch is None:
             return False
         self._watch = watch
         self._receiving = True
         try:
-            await watch.until_stopped()
+            return await watch.until_stopped()
         finally:
             self._receiving = False
             self._watch = None
-        return is_done
 
     def _end_watch(self) -> None:
         """Something is for the reader to do, or the socket is about to be closed."""

@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
-from outcome import Error, capture
+from outcome import Error, Value, capture
 
 from psession.channels._pace import LONG_SECONDS
 
@@ -38,24 +38,24 @@ class Watch:
     Args:
         poller: The sockets of this run.
         fileno: The socket's number.
-        look: Reads what is there, without waiting.
+        until: Reads what is there, without waiting. True ends the watch.
     """
 
-    __slots__ = ("_fileno", "_found", "_is_over", "_leading", "_poller", "_woken", "look")
+    __slots__ = ("_fileno", "_found", "_is_over", "_leading", "_poller", "_until", "_woken")
 
-    def __init__(self, poller: Poller, fileno: int, look: Callable[[], object]) -> None:
+    def __init__(self, poller: Poller, fileno: int, until: Callable[[], bool]) -> None:
         self._poller = poller
         self._fileno = fileno
         self._is_over = False
         self._woken = trio.Event()
         self._leading: trio.CancelScope | None = None
-        self._found: Error | None = None
-        self.look = look
+        self._found: Value[bool] | Error = Value(False)
+        self._until = until
 
     def tell(self) -> None:
-        """There is something to read. What `look` raises is its reader's, whoever leads."""
-        found = capture(self.look)
-        if type(found) is Error:
+        """There is something to read. What `until` raises is its reader's, whoever leads."""
+        found = capture(self._until)
+        if type(found) is Error or found.value:
             self._found = found
             self.stop()
 
@@ -72,11 +72,11 @@ class Watch:
         if self._leading is not None:
             self._leading.cancel()
 
-    async def until_stopped(self) -> None:
-        """Return when the watch is over; meanwhile lead, if nobody else does.
+    async def until_stopped(self) -> bool:
+        """Return when the watch is over, True if `until` was; meanwhile lead, if nobody else does.
 
         Raises:
-            BaseException: What `look` raised.
+            BaseException: What `until` raised.
         """
         poller = self._poller
         try:
@@ -92,8 +92,7 @@ class Watch:
             self._leading = None
             self.stop()
             poller.hand_on(self)
-        if self._found is not None:
-            self._found.unwrap()
+        return self._found.unwrap()
 
     @property
     def is_over(self) -> bool:
@@ -115,8 +114,8 @@ class Poller:
         self.channels = 0
 
     @trio.lowlevel.enable_ki_protection
-    def watch(self, fileno: int, look: Callable[[], object]) -> Watch | None:
-        """Have `look` called each time that there is something to read, until the watch is stopped.
+    def watch(self, fileno: int, until: Callable[[], bool]) -> Watch | None:
+        """Have `until` called each time that there is something to read, until it is true or the watch is stopped.
 
         Returns:
             ``None`` where that cannot be: a process without a file for it.
@@ -130,7 +129,7 @@ class Poller:
             self._epoll.register(fileno, select.EPOLLIN)
         except OSError:  # no file is left, or no watch: /proc/sys/fs/epoll/max_user_watches
             return None
-        watch = self._watches[fileno] = Watch(self, fileno, look)
+        watch = self._watches[fileno] = Watch(self, fileno, until)
         return watch
 
     def forget(self, fileno: int, watch: Watch) -> None:

@@ -383,6 +383,10 @@ def opener(codec: SafeCodec) -> Callable[[Any], Any]:
     return codec.open if isinstance(codec, _TypedCodec) and not codec._only_objects else codec.decode
 
 
+_BY_NAME: Final[dict[str, SafeCodec]] = {"json": JsonCodec(), "msgpack": MsgpackCodec()}
+"""They keep nothing between two calls, so that all channels share them: what a thousand of them read is then near."""
+
+
 def find_codec(codec: Codec | CodecName) -> SafeCodec:
     """The codec of that name, or the one given with its errors made into `MalformedMessageError`.
 
@@ -392,10 +396,8 @@ def find_codec(codec: Codec | CodecName) -> SafeCodec:
     """
     if isinstance(codec, JsonCodec | MsgpackCodec | GuardedCodec):
         return codec
-    if codec == "json":
-        return JsonCodec()
-    if codec == "msgpack":
-        return MsgpackCodec()
+    if isinstance(codec, str) and codec in _BY_NAME:
+        return _BY_NAME[codec]
     choices = 'give "json", "msgpack" or an object with encode() and decode()'
     if isinstance(codec, str):
         raise ValueError(f"no codec is called {codec!r}; {choices}")
