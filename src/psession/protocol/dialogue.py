@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 BUSY: Final = math.inf
 """Where `Dialogue.idle_since` says that something goes on in the session."""
 
+_WAITING: Final = Turn.WAITING
+
 
 class AskedTurn:
     """A turn of this side's: one question and its answer, or its many answers.
@@ -60,7 +62,7 @@ class AskedTurn:
 
     def __init__(self, dialogue: Dialogue) -> None:
         self.dialogue: Dialogue = dialogue
-        self.state: Turn = Turn.WAITING
+        self.state: Turn = _WAITING
         self.attempts: int = 0
         self.sent: int = 0
         self.answered: bool = False

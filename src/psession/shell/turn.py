@@ -47,17 +47,15 @@ class Turn(Waiter, AskedTurn):
     cancelled: ClassVar[type[BaseException]] = trio.Cancelled
     """The exception by which the caller gives the turn up."""
 
-    @staticmethod
-    def checkpoint_if_cancelled() -> Awaitable[None]:
-        """Give the caller's cancellation its chance."""
-        return trio.lowlevel.checkpoint_if_cancelled()  # noqa: ASYNC105 - a coroutine less on each turn
+    checkpoint_if_cancelled = staticmethod(trio.lowlevel.checkpoint_if_cancelled)
+    """Gives the caller's cancellation its chance."""
 
     attempts: int
     due: float
     started: float
 
     def __init__(self, live: LiveSession) -> None:
-        super().__init__(live.dialogue)
+        AskedTurn.__init__(self, live.dialogue)  # `super()` takes 60 ns to find the same
         self.live: LiveSession = live
         self.task: trio.lowlevel.Task | None = None
         self.outcome: Delivery | None = None
@@ -76,7 +74,7 @@ class Turn(Waiter, AskedTurn):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         live, dialogue = self.live, self.dialogue
         engine = live.engine
-        if kind is self.cancelled:
+        if kind is not None and kind is self.cancelled:
             engine.connection.counters.cancelled += 1
         if self.ticket is not None:
             if not self.ticket.written:

@@ -10,12 +10,13 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 import msgspec
-import trio
+from trio.lowlevel import Abort, current_task, enable_ki_protection, reschedule, wait_task_rescheduled
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from outcome import Outcome
+    from trio.lowlevel import Task
 
 SILENCE: Final = object()
 """The value that a task is woken with to look again, where there is no outcome for it."""
@@ -57,19 +58,19 @@ class Waiter:
 
     __slots__ = _NONE
 
-    task: trio.lowlevel.Task | None
+    task: Task | None
     outcome: Delivery | None
 
     def park(self) -> Awaitable[Any]:
         """Wait for the outcome, or for `SILENCE`; only while there is no outcome. Cancelling leaves nothing behind."""
-        self.task = trio.lowlevel.current_task()
-        return trio.lowlevel.wait_task_rescheduled(self._abort)  # noqa: ASYNC105 - a coroutine less on each turn
+        self.task = current_task()
+        return wait_task_rescheduled(self._abort)  # noqa: ASYNC105 - a coroutine less on each turn
 
-    def _abort(self, _: object) -> trio.lowlevel.Abort:
+    def _abort(self, _: object) -> Abort:
         self.task = None
-        return trio.lowlevel.Abort.SUCCEEDED
+        return Abort.SUCCEEDED
 
-    @trio.lowlevel.enable_ki_protection
+    @enable_ki_protection
     def wake(self, outcome: Delivery) -> None:
         """Give the waiting task its outcome, or keep that until the task looks."""
         task = self.task
@@ -77,15 +78,15 @@ class Waiter:
             self.outcome = outcome
         else:
             self.task = None
-            trio.lowlevel.reschedule(task, outcome)  # type: ignore[arg-type]
+            reschedule(task, outcome)  # type: ignore[arg-type]
 
-    @trio.lowlevel.enable_ki_protection
+    @enable_ki_protection
     def nudge(self) -> None:
         """Have the waiting task look again. Nothing happens where none waits: it looks before it does."""
         task = self.task
         if task is not None:
             self.task = None
-            trio.lowlevel.reschedule(task, LOOK_AGAIN)  # type: ignore[arg-type]
+            reschedule(task, LOOK_AGAIN)  # type: ignore[arg-type]
 
 
 class WaitingLine(Generic[K]):
@@ -94,7 +95,7 @@ class WaitingLine(Generic[K]):
     __slots__ = ("_tasks",)
 
     def __init__(self) -> None:
-        self._tasks: OrderedDict[K, trio.lowlevel.Task] = OrderedDict()
+        self._tasks: OrderedDict[K, Task] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -106,25 +107,25 @@ class WaitingLine(Generic[K]):
     def park(self, key: K, on_cancel: Callable[[], None] | None = None) -> Awaitable[Any]:
         """Wait at the end of the line. Cancelling leaves it, and calls `on_cancel`, which must not raise."""
         tasks = self._tasks
-        tasks[key] = trio.lowlevel.current_task()
+        tasks[key] = current_task()
 
-        def abort(_: object) -> trio.lowlevel.Abort:
+        def abort(_: object) -> Abort:
             tasks.pop(key, None)
             if on_cancel is not None:
                 on_cancel()
-            return trio.lowlevel.Abort.SUCCEEDED
+            return Abort.SUCCEEDED
 
-        return trio.lowlevel.wait_task_rescheduled(abort)  # noqa: ASYNC105 - likewise
+        return wait_task_rescheduled(abort)  # noqa: ASYNC105 - likewise
 
-    @trio.lowlevel.enable_ki_protection
+    @enable_ki_protection
     def wake(self, key: K, outcome: Delivery) -> None:
         """Give the task that waits under this key its outcome, if one still does."""
         task = self._tasks.pop(key, None)
         if task is not None:
-            trio.lowlevel.reschedule(task, outcome)  # type: ignore[arg-type]
+            reschedule(task, outcome)  # type: ignore[arg-type]
 
-    @trio.lowlevel.enable_ki_protection
+    @enable_ki_protection
     def wake_first(self, outcome: Delivery) -> None:
         """Give the task that waits longest its outcome, out of the line."""
         _, task = self._tasks.popitem(last=False)
-        trio.lowlevel.reschedule(task, outcome)  # type: ignore[arg-type]
+        reschedule(task, outcome)  # type: ignore[arg-type]
