@@ -70,7 +70,7 @@ class ContentLengthFraming(Framing):
         super().__init__(max_message_bytes)
         if not max_header_bytes >= LEAST_HEADER_BYTES:
             raise ValueError(f"max_header_bytes must be {LEAST_HEADER_BYTES} or more, not {max_header_bytes!r}")
-        self.max_header_bytes = max_header_bytes
+        self.max_header_bytes: int = max_header_bytes
         self._max_skipped_bytes = max_skipped_bytes
 
     def frame(self, payload: bytes) -> bytes:

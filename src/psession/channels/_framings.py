@@ -46,7 +46,7 @@ class Framing(ABC):
 
     def __init__(self, max_message_bytes: float) -> None:
         self.lost: MessageError | None = None
-        self.max_message_bytes = max_message_bytes
+        self.max_message_bytes: float = max_message_bytes
         self._kept = bytearray()
         self._wanted = 0
         self._to_skip = 0

@@ -84,7 +84,7 @@ class WireChannel(FrameChannel):
         self._closed = False
         self._useful = 0
         self.bytes_received = 0
-        self.bytes_sent = 0
+        self.bytes_sent: int = 0
         self.weights: dict[int, Callable[[], int]] | None = {}
         self._goodbye = trio.CancelScope()
         self._gone = trio.Event()

@@ -120,7 +120,7 @@ class Connection(Machine):
         self.begin, self.grant = self._asking.begin, self._asking.grant
         self.hold, self.part = self._answering.hold, self._answering.part
         self._past_lives: tuple[int, ...] = ()
-        self.handshake = handshake
+        self.handshake: Handshake = handshake
         # For the fast way of `receive`:
         names = dialect.fields
         self._sid_name = dialect.session_id_name

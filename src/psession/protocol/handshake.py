@@ -44,8 +44,8 @@ class Handshake:
         self.host_life: int | None = None
         self.secret: str | None = None
         self.guest_life: int | None = None
-        self.peer_left = False
-        self.last_taken = 0
+        self.peer_left: bool = False
+        self.last_taken: int = 0
         self._dialect = dialect
         self._names = dialect.fields
         self._name = name

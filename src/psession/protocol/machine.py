@@ -100,8 +100,8 @@ class Machine(ABC):
         self.deadlines: Deadlines = Deadlines()
         self.handlers: int = 0
         self.heard: float = -math.inf
-        self.is_draining = False
-        self.peer_closing = False
+        self.is_draining: bool = False
+        self.peer_closing: bool = False
         self._own, self._peers = ground.sessions.own, ground.sessions.peers
         self._spare: list[Dialogue] = []
         self._dismissed = 0

@@ -38,12 +38,12 @@ class Ground:
     __slots__ = ("counters", "encode", "events", "is_closing", "is_connected", "sessions", "settings")
 
     def __init__(self, settings: Settings, encode: Callable[[Any], Any], counters: Counters) -> None:
-        self.settings = settings
-        self.encode = encode
-        self.counters = counters
+        self.settings: Settings = settings
+        self.encode: Callable[[Any], Any] = encode
+        self.counters: Counters = counters
         self.sessions: Sessions = Sessions(settings)
-        self.is_connected = True
-        self.is_closing = False
+        self.is_connected: bool = True
+        self.is_closing: bool = False
         self.events: list[events.Event] = []
 
     def emit(self, event: events.Event) -> None:
@@ -97,12 +97,12 @@ class Shared(Ground):
         counters: Counters,
     ) -> None:
         super().__init__(settings, encode, counters)
-        self.dialect = dialect
+        self.dialect: Dialect = dialect
         self.names: ExactFields = dialect.fields
-        self.size = size
-        self.life = life
+        self.size: Callable[[Any], int] = size
+        self.life: int = life
         self.turns: PeerTurns = PeerTurns(settings.max_answer_bytes)
-        self.peer = Peer.UNKNOWN
+        self.peer: Peer = Peer.UNKNOWN
         self.peer_life: int | None = None
 
     @property

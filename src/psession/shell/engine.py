@@ -170,13 +170,13 @@ class Engine:
         look: Callable[[], bool],
         kept_bytes: Callable[[], int],
     ) -> None:
-        self.name = name
-        self.options = options
+        self.name: str = name
+        self.options: Options = options
         self.patience: Patience = options.patience
-        self.connection = connection
-        self.outbox = outbox
-        self.hops = hops
-        self.busy = busy
+        self.connection: Machine = connection
+        self.outbox: Outbox = outbox
+        self.hops: int = hops
+        self.busy: BusyWait | None = busy
         self.look: Callable[[], bool] = look
         self.now: Callable[[], float] = trio.lowlevel.current_clock().current_time
         self.luck: Callable[[], float] = random.random
@@ -185,7 +185,7 @@ class Engine:
         self.closed: trio.Event = trio.Event()
         self.drained: trio.Event | None = None
         self.needy: dict[AskedTurn, Callable[[], None]] = {}
-        self.said = said
+        self.said: Said = said
         self.told: Told = Told(name, said, audience, self.now)
         self.timekeeper: Timekeeper = Timekeeper(
             connection.deadlines,

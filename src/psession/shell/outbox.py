@@ -120,8 +120,8 @@ class Outbox:
         most_waiting_bytes: float = math.inf,
         on_waiting: Callable[[], None] | None = None,
     ) -> None:
-        self.turns = 0
-        self.burst = 0
+        self.turns: int = 0
+        self.burst: int = 0
         self.queued_bytes: int = 0
         self.finished: trio.Event = trio.Event()
         self.writing: bool = False

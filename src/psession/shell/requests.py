@@ -61,10 +61,10 @@ class Requests:
         crashed: Callable[[int, Exception], None],
     ) -> None:
         assert engine.options.on_request is not None
-        self.engine = engine
-        self.handlers = handlers
-        self.spawn = spawn
-        self.crashed = crashed
+        self.engine: Engine = engine
+        self.handlers: Handlers = handlers
+        self.spawn: Callable[..., None] = spawn
+        self.crashed: Callable[[int, Exception], None] = crashed
         self._answer = _callable(engine.options.on_request, engine.options.dialect)
         self._context = context
 
