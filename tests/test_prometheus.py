@@ -11,6 +11,7 @@ import trio
 from psession import SessionManager, SessionTimeoutError, prometheus
 from psession.channels import memory_pair
 from psession.protocol.counters import NAMES
+from psession.shell.manager import PortsView
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -58,6 +59,15 @@ async def test_the_ports_are_told_apart_where_that_is_wanted_whatever_they_are_c
     assert (sample.labels, sample.value) == ({"port": name}, 1)
     sums = [sample for sample in families["psession_turn_seconds"].samples if sample.name.endswith("_sum")]
     assert [(sample.labels, sample.value) for sample in sums] == [({"port": name, "outcome": "timed_out"}, 3.0)]
+
+
+async def test_a_port_that_is_left_while_others_are_read_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PortsView, "__iter__", lambda _: iter(["gone", "lamp"]))
+    manager = SessionManager()
+    async with manager.port("lamp", memory_pair()[0]):
+        text = prometheus.text(manager, by_port=True)
+    assert 'port="lamp"' in text
+    assert "gone" not in text
 
 
 async def test_a_thread_may_read_while_ports_come_and_go() -> None:

@@ -47,7 +47,8 @@ def text(manager: SessionManager, *, by_port: bool = False) -> str:
     """
     counted: dict[str, Statistics] = {"": manager.statistics()}
     if by_port:
-        counted = {f'port="{_escaped(name)}"': port.statistics() for name, port in list(manager.ports.items())}
+        ports = ((name, manager.ports.get(name)) for name in manager.ports)  # one may be left while a thread reads them
+        counted = {f'port="{_escaped(name)}"': port.statistics() for name, port in ports if port is not None}
     lines = [*_family("psession_ports", "gauge", "Ports that are open."), f"psession_ports {len(manager.ports)}"]
     for name, (metric, about) in _LEVELS.items():
         lines += _family(metric, "gauge", about)
