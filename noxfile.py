@@ -19,9 +19,8 @@ OLDEST_PYTHON = PYTHONS[0]
 NEWER_PYTHONS = ["3.14"]
 """Those that the suite runs on where they are found, and that nobody has to have."""
 
-ON_ALL_CORES = ("-n", str((os.cpu_count() or 1) + 1))
-"""One process more than there are cores: some tests wait for what they started. On two cores the suite takes 111 s with
-three, 120 with two, and 108 with four."""
+ON_ALL_CORES = ("-n", "auto")
+"""On two cores the suite takes half of the time that it takes on one."""
 
 nox.needs_version = ">=2025.2.9"
 nox.options.download_python = "never"

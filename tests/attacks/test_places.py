@@ -117,10 +117,13 @@ async def test_one_who_comes_and_goes_keeps_no_newcomer_out_and_few_ports_waitin
 async def test_a_client_that_came_back_holds_one_place() -> None:
     manager = SessionManager(on_session=answer, resume_within=30)
     links: list[WebSocketChannel] = []
+    may_come = trio.Event()
+    may_come.set()
     async with trio.open_nursery() as nursery:
         server = await start(nursery, manager, max_connections=1)
 
         async def connect() -> WebSocketChannel:
+            await may_come.wait()
             opened = await nursery.start(keep_open)
             links.append(opened)
             return links[-1]
@@ -137,9 +140,11 @@ async def test_a_client_that_came_back_holds_one_place() -> None:
             for number in range(4):
                 assert await port.request({"n": number}) == {"n": number}
                 assert (server.connections, server.handlers, len(manager.ports)) == (1, 1 + bool(number), 1)
+                may_come = trio.Event()
                 await links[-1].aclose()
                 await settled(lambda: server.connections == 0)
                 assert manager.budget.absent == 1
+                may_come.set()
             assert await port.request({"n": 5}) == {"n": 5}
             assert (port.statistics().resumed, server.refused, manager.budget.absent) == (4, 0, 0)
         nursery.cancel_scope.cancel()
