@@ -69,8 +69,9 @@ async def main(file=TONE, command=MPV):
         await mpv.request(["set_property", "pause", True])
         place = await mpv.request(["get_property", "time-pos"])
         print(f"paused after {place:.1f} s")
-        await trio.sleep(0.2)
-        print("it stays there:", await mpv.request(["get_property", "time-pos"]) == place)
+        await trio.sleep(1)
+        later = await mpv.request(["get_property", "time-pos"])  # less what its buffers held when it paused
+        print("it stays there:", abs(later - place) < 0.5)
         await mpv.request(["quit"])
         await mpv.wait_closed()
 
