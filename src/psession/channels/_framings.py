@@ -256,6 +256,8 @@ class LengthFraming(Framing):
         max_message_bytes: How long a message may be, its length field not counted.
     """
 
+    __slots__ = ()
+
     def frame(self, payload: bytes) -> bytes:
         """The length and the payload.
 

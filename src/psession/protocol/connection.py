@@ -75,7 +75,6 @@ class Connection(Machine):
         "_exact_names",
         "_life",
         "_new",
-        "_own_ids",
         "_part",
         "_past_lives",
         "_re",
@@ -128,7 +127,6 @@ class Connection(Machine):
         self._part = names.part
         self._exact_names = dialect.exact_names
         self._new, self._end_name = names.new, names.end
-        self._own_ids = settings.own_ids
         self._asks_exactly = dialect.asks_exactly
         self._tells_questions = dialect.tells_questions
 
