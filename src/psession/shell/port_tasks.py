@@ -64,6 +64,9 @@ MEASURED_EACH = 32
 """Reads, or sessions that the peer opened, after which what the port holds is measured again. At each read that would
 be 2 % of a turn."""
 
+MEASURED_LONG = 7
+"""Reads that one counts for besides in which a message is long: it may be a read of 64 KiB, and its answer as long."""
+
 LIVES = 2**48
 """A life is one of so many, by chance: that two are the same is less likely than a bit that flips unnoticed in TCP."""
 
@@ -276,16 +279,22 @@ class PortTasks:
         return self._look() and self._busy is not None and self._more_is_near() and self._busy.is_due()
 
     def _route(self, batch: list[Any]) -> None:
+        """Carry out what the messages of one read lead to, in order.
+
+        The messages of a channel that encodes are short but for those that `FrameChannel.weights` names by their place.
+        """
         self._outbox.burst = len(batch)
         self._heard += 1
-        engine = self._engine
-        connection = engine.connection
+        engine, frames = self._engine, self._frames
+        connection, account = engine.connection, engine.account
         receive, now = connection.receive, engine.now()
-        weights = self._frames.weights if self._frames is not None else None
-        if weights or (weights is None and self._tells_weights):
-            self._route_weighed(batch, weights)
-            return
+        weights = None if frames is None else frames.weights
+        weighs = weights or (weights is None and self._tells_weights)
+        place = 0
         for message in batch:
+            if weighs:
+                account.weight = None if weights is None else weights.get(place, 0)
+                place += 1
             if type(message) is not dict:
                 self.take(message)
                 continue
@@ -299,29 +308,22 @@ class PortTasks:
                     self.asked(event)  # type: ignore[arg-type]
                 else:
                     engine.carry_out(event)
-        opened = 0
-        if len(batch) >= MANY:
+        more = 1
+        if weighs:
+            more += MEASURED_LONG
+            account.weight = 0 if self._tells_weights else None
+            if weights is not None:
+                weights.clear()
+        if weighs or len(batch) >= MANY:
             opened = connection.counters.accepted - self._accepted
             self._accepted += opened
-            if self._frames is not None:
-                self._frames.pace(HANDLER_SECONDS * opened)
-        self._unmeasured += 1 + opened
+            more += opened
+            if frames is not None:
+                frames.pace(HANDLER_SECONDS * opened)
+        self._unmeasured += more
         if self._unmeasured >= MEASURED_EACH:
             self._unmeasured = 0
-            engine.account.measure_all()
-
-    def _route_weighed(self, batch: list[Any], weights: dict[int, Callable[[], int]] | None) -> None:
-        """Route a batch in which a message is long, or may be: what it may take comes with it, or nobody knows."""
-        account = self._engine.account
-        for place, message in enumerate(batch):
-            account.weight = None if weights is None else weights.get(place, 0)
-            self.take(message)
-        if weights is not None:
-            weights.clear()
-        account.weight = 0 if self._tells_weights else None
-        assert self._frames is not None
-        self._frames.pace()
-        account.measure_all()
+            account.measure_all()
 
     def _measure(self) -> None:
         """Account for what the peer makes this side hold, where that is not counted as it comes."""
