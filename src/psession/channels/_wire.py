@@ -24,8 +24,8 @@ LONG_BYTES: Final = 4096
 can be weighed there."""
 
 TOGETHER_SECONDS: Final = 20e-6
-"""How long messages of which one is long may take to decode, of one read, before other tasks have a turn. 10 kB of rows
-take 38 us, of text 3: a turn for each text, at 10 us, would cost more than it brings."""
+"""How long the messages of one read may take to decode, from the first long one on, before other tasks have a turn.
+10 kB of rows take 38 us, of text 3: a turn for each text, at 10 us, would cost more than it brings."""
 
 DEFAULT_CLOSE_TIMEOUT: Final = 5.0
 """Seconds for a polite goodbye. A lost packet is sent again after 1 s and, lost again, after 2 s more (RFC 6298, 2.1
@@ -235,20 +235,23 @@ class WireChannel(FrameChannel):
         time are 1,600 containers, for which Python's collector takes a quarter of the processor's time.
         """
         messages: list[Message | MessageError] = []
-        decode, useless = self._open, 0
-        self.weights = weights = {}
-        enough = perf_counter() + TOGETHER_SECONDS
+        decode, useless, enough = self._open, 0, 0.0
+        weights: dict[int, Callable[[], int]] = {}
+        self.weights = weights
         for payload in payloads:
             if isinstance(payload, MessageError):
                 useless += 1
                 messages.append(payload)
                 continue
+            is_long = len(payload) >= LONG_BYTES
+            if is_long and not weights:
+                enough = perf_counter() + TOGETHER_SECONDS
             try:
                 messages.append(decode(payload))
             except MessageError as error:
                 useless += 1
                 messages.append(error)
-            if len(payload) >= LONG_BYTES:
+            if is_long:
                 weights[len(messages) - 1] = partial(estimate, payload, text=self._codec.text)
                 if len(messages) < len(payloads) and not all_of_them and perf_counter() >= enough:
                     self._rest = payloads[len(messages) :]
