@@ -11,7 +11,7 @@ import trio
 from psession.channels._base import FrameChannel
 from psession.errors import MessageError
 from psession.message import flat
-from psession.shell.outbox import PARTS_A_PASS, POSTS_A_PASS, Outbox, Sending, Ticket
+from psession.shell.outbox import PARTS_A_PASS, POSTS_A_PASS, Outbox, Sending, Ticket, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +27,11 @@ FLUSHED_FRAMES = 16
 """The number of frames that are joined at most before a write that need not wait for the writer's turn: while the other
 tasks of this scheduler pass go on, the peer is at work on these. With 64 turns in flight 8 to 16 were best, 64 cost
 20 %."""
+
+LONG_FRAME = 4096
+"""The bytes from which on a frame is written at once, if none waits: its answer comes by itself, and so does what that
+makes be asked next, so that the writer had a turn for each, a tenth of what 10 kB cost. With 2 kB a frame of 2.5 kB, of
+which many come together, lost 9 % (benchmarks/report.py)."""
 
 JOINED_SECONDS = 0.001
 """In each so many seconds one part of a stream is written at once, with those that wait; the others are joined. A
@@ -82,7 +87,7 @@ class ChannelOutbox(Outbox):
             together = answers
         if at_once:
             together = 0
-        if together <= 1 and not self._queue:
+        if not self._queue and (together <= 1 or (self._can_flush and size_of(frame) >= LONG_FRAME)):
             left = self._frames.send_frame_now(frame)
             if left is not None:
                 self._counters.sent += 1
