@@ -12,6 +12,8 @@ import trio.testing
 
 from psession import Exact, Port, Session, SessionManager
 from psession.channels import _pace, lines
+from psession.shell.busy_wait import QUICK, BusyWait
+from psession.shell.channel_outbox import LONG_FRAME
 
 from .peers import Caught, settle
 
@@ -94,6 +96,28 @@ async def test_with_many_turns_in_flight_a_write_takes_a_quarter_of_them_and_16_
         assert await ask(ends, nursery, 3) == [2, 1]  # 9 to 11 are in flight
         await ask(ends, nursery, 60)
         assert await ask(ends, nursery, 40) == [16, 16, 8]
+        ends.port.close()
+
+
+async def test_a_long_message_is_a_write_of_its_own_however_many_are_in_flight() -> None:
+    async with recorded() as ends, trio.open_nursery() as nursery:
+        await ask(ends, nursery, 64)
+        ends.writes.clear()
+        nursery.start_soon(Caught().run, ends.port.request, {"pad": "x" * LONG_FRAME})
+        nursery.start_soon(Caught().run, ends.port.request, {"pad": "x" * LONG_FRAME})
+        await trio.lowlevel.checkpoint()  # both were asked; the writer's turn would be the next
+        assert ends.writes == [1, 1]
+        assert await ask(ends, nursery, 12) == [12]  # short ones still travel together, and behind those
+        ends.port.close()
+
+
+async def test_a_long_message_goes_behind_what_waits_already() -> None:
+    async with recorded() as ends, trio.open_nursery() as nursery:
+        await ask(ends, nursery, 64)
+        await ends.port.post({"n": 1})
+        await ends.port.post({"n": 2, "pad": "x" * LONG_FRAME})
+        await settle()
+        assert [message["n"] for message in await ends.read(2)] == [1, 2]
         ends.port.close()
 
 
@@ -212,6 +236,22 @@ async def test_the_rest_of_a_frame_that_the_socket_took_a_part_of_follows_before
         first, *others = await ends.read(4)
         assert (first["big"] == big, [message["n"] for message in others]) == (True, [0, 1, 2])
         ends.port.close()
+
+
+async def test_who_waits_awake_can_be_cancelled_once_a_local_answer_would_have_come() -> None:
+    looks = 0
+
+    def look() -> bool:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            scope.cancel()
+        return False
+
+    with trio.CancelScope() as scope:
+        await BusyWait().until(look)
+    assert scope.cancelled_caught
+    assert looks == 1 + QUICK  # one at once
 
 
 async def test_a_session_is_answered_while_the_reader_waits_awake_and_the_port_is_left() -> None:

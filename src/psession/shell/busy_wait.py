@@ -19,6 +19,10 @@ PASSES = 16
 """The number of passes that one wait takes at most: some 100 µs where nothing else is done, which is a local answer
 and a half."""
 
+QUICK = 4
+"""The number of those at the start that are not to be cancelled, for 0.4 us less of 5 each: a local answer comes in the
+second or third."""
+
 MOST_SKIPPED = 255
 
 
@@ -98,8 +102,8 @@ class BusyWait:
             return False
         watch.is_busy = found = True
         try:
-            for _ in range(PASSES):
-                await checkpoint()
+            for number in range(PASSES):
+                await (shielded() if number < QUICK else checkpoint())
                 if done():
                     break
             else:
