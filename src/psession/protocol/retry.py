@@ -113,26 +113,28 @@ class Patience(msgspec.Struct, frozen=True):
         retry_on: What the sender may raise and be tried again; silence is always retried.
         total: Seconds that a turn takes at the most which is never answered, the random shares of its waits at their
             largest; ``math.inf`` where it has no end.
+        waits: The formula of its waits, where they differ.
     """
 
     timeout: float
     retry: Retry
     retry_on: tuple[type[Exception], ...]
     total: float
+    waits: Backoff | None
 
     @classmethod
     def of(cls, timeout: float, retry: Retry, retry_on: tuple[type[Exception], ...] = ()) -> Patience:
         """Patience with the total that follows from its other values."""
         attempts = retry.count + 1
         total = math.inf if attempts == math.inf else retry.longest + attempts * timeout
-        return cls(timeout, retry, retry_on, total)
+        return cls(timeout, retry, retry_on, total, None if retry.is_steady else retry.waits)
 
     def within(self, timeout: float) -> Patience:
         """The same with another timeout."""
         if timeout == self.timeout:
             return self
         if not self.retry.count:
-            return Patience(timeout, self.retry, self.retry_on, timeout + 0.0)
+            return Patience(timeout, self.retry, self.retry_on, timeout + 0.0, None)
         return Patience.of(timeout, self.retry, self.retry_on)
 
     def pauses(self, luck: Callable[[], float]) -> Iterator[float | None]:
@@ -144,12 +146,12 @@ class Patience(msgspec.Struct, frozen=True):
         retry = self.retry
         if not retry.count:
             return iter((None,))
-        if retry.is_steady:
+        if self.waits is None:
             pause = min(retry.interval, retry.max_interval)
             if retry.count == math.inf:
                 return repeat(pause)
             return chain(repeat(pause, int(retry.count)), (None,))
-        return self._growing(retry.waits, luck)
+        return self._growing(self.waits, luck)
 
     def _growing(self, waits: Backoff, luck: Callable[[], float]) -> Iterator[float | None]:
         for attempt in count():
