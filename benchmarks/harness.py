@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import resource
 import signal
+import socket
 import stat
 import statistics
 import subprocess
@@ -14,12 +16,20 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import trio
 
 HERE = Path(__file__).parent
+
+HOST = "127.0.0.1"
+
+NEVER_GIVEN = range(20_000, 32_000)
+"""Ports below those that systems give by themselves: Linux gives from 32,768 on, others from 49,152 (RFC 6335)."""
+
+_numbers = cycle(random.Random(os.getpid()).sample(NEVER_GIVEN, len(NEVER_GIVEN)))
 
 REQUEST = {"type": "request", "device": "lamp-0042", "command": "queryStatus", "arguments": {"detail": True}}
 """What every benchmark sends: 100 bytes of JSON, with its number."""
@@ -35,6 +45,14 @@ QUIET_SHARE = 0.1
 
 Work = Callable[[int], Awaitable[None]]
 """Does so many round trips."""
+
+
+def free_port() -> int:
+    """A port for a server that starts later, or is killed and comes back: the system gives it to nobody meanwhile."""
+    for number in _numbers:
+        with contextlib.suppress(OSError), socket.create_server((HOST, number)):
+            return number
+    raise AssertionError("unreachable: the numbers begin again")
 
 
 class Skipped(Exception):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
-from harness import MANY, REQUEST, Work, end_with_parent, measure, raise_file_limit, server, server_process
+from harness import HOST, MANY, REQUEST, Work, end_with_parent, measure, raise_file_limit, server, server_process
 
 from psession import Budget, Exact, Port, Session, SessionManager
 from psession.channels import lines
@@ -29,7 +29,6 @@ from psession.channels import lines
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-HOST = "127.0.0.1"
 WIDE: dict[str, Any] = {
     "max_incoming_sessions": 70_000,
     "session_max_life": math.inf,

@@ -24,7 +24,6 @@ import contextlib
 import gc
 import random
 import signal
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -35,8 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 from brokers import find_server
-from fleet import HOST
-from harness import MANY
+from harness import HOST, MANY, free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -164,17 +162,10 @@ class Node:
             self._process = None
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
-        return [int(one.getsockname()[1]) for one in sockets]
-
-
 @contextlib.asynccontextmanager
 async def nodes(count: int) -> AsyncIterator[list[Node]]:
     """One server, or a cluster of several, as long as the block lasts."""
-    ports, routes = free_ports(count), free_ports(count)
+    ports, routes = [[free_port() for _ in range(count)] for _ in range(2)]
     made = []
     for port, own in zip(ports, routes, strict=True):
         others = ",".join(f"nats://{HOST}:{route}" for route in routes if route != own)

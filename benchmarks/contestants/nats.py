@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import nats
-from harness import Skipped
+from harness import Skipped, free_port
 
 from contestants.sharing import HOST, PATIENCE, Ask, Ready, decode, encode
 
@@ -26,8 +25,7 @@ async def serve(ready: Ready) -> None:
     program = shutil.which("nats-server", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if program is None:
         raise Skipped("there is no nats-server on this machine (Debian has it: apt-get install nats-server)")
-    with socket.create_server((HOST, 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     broker = await asyncio.create_subprocess_exec(
         program, "-a", HOST, "-p", str(port), stderr=asyncio.subprocess.DEVNULL
     )
