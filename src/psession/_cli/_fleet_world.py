@@ -71,7 +71,7 @@ class FleetDevice:
 
 
 class Service:
-    """Who asks: random devices, many at a time.
+    """A client that asks random devices, many at a time.
 
     Args:
         fleet: The devices, by name.

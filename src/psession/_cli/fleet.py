@@ -70,7 +70,7 @@ def place(gateways: Mapping[str, GatewayInfo], id: str) -> str:
 
 
 class Watching:
-    """What changes, a line each: ``+`` came, ``-`` left, ``>`` moved or connected anew."""
+    """A printer of what changes, a line each: ``+`` came, ``-`` left, ``>`` moved or connected anew."""
 
     def __init__(self, presence: Presence) -> None:
         self._presence = presence

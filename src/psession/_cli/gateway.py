@@ -42,7 +42,7 @@ DRAINING: Final = (503, "This gateway takes no more devices; try another one.\n"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What is said of a gateway on the command line.
+    """The options of a gateway on the command line.
 
     Attributes:
         fleet: The fleet's name.
@@ -64,7 +64,7 @@ class Options:
 
 
 class Door:
-    """Who gets in, and as which device.
+    """A check of who gets in, and as which device.
 
     Args:
         tokens: Whose each token is; ``None``: the path is the name.

@@ -173,7 +173,7 @@ class AnsweringBase(PlainChannel[R]):
 
     @abstractmethod
     def _asker(self, message: Any) -> Any:
-        """Where the answer is wanted; ``None``: none is.
+        """Return the address that the answer is to go to; ``None``: none is wanted.
 
         Raises:
             ValueError: That is no address.

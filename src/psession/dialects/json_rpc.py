@@ -213,7 +213,7 @@ class Mcp(JsonRpc):
         return name, arguments
 
     def fail(self, id: Any, code: str, text: str, data: Any) -> Any:
-        """As JSON-RPC; a question that was given up is not answered."""
+        """Make the answer that is an error; a question that was given up gets none."""
         if code != "cancelled":
             return super().fail(id, code, text, data)
         batch = self._batches.pop(id, None)

@@ -51,7 +51,7 @@ class Broker:
     # -- subjects ----------------------------------------------------------------------------------------------------
 
     def device(self, name: str) -> str:
-        """Where a device's links are opened.
+        """Return the subject at which a device's links are opened.
 
         Raises:
             TypeError, ValueError: It is no name.
@@ -59,28 +59,28 @@ class Broker:
         return f"{self._root}.device.{token(checked_name('device', name, MAX_NAME_BYTES))}"
 
     def claim(self, name: str) -> str:
-        """Where a device is claimed."""
+        """Return the subject at which a device is claimed."""
         return f"{self._root}.claim.{token(name)}"
 
     def gateway(self, id: str) -> str:
-        """Where one gateway is told that it is not the newest that has a device."""
+        """Return the subject at which one gateway is told that it is not the newest that has a device."""
         return f"{self._root}.gateway.{token(id)}"
 
     def ask(self, id: str) -> str:
-        """Where one gateway is asked something."""
+        """Return the subject at which one gateway is asked something."""
         return f"{self._root}.ask.{token(id)}"
 
     @property
     def gateways(self) -> str:
-        """Where all gateways are asked something."""
+        """The subject at which all gateways are asked something."""
         return f"{self._root}.gateways"
 
     def beat(self, id: str = "") -> str:
-        """Where a gateway's beats are; without an id those of all."""
+        """Return the subject of a gateway's beats; without an id that of all."""
         return f"{self._root}.beat.{token(id) if id else '*'}"
 
     def change(self, id: str = "") -> str:
-        """Where a gateway's changes are, likewise."""
+        """Return the subject of a gateway's changes, likewise."""
         return f"{self._root}.change.{token(id) if id else '*'}"
 
     # -- words -------------------------------------------------------------------------------------------------------

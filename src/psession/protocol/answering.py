@@ -224,7 +224,7 @@ class Answering:
         shared.emit(events.Received(dialogue, payload, running, header.wait, header.trace))
 
     def _begin(self, dialogue: Dialogue, exact: ExactState, header: Header, event: PeerEvent, now: float) -> None:
-        """From now on the turn runs; or wants no answer."""
+        """Let the turn run from now on; or take note that it wants no answer."""
         assert header.turn is not None
         window = header.credit or 0 if event is PeerEvent.STREAM_NEXT else 0
         self._shared.turns.advance(dialogue.key, event, header.turn, window)

@@ -134,7 +134,7 @@ class Arriving:
         return self.credit
 
     def _next_grant(self) -> float:
-        """When half a window is free, or room for the rest of what is wanted; one reply's at the least."""
+        """Return the part at which half a window is free, or room for the rest of what is wanted; one at the least."""
         if self.credit >= self.count:
             return math.inf
         return max(min(self.credit - self.window // 2, self.count - self.window), self.credit - self.window + 1)

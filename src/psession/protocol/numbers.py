@@ -92,7 +92,7 @@ class SidPool:
         return sid, until
 
     def next_safe(self) -> float | None:
-        """When the number that has rested longest is free again."""
+        """Return the moment at which the number that has rested longest is free again; ``None``: none rests."""
         for until, _ in self._resting.values():
             return until
         return None

@@ -210,7 +210,7 @@ class Outbox:
     async def post_made(
         self, put: Callable[[], Ticket | None], check: Callable[[], None], owner: object = None
     ) -> None:
-        """As `post`, of a frame that `put` makes and puts when there is room for it; then nothing takes it back."""
+        """Do as `post`, for a frame that `put` makes and puts when there is room for it; nothing takes that back."""
         await trio.lowlevel.checkpoint_if_cancelled()
         if self.closed or self._wanting or self.queued_bytes >= self._limit_bytes:
             ticket = await self._put_when_room(put, check, owner)

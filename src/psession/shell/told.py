@@ -169,12 +169,12 @@ class Told(Audience):
         self.changed()
 
     def listeners(self) -> list[tuple[Listener, tuple[type[Event], ...]]]:
-        """The manager's first."""
+        """Return those of the manager, then those of the port."""
         above = [] if self._above is None else self._above.listeners()
         return [*above, *self._listeners]
 
     def changed(self) -> None:
-        """As above. Turns under way are forgotten where nobody listens any more."""
+        """Forget the turns under way too, where nobody listens any more."""
         super().changed()
         if not self.listens:
             self._turns.clear()

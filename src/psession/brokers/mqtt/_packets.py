@@ -302,7 +302,7 @@ def split(frames: bytes, most: int) -> tuple[bytes, list[bytes]]:
 
 
 def _edges(frames: bytes) -> Iterator[tuple[int, int, int]]:
-    """Where each of the joined PUBLISHes begins, where its length has ended, and where it ends itself."""
+    """Yield where each of the joined PUBLISHes begins, where its length has ended, and where it ends itself."""
     start = 0
     while start < len(frames):
         read = _length(frames, start + 1, len(frames))
