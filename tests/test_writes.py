@@ -105,7 +105,8 @@ async def test_a_long_message_is_a_write_of_its_own_however_many_are_in_flight()
         ends.writes.clear()
         nursery.start_soon(Caught().run, ends.port.request, {"pad": "x" * LONG_FRAME})
         nursery.start_soon(Caught().run, ends.port.request, {"pad": "x" * LONG_FRAME})
-        await trio.lowlevel.checkpoint()  # both were asked; the writer's turn would be the next
+        await settle()
+        await ends.read(2)
         assert ends.writes == [1, 1]
         assert await ask(ends, nursery, 12) == [12]  # short ones still travel together, and behind those
         ends.port.close()

@@ -283,7 +283,10 @@ class Account:
 
 
 def weigh(message: Any, most: int = MOST_WEIGHED) -> tuple[int, bool]:
-    """The bytes that a decoded message takes, about, and whether that is all of it, within `most` members."""
+    """The bytes that a decoded message takes, about, and whether that is all of it, within `most` members.
+
+    Within few, a message that is seen to have more is looked at no further: its estimate counts.
+    """
     if type(message) is dict and len(message) <= _FEW:
         total = 64 + 232 + 64 * len(message)
         for value in message.values():
@@ -308,7 +311,10 @@ def weigh(message: Any, most: int = MOST_WEIGHED) -> tuple[int, bool]:
             values += mapping.values()
             total += 64 * len(mapping)  # its keys, which are short, and most often the same in all messages
         elif kind is list or kind is tuple:
-            values += cast("list[Any]", value)
+            members = cast("list[Any]", value)
+            if most <= FEW_WEIGHED < len(members):
+                return total + 64, False
+            values += members
         elif hasattr(value, "__struct_fields__"):
             values += [getattr(value, name) for name in value.__struct_fields__]
     return total + 64, not values  # 64: its place in the inbox
@@ -321,14 +327,15 @@ _MAPPINGS: Final = bytes(range(0x81, 0x90))
 def estimate(data: bytes | str, *, text: bool) -> int:
     """The bytes that a message of many members takes once it is decoded; rather too many than too few.
 
-    In JSON each bracket may be an object of 64 bytes, each comma an integer or a short text of 50 in a place of 8. In
-    MessagePack a byte may be a container of 64 to 240, or one of the 5 of a short text.
+    In JSON each bracket may be an object of 64 bytes in a place of 8, each comma an integer or a short text, and each
+    colon one of those among the members of an object, where a place takes more. In MessagePack a byte may be a
+    container of 64 to 240, or one of the 5 of a short text.
     """
     if isinstance(data, str):
         data = data.encode()
     if text:
-        brackets = data.count(b"[") + data.count(b"{")
-        return 2 * len(data) + 72 * brackets + 160 * data.count(b":") + 48 * data.count(b",")
+        marks = len(data) - len(data.translate(None, b"[{:,"))  # as fast as two counts
+        return 2 * len(data) + 72 * marks + 88 * data.count(b":")
     lists = len(data) - len(data.translate(None, _LISTS))
     mappings = len(data) - len(data.translate(None, _MAPPINGS))
     return 10 * len(data) + 72 * lists + 240 * mappings
