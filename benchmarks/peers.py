@@ -64,6 +64,16 @@ FLOORS = (
     ),
     Floor(f"WebSocket, {MANY} in flight / trio-websocket", f"websocket@{MANY}", f"trio-websocket@{MANY}", 8.0),
     Floor(f"WebSocket, {MANY} in flight / websockets.trio", f"websocket@{MANY}", f"websockets-trio@{MANY}", 2.2),
+    Floor("WebSocket, 1 in flight, request / websockets, uvloop", "websocket-plain@1", "websockets-uvloop@1", 1.5),
+    *(
+        Floor(
+            f"WebSocket, {MANY} in flight, request, {way} / websockets, {loop}",
+            f"websocket-{way}@{MANY}",
+            f"websockets-{loop}@{MANY}",
+            least,
+        )
+        for way, loop, least in (("plain", "uvloop", 1.4), ("async", "uvloop", 1.0), ("exact-plain", "asyncio", 1.0))
+    ),
     Floor("memory, session.send / a bare channel with move_on_after", "memory-send@1", "memory-bare@1", 0.7),
     Floor("memory, port.request / the same", "memory-request@1", "memory-bare@1", 0.45),
     *(_exact(wire, in_flight) for wire in ("tcp", "websocket") for in_flight in (1, MANY)),
