@@ -146,7 +146,9 @@ class WebSocketChannel(FramedChannel):
         if framing.compresses:
             frames = framing.finish(frames)
         control = self._take_control()
-        data = b"".join((frames[0], control, *frames[1:]) if self._mid_frame else (control, *frames))
+        if control:
+            frames = (frames[0], control, *frames[1:]) if self._mid_frame else (control, *frames)
+        data = b"".join(frames)  # no copy of a long one that is alone
         self._mid_frame = False
         try:
             await self._stream.send_all(data)
