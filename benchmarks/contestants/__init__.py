@@ -89,7 +89,7 @@ CONTESTANTS = {
     "websocket-plain": _ours("psession request, plain on_request", "WebSocket", way="plain"),
     "websocket-async": _ours("psession request, async on_request", "WebSocket", way="async"),
     "websocket-exact": _ours("psession send, exact", "WebSocket", exact=True),
-    "websocket-exact-plain": _ours("psession request, exact, plain on_request", "WebSocket", exact=True, way="plain"),
+    "websocket-exact-plain": _ours("psession request, plain, exact", "WebSocket", exact=True, way="plain"),
     "websocket-asleep": _ours("psession send, busy_wait=False", "WebSocket", 1, awake=False),
     "websocket-keep": _ours("psession, sessions that stay", "WebSocket", 0, way="keep"),
     "websockets-asyncio": _by_hand("websockets by hand, asyncio", "websockets_asyncio", "websockets", "asyncio"),
