@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from psession import Exact, Port, Session, SessionManager
-from psession.channels import _pace, lines
+from psession.channels import _framed, _pace, lines
 from psession.shell.busy_wait import QUICK, BusyWait
 from psession.shell.channel_outbox import LONG_FRAME
 
@@ -253,6 +253,49 @@ async def test_who_waits_awake_can_be_cancelled_once_a_local_answer_would_have_c
         await BusyWait().until(look)
     assert scope.cancelled_caught
     assert looks == 1 + QUICK  # one at once
+
+
+class NotingOs:
+    """The module `os`, and what was read and written in it: ``"read"``, ``"nothing"``, ``"write"``."""
+
+    def __init__(self) -> None:
+        self.deeds: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def read(self, descriptor: int, size: int) -> bytes:
+        try:
+            data = os.read(descriptor, size)
+        except BlockingIOError:
+            self.deeds.append("nothing")
+            raise
+        self.deeds.append("read")
+        return data
+
+    def write(self, descriptor: int, data: bytes) -> int:
+        self.deeds.append("write")
+        return os.write(descriptor, data)
+
+
+async def test_a_handler_answers_before_the_reader_looks_for_the_next_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    noting = NotingOs()
+    monkeypatch.setattr(_framed, "os", noting)
+
+    async def answer(session: Session) -> None:
+        async for message in session:
+            await session.post(message)
+
+    async with recorded(on_session=answer) as ends:
+        early = 0
+        for number in range(60):  # Trio runs the tasks of a pass in a random order
+            noting.deeds.clear()
+            await ends.peer.send_all(b'{"sid":1}\n')
+            await ends.read(1)
+            heard = noting.deeds.index("read")
+            assert "write" in noting.deeds[heard:]
+            early += number >= 20 and noting.deeds[heard + 1] == "nothing"
+        assert early <= 2, "but for a look at once, which is tried in vain less and less often"
 
 
 async def test_a_session_is_answered_while_the_reader_waits_awake_and_the_port_is_left() -> None:

@@ -248,8 +248,11 @@ class PortTasks:
                 while True:
                     self._route(await receive())
                     while True:
-                        while self._more_is_near() and self._busy is not None and await self._busy.until(self._look):
-                            pass
+                        while self._busy is not None and self._more_is_near():
+                            if self._outbox.burst == 1:  # whoever it woke may say something before this looks again
+                                await trio.lowlevel.cancel_shielded_checkpoint()
+                            if not await self._busy.until(self._look):
+                                break
                         watching = None if watch is None else watch(look)
                         if watching is None or not await watching:
                             break
