@@ -8,11 +8,10 @@ from typing import Any
 
 import msgspec
 import trio
-from harness import REQUEST, Work
+from harness import HOST, REQUEST, Work
 
 __all__ = ["HOST", "PATIENCE", "REQUEST", "Ask", "Ready", "asyncio_work", "decode", "encode", "long", "trio_work"]
 
-HOST = "127.0.0.1"
 PATIENCE = 10.0
 """Seconds that each request waits for its reply."""
 

@@ -128,7 +128,7 @@ class Budget:
 
 
 class Account:
-    """What one port holds.
+    """The account of what one port holds.
 
     Args:
         budget: What all ports may hold together.

@@ -19,7 +19,7 @@ class Due(Protocol):
 
     @property
     def due(self) -> float:
-        """When it is too late, on Trio's clock."""
+        """The moment at which it is too late, on Trio's clock."""
         ...
 
 
@@ -28,7 +28,7 @@ D = TypeVar("D", bound=Due)
 
 
 class Lanes(Generic[K, D]):
-    """What waits, one lane for each length of a timeout: the first in a lane is due first.
+    """The line of what waits, one lane for each length of a timeout: the first in a lane is due first.
 
     Args:
         too_late: Called for each whose time is over.

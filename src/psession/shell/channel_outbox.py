@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from psession.channels._base import FrameChannel
+from psession.channels._wire import LONG_BYTES
 from psession.errors import MessageError
 from psession.message import flat
 from psession.shell.outbox import PARTS_A_PASS, POSTS_A_PASS, Outbox, Sending, Ticket, size_of
@@ -28,10 +29,10 @@ FLUSHED_FRAMES = 16
 tasks of this scheduler pass go on, the peer is at work on these. With 64 turns in flight 8 to 16 were best, 64 cost
 20 %."""
 
-LONG_FRAME = 4096
-"""The bytes from which on a frame is written at once, if none waits: its answer comes by itself, and so does what that
-makes be asked next, so that the writer had a turn for each, a tenth of what 10 kB cost. With 2 kB a frame of 2.5 kB, of
-which many come together, lost 9 % (benchmarks/report.py)."""
+LONG_FRAME = LONG_BYTES
+"""The bytes from which on a frame is written at once, if none waits. Messages as long are decoded one by one: the
+answer comes by itself, and so does what that makes be asked next, so the writer had a turn for each, a tenth of what
+10 kB cost. With 2 kB a frame of 2.5 kB, of which many come together, lost 9 % (benchmarks/report.py)."""
 
 JOINED_SECONDS = 0.001
 """In each so many seconds one part of a stream is written at once, with those that wait; the others are joined. A

@@ -65,7 +65,7 @@ MEASURED_EACH = 32
 be 2 % of a turn."""
 
 MEASURED_LONG = 7
-"""Reads that one counts for besides in which a message is long: it may be a read of 64 KiB, and its answer as long."""
+"""A read in which a message is long counts for so many more: it may be one of 64 KiB, and its answer as long."""
 
 LIVES = 2**48
 """A life is one of so many, by chance: that two are the same is less likely than a bit that flips unnoticed in TCP."""
@@ -248,10 +248,10 @@ class PortTasks:
                 while True:
                     self._route(await receive())
                     while True:
-                        while self._busy is not None and self._more_is_near():
+                        while (busy := self._awake()) is not None:
                             if self._outbox.burst == 1:  # whoever it woke may say something before this looks again
                                 await trio.lowlevel.cancel_shielded_checkpoint()
-                            if not await self._busy.until(self._look):
+                            if not await busy.until(self._look):
                                 break
                         watching = None if watch is None else watch(look)
                         if watching is None or not await watching:
@@ -270,6 +270,11 @@ class PortTasks:
         turns = self._outbox.turns
         return turns > 1 or (not turns and self._engine.connection.handlers > 0)
 
+    def _awake(self) -> BusyWait | None:
+        """What waits awake for the next message; ``None`` where that is not worth it now."""
+        busy = self._busy
+        return busy if busy is not None and self._more_is_near() and busy.is_due() else None
+
     def _look(self) -> bool:
         """Take what has come already, without waiting. Return True if there was anything."""
         batch = self._frames.receive_batch_now() if self._frames is not None else []
@@ -279,7 +284,7 @@ class PortTasks:
 
     def _look_until_near(self) -> bool:
         """Take what has come already. Return True if the reader should wait awake for more."""
-        return self._look() and self._busy is not None and self._more_is_near() and self._busy.is_due()
+        return self._look() and self._awake() is not None
 
     def _route(self, batch: list[Any]) -> None:
         """Carry out what the messages of one read lead to, in order.

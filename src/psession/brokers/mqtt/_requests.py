@@ -145,7 +145,7 @@ class AnsweringChannel(MqttRequestChannel, AnsweringBase[Road]):
         return self._road.frame(topic, data, self._qos, correlation_data=correlation, user_properties=pairs)
 
     def _failed(self, sent: Sent) -> None:
-        """Who asked is gone, or may not be answered: there is nobody to tell."""
+        """Do nothing: who asked is gone, or may not be answered, and there is nobody to tell."""
 
     def _asker(self, message: MqttMessage) -> tuple[str, bytes | None] | None:
         if message.response_topic is None:

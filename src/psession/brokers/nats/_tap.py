@@ -28,7 +28,7 @@ class Tapped(Protocol):
 
 @final
 class Tap:
-    """What `Nats.tap` returns: the messages of a subject, given to a function as they come.
+    """A subscription that `Nats.tap` returns: it gives the messages of a subject to a function as they come.
 
     Attributes:
         subject: The subject, which may have wildcards.
